@@ -1,0 +1,1 @@
+"""The analysis of arrays and tapped networks: radius, bounds, zone. No files, no models."""

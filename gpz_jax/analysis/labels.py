@@ -1,0 +1,86 @@
+"""Classes for the probe where the true labels are unknown or not wanted: predictions, or clusters."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int32
+
+from gpz_jax.analysis.radius import Batch
+from gpz_jax.errors import UserError
+from gpz_jax.taps import LOGITS, TappedNetwork
+
+
+@partial(jax.jit, static_argnames=("network", "cut"))
+def _read(network, variables, x, *, cut):
+    z = network(variables, x)[1][cut]
+    return z.reshape(z.shape[0], -1).astype(jnp.float32)
+
+
+def predicted_labels(
+    network: TappedNetwork, variables: Any, batches: Iterable[Batch]
+) -> Int32[np.ndarray, " N"]:
+    """The class the network predicts for every image, ``(N,)`` (what the paper's released probe uses).
+
+    Args:
+      network: the tapped network.
+      variables: its variables.
+      batches: ``(x, labels, mask)``, as for ``radius.probe``; the labels are not looked at.
+    """
+    found = [
+        np.asarray(jnp.argmax(_read(network, variables, x, cut=LOGITS), axis=1))[np.asarray(mask)]
+        for x, _, mask in batches
+    ]
+    return np.concatenate(found).astype(np.int32)
+
+
+def cluster_labels(
+    network: TappedNetwork,
+    variables: Any,
+    batches: Callable[[], Iterable[Batch]],
+    num_clusters: int,
+    *,
+    cut: str,
+    seed: int = 0,
+) -> Int32[np.ndarray, " N"]:
+    """K clusters of the representations at ``cut`` in place of labels, ``(N,)`` (mini-batch k-means, Sculley 2010).
+
+    Two passes, one to fit and one to assign; only about a batch of representations is held at a time. Clusters
+    carry no class names, and their radius is smaller than that of classes, because they are fitted to be tight.
+
+    Args:
+      network: the tapped network.
+      variables: its variables.
+      batches: makes the batches ``(x, labels, mask)`` afresh for each pass; the labels are not looked at.
+      num_clusters: K.
+      cut: where to cluster; the layer before the logits is a good place.
+      seed: of the initial centres.
+
+    Raises:
+      UserError: an unknown cut; fewer images than clusters.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+
+    network.check(cut)
+
+    def representations():
+        for x, _, mask in batches():
+            yield np.asarray(_read(network, variables, x, cut=cut))[np.asarray(mask)]
+
+    means = MiniBatchKMeans(num_clusters, random_state=seed, n_init="auto")
+    waiting: list[np.ndarray] = []  # partial_fit needs at least K images at first
+    fitted = False
+    for z in representations():
+        waiting.append(z)
+        if sum(map(len, waiting)) >= 10 * num_clusters:
+            means.partial_fit(np.concatenate(waiting))
+            waiting, fitted = [], True
+    if not fitted:
+        together = np.concatenate(waiting)
+        if len(together) < num_clusters:
+            raise UserError(f"{len(together)} images cannot form {num_clusters} clusters; give more images")
+        means.partial_fit(together)
+    return np.concatenate([means.predict(z) for z in representations()]).astype(np.int32)

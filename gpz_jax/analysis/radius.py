@@ -1,0 +1,264 @@
+"""Within-class radius R_c², streamed: per-class count, mean and scatter of every cut, all cuts in one pass.
+
+Notation: z_i in R^D is the flattened representation of image i at one cut, c = y_i its class, N_c the images of class
+c, μ_c their mean, μ the grand mean.
+
+  R_c² = (1/N_c) Σ_{i: y_i = c} ||z_i - μ_c||²           within-class radius (the paper's probe)
+  W    = Σ_c (N_c/N) R_c²                                within-class scatter
+  B    = Σ_c (N_c/N) ||μ_c - μ||²                        between-class scatter
+  ρ    = W / (W + B)                                     within-class share, in [0, 1], free of scale and dimension
+
+Memory is K x D a cut, never N x D. Sums are float32 whatever the network runs in.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Bool, Float, Int
+
+from gpz_jax.errors import UserError
+from gpz_jax.taps import TappedNetwork, tap_shapes
+
+
+class Moments(NamedTuple):
+    """Per-class moments of one cut; a monoid under :func:`merge`, with :func:`empty` as its unit.
+
+    The mean is kept as origin + offset: means near 1e3 that move by 1e-4 a batch would lose the moves to rounding
+    (one float32 step at 1e3 is 6e-5), and the radius with them.
+
+    Attributes:
+      count: images of each class, ``(K,)`` int32.
+      origin: an image of each class, the first one met, ``(K, D)`` float32; zero for a class without images.
+      offset: μ_c - origin, ``(K, D)`` float32.
+      scatter: Σ_{i in c} ||z_i - μ_c||², ``(K,)`` float32.
+    """
+
+    count: Int[Array, " K"]
+    origin: Float[Array, "K D"]
+    offset: Float[Array, "K D"]
+    scatter: Float[Array, " K"]
+
+    @property
+    def mean(self) -> Float[Array, "K D"]:
+        """Class means μ_c, ``(K, D)``."""
+        return self.origin + self.offset
+
+
+def empty(num_classes: int, dimension: int) -> Moments:
+    """The moments of no images at all."""
+    zeros = jnp.zeros((num_classes, dimension), jnp.float32)
+    # Two arrays, not one twice: a donated buffer must not have two owners.
+    return Moments(jnp.zeros(num_classes, jnp.int32), zeros, zeros.copy(), jnp.zeros(num_classes, jnp.float32))
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """The moments of two disjoint sets of images together (Chan, Golub and LeVeque 1983). Associative and order-free.
+
+      δ = μ_b - μ_a,   S = S_a + S_b + ||δ||² n_a n_b / (n_a + n_b),   μ = μ_a + δ n_b / (n_a + n_b)
+
+    Example:
+      >>> one = update(empty(2, 1), jnp.array([[0.0], [2.0]]), jnp.array([0, 0]))
+      >>> two = update(empty(2, 1), jnp.array([[4.0]]), jnp.array([0]))
+      >>> both = merge(one, two)
+      >>> both.mean[0].tolist(), both.scatter.tolist()
+      ([2.0], [8.0, 0.0])
+    """
+    new = (a.count == 0)[:, None]
+    start = a._replace(origin=jnp.where(new, b.origin, a.origin))
+    return _merge_at(start, b.count, (b.origin - start.origin) + b.offset, b.scatter)
+
+
+def _merge_at(a: Moments, count: Array, offset: Array, scatter: Array) -> Moments:
+    """Merge a set whose means are given relative to ``a``'s origin."""
+    total = a.count + count
+    delta = offset - a.offset
+    fraction = count.astype(jnp.float32) / jnp.maximum(total, 1).astype(jnp.float32)
+    between = jnp.sum(delta * delta, axis=1) * a.count.astype(jnp.float32) * fraction
+    return Moments(total, a.origin, a.offset + delta * fraction[:, None], a.scatter + scatter + between)
+
+
+def update(
+    moments: Moments,
+    z: Float[Array, "N ..."],
+    labels: Int[Array, " N"],
+    mask: Bool[Array, " N"] | None = None,
+) -> Moments:
+    """Add a batch. Safe in float32: everything is summed relative to the running mean of its class.
+
+    E||z||² - ||μ||² in float32 is useless when the means are large. Here z is first shifted by its class's running
+    mean (by the class's first image where there is none yet), so that no two large numbers are ever subtracted.
+
+    Args:
+      moments: what has been seen so far.
+      z: representations, ``(N, …)``; flattened here.
+      labels: class of each image, ``(N,)``.
+      mask: False for padding, ``(N,)``; those rows do not count.
+
+    Returns:
+      The moments of what has been seen so far and the batch together.
+    """
+    num_classes = moments.count.shape[0]
+    z = z.reshape(z.shape[0], -1).astype(jnp.float32)
+    member = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)  # (N, K)
+    if mask is not None:
+        member = member * mask[:, None].astype(jnp.float32)
+    count = jnp.sum(member, axis=0)
+    first = z[jnp.argmax(member, axis=0)]  # (K, D): some image of each class that the batch has
+    new = ((moments.count == 0) & (count > 0))[:, None]
+    start = moments._replace(origin=jnp.where(new, first, moments.origin))
+    shifted = (z - start.origin[labels]) - start.offset[labels]  # (N, D)
+    # HIGHEST: the default matmul precision of GPUs (TF32) and TPUs (bfloat16) is too coarse for class means.
+    sums = jnp.matmul(member.T, shifted, precision=jax.lax.Precision.HIGHEST)
+    shift = sums / jnp.maximum(count, 1)[:, None]  # (K, D): the batch's means, seen from the running ones
+    squares = jnp.sum(shifted * shifted, axis=1)
+    around = jnp.matmul(member.T, squares, precision=jax.lax.Precision.HIGHEST) - count * jnp.sum(shift**2, axis=1)
+    return _merge_at(start, count.astype(jnp.int32), start.offset + shift, jnp.maximum(around, 0))
+
+
+def radius(moments: Moments, *, unbiased: bool = False) -> Float[Array, " K"]:
+    """R_c² of every class, ``(K,)``, in squared units of z.
+
+    The plug-in estimate (the paper's) has expectation (N_c - 1)/N_c of the truth; ``unbiased`` divides by N_c - 1. A
+    class with 0 or 1 images has no radius: NaN.
+
+    Example:
+      >>> m = update(empty(2, 1), jnp.array([[0.0], [2.0], [5.0]]), jnp.array([0, 0, 1]))
+      >>> radius(m).tolist(), radius(m, unbiased=True).tolist()
+      ([1.0, nan], [2.0, nan])
+    """
+    count = moments.count.astype(jnp.float32)
+    value = moments.scatter / jnp.maximum(count - (1 if unbiased else 0), 1)
+    return jnp.where(moments.count > 1, value, jnp.nan)
+
+
+class Scatter(NamedTuple):
+    """Within- and between-class scatter of one cut and the within-class share; float32 scalars."""
+
+    within: Float[Array, ""]
+    between: Float[Array, ""]
+    share: Float[Array, ""]
+
+
+def scatter(moments: Moments, *, unbiased: bool = False) -> Scatter:
+    """W, B and ρ = W/(W + B), every image weighing the same.
+
+    ``unbiased`` uses the unbiased R_c² and takes from B what the noise of the class means adds to it,
+    Σ_c (N_c/N)(1 - N_c/N) R_c²/N_c, but never more than there is. Classes without images do not count; ρ is NaN if no
+    class has two images or if nothing varies.
+    """
+    count = moments.count.astype(jnp.float32)
+    weight = count / jnp.maximum(jnp.sum(count), 1)
+    # A class of one image has no radius; it adds nothing to W, as its scatter says.
+    r = jnp.where(moments.count > 1, radius(moments, unbiased=unbiased), 0.0)
+    within = jnp.sum(weight * r)
+    # Class means as seen from the first class met: small numbers, where the means themselves may be large.
+    means = (moments.origin - moments.origin[jnp.argmax(moments.count > 0)]) + moments.offset
+    grand = jnp.sum(weight[:, None] * means, axis=0)
+    between = jnp.sum(weight * jnp.sum((means - grand) ** 2, axis=1))
+    if unbiased:
+        noise = jnp.sum(weight * (1 - weight) * r / jnp.maximum(count, 1))
+        between = jnp.maximum(between - noise, 0.0)
+    total = within + between
+    share = jnp.where((total > 0) & jnp.any(moments.count > 1), within / jnp.maximum(total, 1e-38), jnp.nan)
+    return Scatter(within, between, share)
+
+
+Batch = tuple[Any, Any, Any]
+
+
+@partial(jax.jit, static_argnames="network", donate_argnames="moments")
+def _add_batch(network, variables, moments, x, labels, mask):
+    _, taps = network(variables, x)
+    return {cut: update(moments[cut], taps[cut], labels, mask) for cut in network.cuts}
+
+
+def probe(
+    network: TappedNetwork, variables: Any, batches: Iterable[Batch], num_classes: int
+) -> dict[str, Moments]:
+    """The moments of every cut, in one pass over the images.
+
+    Args:
+      network: the tapped network.
+      variables: its variables.
+      batches: ``(x, labels, mask)`` triples of one shape: x ``(N, …)``, labels ``(N,)`` int (true ones, or what
+        ``gpz_jax.analysis.labels`` made), mask ``(N,)`` bool, False for padding (``data.batches.padded_batches``).
+      num_classes: K.
+
+    Returns:
+      cut name -> :class:`Moments`, in the order of the cuts.
+
+    Raises:
+      UserError: no batches.
+
+    Example:
+      >>> import flax.linen as nn
+      >>> from gpz_jax.taps import tap
+      >>> model, x = nn.Dense(3), jnp.arange(8.0).reshape(4, 2)
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> found = probe(tap(model, variables, x), variables, [(x, np.array([0, 0, 1, 1]), np.ones(4, bool))], 2)
+      >>> found["logits"].count.tolist()
+      [2, 2]
+    """
+    moments = None
+    for x, labels, mask in batches:
+        if moments is None:
+            moments = _nothing_yet(network, variables, x, num_classes)
+        moments = _add_batch(network, variables, moments, x, labels, mask)
+    if moments is None:
+        raise UserError("there are no images to probe")
+    return {cut: moments[cut] for cut in network.cuts}
+
+
+def _nothing_yet(network: TappedNetwork, variables: Any, x: Any, num_classes: int) -> dict[str, Moments]:
+    shapes = tap_shapes(network, variables, x)
+    return {cut: empty(num_classes, math.prod(shape)) for cut, shape in shapes.items()}
+
+
+@partial(jax.jit, static_argnames="network")
+def _batch_deviations(network, variables, means, x, labels):
+    _, taps = network(variables, x)
+
+    def squared_distance(cut, centre):
+        z = taps[cut].reshape(taps[cut].shape[0], -1).astype(jnp.float32)
+        return jnp.sum((z - centre) ** 2, axis=1)
+
+    within = jnp.stack([squared_distance(cut, means[cut][0][labels]) for cut in network.cuts])
+    total = jnp.stack([squared_distance(cut, means[cut][1]) for cut in network.cuts])
+    return within, total
+
+
+def deviations(
+    network: TappedNetwork, variables: Any, batches: Iterable[Batch], moments: Mapping[str, Moments]
+) -> tuple[Float[np.ndarray, "L N"], Float[np.ndarray, "L N"]]:
+    """Second pass, for intervals: r_i = ||z_i - μ_{y_i}||² and t_i = ||z_i - μ||² of every image at every cut.
+
+    Two numbers an image and cut, so that a bootstrap over images (``zone.bootstrap_shares``) needs no representations:
+    ρ = Σ r_i / Σ t_i.
+
+    Args:
+      network: the tapped network.
+      variables: its variables.
+      batches: the same batches that ``moments`` came from.
+      moments: what :func:`probe` returned.
+
+    Returns:
+      r and t, ``(L, N)`` float32 on the host; L cuts in the network's order.
+    """
+
+    def grand_mean(m: Moments) -> Array:
+        weight = m.count.astype(jnp.float32) / jnp.sum(m.count).astype(jnp.float32)
+        return jnp.sum(weight[:, None] * m.mean, axis=0)
+
+    means = {cut: (m.mean, grand_mean(m)) for cut, m in moments.items()}
+    within, total = [], []
+    for x, labels, mask in batches:
+        r, t = _batch_deviations(network, variables, means, x, labels)
+        within.append(np.asarray(r)[:, np.asarray(mask)])
+        total.append(np.asarray(t)[:, np.asarray(mask)])
+    return np.concatenate(within, axis=1), np.concatenate(total, axis=1)

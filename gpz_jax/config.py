@@ -1,0 +1,365 @@
+"""Settings as frozen dataclasses, and how flags, a TOML file and the defaults become one of them.
+
+The name of a field is the name of its flag and of its TOML key: ``--batch-size 64`` is ``batch_size = 64`` under
+``[training]``. Flags win over the file, the file over the defaults.
+"""
+
+import dataclasses
+import math
+import tomllib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from gpz_jax.errors import UserError, did_you_mean
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which images, and who may see them."""
+
+    data: str = "digits"
+    """Data set: 'digits' (scikit-learn's, bundled), NAME of DATA_DIR/NAME.npz or of a folder DATA_DIR/NAME/train/CLASS/*.png, or a TensorFlow Datasets name (needs gpz-jax[tfds])."""
+    data_dir: str = "data"
+    """Folder that holds the .npz files and image folders."""
+    aux: str | None = None
+    """The attacker's images: another data set; without it a held-out part of --data that the classifier never sees."""
+    size: int = 32
+    """Side in pixels to which images are resized, a multiple of 16 (the paper: 64)."""
+    augment: Literal["auto", "none", "grey", "colour"] = "auto"
+    """Augmentation of the classifier's training images: 'auto' is 'colour' for RGB, 'none' for one channel."""
+    validation_fraction: float = 0.1
+    """Share of the training images held out to choose the best epoch and the learning rate."""
+    auxiliary_fraction: float = 0.25
+    """Share of the training images that only the attacker sees (unless --aux)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The target network."""
+
+    model: str = "cnn"
+    """Architecture: 'cnn' is the paper's four-block CNN."""
+    width: int = 16
+    """Channels of the first block (the paper: 64)."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the convolutions: 'auto' is bfloat16 on GPUs and TPUs, float32 on CPUs. Batch-norm statistics and the head stay float32."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingConfig:
+    """How the classifier is trained."""
+
+    ls: float = 0.0
+    """Label smoothing alpha: 0 one-hot, above 0 LS+ (the paper: 0.3), below 0 LS- (the paper: -0.05)."""
+    warmup_epochs: int | None = None
+    """Epochs of one-hot before alpha sets in; default: a quarter of the epochs for alpha < 0 (whose loss has no lower bound), else 0."""
+    epochs: int = 40
+    """Passes over the training images (the paper: 300)."""
+    batch_size: int = 128
+    """Images a step, over all devices together."""
+    lr: float = 0.01
+    """Learning rate of amsgrad (b1 0.5, b2 0.999); halved when the validation loss stops falling."""
+    patience: int = 10
+    """Epochs without a better validation loss before the learning rate is halved."""
+    track_size: int = 1000
+    """Validation images (at most, balanced over classes) on which R_c^2 of every cut is measured after each epoch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeConfig:
+    """What is measured at every cut of a trained network."""
+
+    split: Literal["test", "train", "validation", "auxiliary", "full"] = "test"
+    """Images to measure on; 'full' is every training image of the data set, whoever may see it."""
+    limit: int | None = None
+    """Measure on no more than this many images (the first ones of the split)."""
+    labels: Literal["true", "predicted", "kmeans"] = "true"
+    """Classes: true labels, the network's predictions (as in the paper's release), or K clusters of the layer before the logits."""
+    unbiased: bool = False
+    """Divide by N_c - 1 instead of N_c."""
+    null_seeds: int = 5
+    """Untrained calibrated copies to hold the evidence against; 0 to leave the null model out, at least 2 for rule 'null'."""
+    rule: tuple[str, ...] = ()
+    """Rule that locates the zone, 'paper' or 'null'; repeat the flag for several. Default: every rule that can run."""
+    bootstrap: int = 1000
+    """Resamples of the images behind every interval."""
+    quantiser: Literal["float32", "bfloat16", "uint8"] = "uint8"
+    """How z is sent: the payload the H(X|Z) drop is stated for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig:
+    """How the attacker is trained."""
+
+    cut: tuple[str, ...] = ()
+    """Cut to attack; repeat the flag for several. Default: every valid cut."""
+    epochs: int = 100
+    """Passes over the attacker's images (the paper: 100)."""
+    batch_size: int = 64
+    """Images a step."""
+    lr: float = 3e-3
+    """Learning rate of the decoder's Adam, falling to zero along a cosine."""
+    decoder_width: int = 16
+    """Channels of the decoder's last stage; doubled at every coarser one."""
+    selection_fraction: float = 0.2
+    """Share of the attacker's images on which its best epoch is chosen."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunIdentity:
+    """What the run must be; given as a check, since a trained run's settings cannot be changed."""
+
+    data: str | None = None
+    """Refuse the run unless it was trained on this data set."""
+    model: str | None = None
+    """Refuse the run unless it is of this model."""
+    width: int | None = None
+    """Refuse the run unless its model has this width."""
+    size: int | None = None
+    """Refuse the run unless its images have this side."""
+    ls: float | None = None
+    """Refuse the run unless it was trained with this alpha."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything a training run is a function of, besides the images themselves."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    probe: ProbeConfig = ProbeConfig()
+    seed: int = 0
+    """Seed of the splits, the initialisation, the order of images and all noise."""
+
+
+def resolve(config: Config) -> Config:
+    """The configuration with its defaults worked out, checked for values that no run can have.
+
+    Raises:
+      UserError: names the flag, its value and the range it must lie in.
+
+    Example:
+      >>> resolve(Config(training=TrainingConfig(ls=-0.05, epochs=40))).training.warmup_epochs
+      10
+    """
+    t, d, p = config.training, config.data, config.probe
+    if not (t.ls < 1 and math.isfinite(t.ls)):
+        raise UserError(f"--ls must be a finite number below 1, got {t.ls:g}; one-hot is 0, the paper's LS+ is 0.3")
+    _at_least(1, epochs=t.epochs, batch_size=t.batch_size, patience=t.patience, track_size=t.track_size)
+    _at_least(0, null_seeds=p.null_seeds, seed=config.seed)
+    _at_least(1, bootstrap=p.bootstrap, **({"limit": p.limit} if p.limit is not None else {}))
+    _positive(lr=t.lr)
+    _fraction(validation_fraction=d.validation_fraction, auxiliary_fraction=d.auxiliary_fraction)
+    warmup = t.warmup_epochs
+    if warmup is None:
+        warmup = max(1, t.epochs // 4) if t.ls < 0 else 0
+    _at_least(0, warmup_epochs=warmup)
+    if warmup and warmup >= t.epochs:
+        raise UserError(f"--warmup-epochs {warmup} leaves none of the {t.epochs} epochs for alpha = {t.ls:g}")
+    return dataclasses.replace(config, training=dataclasses.replace(t, warmup_epochs=warmup))
+
+
+def check_attack(attack: AttackConfig) -> AttackConfig:
+    """``attack``, checked as :func:`resolve` checks a run's configuration."""
+    _at_least(1, epochs=attack.epochs, batch_size=attack.batch_size, decoder_width=attack.decoder_width)
+    _positive(lr=attack.lr)
+    _fraction(selection_fraction=attack.selection_fraction)
+    return attack
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _at_least(low: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < low:
+            raise UserError(f"{_flag(name)} must be at least {low}, got {value}")
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise UserError(f"{_flag(name)} must be a positive number, got {value:g}")
+
+
+def _fraction(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < 1:
+            raise UserError(f"{_flag(name)} must lie between 0 and 1, got {value:g}")
+
+
+# From files ----------------------------------------------------------------------------------------------------------
+
+T = TypeVar("T")
+
+
+def from_mapping(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
+    """A dataclass of settings from nested plain values (TOML or JSON).
+
+    Raises:
+      UserError: an unknown key (the nearest is suggested) or a value of another type; ``where`` names the file.
+
+    Example:
+      >>> from_mapping(Config, {"seed": 3, "model": {"width": 8}}, where="x.toml").model.width
+      8
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
+    hints = typing.get_type_hints(kind)
+    made: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise UserError(f"{where}: unknown key {key!r}{did_you_mean(key, fields)}")
+        hint = hints[key]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{where}: [{key}] must be a table, got {value!r}")
+            made[key] = from_mapping(hint, value, where=f"{where}: [{key}]")  # pyright: ignore[reportArgumentType]
+        else:
+            made[key] = _typed(hint, value, f"{where}: {key}")
+    return kind(**made)
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    origin, options = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if value not in options:
+            raise UserError(f"{where} must be one of {', '.join(map(str, options))}, got {value!r}")
+        return value
+    if origin is tuple:
+        values = value if isinstance(value, list | tuple) else [value]
+        return tuple(_typed(options[0], v, where) for v in values)
+    if type(None) in options:  # Optional
+        return None if value is None else _typed(options[0], value, where)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise UserError(f"{where} must be {hint.__name__}, got {value!r}")
+    return value
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises :class:`UserError` if it is missing or not TOML."""
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"--config {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"--config {path}: {error}") from None
+
+
+# From flags ----------------------------------------------------------------------------------------------------------
+
+
+def parse(
+    command: type[T], argv: Sequence[str], *, prog: str, description: str, sections: Sequence[str] = ()
+) -> T:
+    """Parse a command's flags over its ``--config`` file over the defaults.
+
+    Args:
+      command: a dataclass of flags; nested dataclasses are flattened (their prefix is left out of the flag).
+      argv: the command line without the program's name.
+      prog: name of the command in the help text.
+      description: what the help text begins with.
+      sections: fields of ``command`` that the TOML file may fill; its other tables belong to other commands.
+
+    Raises:
+      UserError: an unknown flag (with the nearest known), a missing or ill-typed value, a bad file.
+    """
+    import contextlib
+    import io
+
+    import tyro
+
+    defaults = command(**{f.name: tyro.MISSING for f in _fields(command) if _is_required(f)})
+    file = _value_of("--config", argv)
+    if file is not None:
+        defaults = _overlay(defaults, read_toml(file), sections, where=file)
+    defaults = _without_repeatable(defaults, argv)
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                command,
+                args=list(argv),
+                prog=prog,
+                description=description,
+                default=defaults,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff),
+            )
+    except SystemExit as stop:
+        if not stop.code:  # --help
+            raise
+    raise UserError(_condensed(said.getvalue(), argv, list(_flags(command)), prog))
+
+
+def _fields(kind: Any) -> tuple[dataclasses.Field, ...]:
+    return dataclasses.fields(kind)
+
+
+def _is_required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _flags(kind: Any):
+    """Every flag of a command, nested settings included."""
+    for field, hint in ((f, typing.get_type_hints(kind)[f.name]) for f in _fields(kind)):
+        if dataclasses.is_dataclass(hint):
+            yield from _flags(hint)
+        elif not _is_required(field):
+            yield _flag(field.name)
+
+
+def _value_of(flag: str, argv: Sequence[str]) -> str | None:
+    for i, word in enumerate(argv):
+        if word == flag and i + 1 < len(argv):
+            return argv[i + 1]
+        if word.startswith(flag + "="):
+            return word.split("=", 1)[1]
+    return None
+
+
+def _overlay(defaults: T, tables: Mapping[str, Any], sections: Sequence[str], *, where: str) -> T:
+    """The defaults with a TOML file's tables laid over them."""
+    known = {f.name for f in _fields(Config)} | {"attack"}
+    for key in tables:
+        if key not in known:
+            raise UserError(f"--config {where}: unknown key {key!r}{did_you_mean(key, known)}")
+    if "settings" in sections:
+        own = {key: value for key, value in tables.items() if key != "attack"}
+        return dataclasses.replace(defaults, settings=from_mapping(Config, own, where=where))  # pyright: ignore
+    hints = typing.get_type_hints(type(defaults))
+    made = {key: from_mapping(hints[key], tables[key], where=f"{where}: [{key}]") for key in sections if key in tables}
+    return dataclasses.replace(defaults, **made)  # pyright: ignore
+
+
+def _without_repeatable(settings: T, argv: Sequence[str]) -> T:
+    """Flags win over the file: a repeatable flag that is given starts from nothing, not from the file's list."""
+    changed: dict[str, Any] = {}
+    for field in _fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            changed[field.name] = _without_repeatable(value, argv)
+        elif isinstance(value, tuple) and _value_of(_flag(field.name), argv) is not None:
+            changed[field.name] = ()
+    return dataclasses.replace(settings, **changed)  # pyright: ignore
+
+
+def _condensed(box: str, argv: Sequence[str], flags: list[str], prog: str) -> str:
+    """tyro's boxed complaint as one line; unknown flags get the nearest known one."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines()]
+    lines = [line for line in lines if line and not line.startswith(("╭", "╰"))]
+    rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
+    text = " ".join(lines[:rule])
+    for word in argv:
+        name = word.split("=", 1)[0]
+        if name.startswith("--") and name not in flags:
+            return f"unknown flag {name!r}{did_you_mean(name, flags)} (see {prog} --help)"
+    if text.startswith("Unrecognized options:"):
+        return f"unexpected argument {text.removeprefix('Unrecognized options:').strip()!r} (see {prog} --help)"
+    if text.startswith("Missing from"):
+        return f"a run folder is missing, such as: {prog} runs/NAME (see {prog} --help)"
+    return f"{text} (see {prog} --help)"

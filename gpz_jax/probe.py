@@ -1,0 +1,48 @@
+"""Probe a trained run at every cut: ``python -m gpz_jax.probe RUN``."""
+
+import dataclasses
+import sys
+
+import tyro
+
+from gpz_jax import workflow
+from gpz_jax.config import ProbeConfig, RunIdentity, parse
+from gpz_jax.errors import one_line_errors
+from gpz_jax.reporting import tables
+
+DESCRIPTION = """Measure R_c^2, rho and the entropy bounds at every cut of a trained run, hold them against untrained
+copies, and locate the zone. Prints one table; writes RUN/probe/ (CSV and zarr) and RUN/figures/. Examples:
+
+  python -m gpz_jax.probe runs/digits-cnn16-ls0.3-seed0
+  python -m gpz_jax.probe runs/digits-cnn16-ls0.3-seed0 --split train --labels predicted --rule paper
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """Flags of the probe command."""
+
+    folder: tyro.conf.Positional[str]
+    """Run folder, as made by python -m gpz_jax.train."""
+    probe: ProbeConfig = ProbeConfig()
+    identity: RunIdentity = RunIdentity()
+    data_dir: str | None = None
+    """Folder that holds the images now, if they have moved since training."""
+    seed: int | None = None
+    """Seed of null models, bootstrap and k-means; default: the run's."""
+    config: str | None = None
+    """TOML file with a table [probe]; flags win over it."""
+
+
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    argv = sys.argv[1:] if argv is None else argv
+    flags = parse(Probe, argv, prog="python -m gpz_jax.probe", description=DESCRIPTION, sections=("probe",))
+    victim = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
+    workflow.report_accuracy(victim)
+    workflow.report_probe(workflow.probe_run(victim, flags.probe, seed=flags.seed), tables.console())
+
+
+if __name__ == "__main__":
+    main()

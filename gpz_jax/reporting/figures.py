@@ -1,0 +1,109 @@
+"""Figures, drawn without a display and without a device."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+
+def _new(rows: int, columns: int, size: tuple[float, float]):
+    # The object interface: pyplot would keep every figure alive and pick a backend for the whole process.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def probe_figure(record, file: Path) -> None:
+    """R_c², ρ and the evidence at every cut, beside the null model; each rule's zone is marked.
+
+    Args:
+      record: the ``xarray.Dataset`` that a probe writes.
+      file: a .png to write.
+    """
+    figure, ((radius, share, evidence),) = _new(1, 3, (13, 4))
+    cuts = [str(cut) for cut in record.cut.values]
+    at = np.arange(len(cuts))
+    seeds = record.sizes.get("null_seed", 0)
+
+    radius.semilogy(at, record.radius, "o-", label="trained")
+    share.plot(at, record.share, "o-", label="trained")
+    if seeds:
+        radius.semilogy(at, record.radius_null.T, color="0.7", zorder=0)
+        radius.plot([], [], color="0.7", label=f"untrained, {seeds} seeds")
+        share.plot(at, record.share_of_null_seed.T, color="0.7", zorder=0)
+    radius.set_title("within-class radius $R_c^2$ (squared units of z)", fontsize=10)
+    share.set_title(r"within-class share $\rho$", fontsize=10)
+    share.set_ylim(0, 1.05)
+    radius.legend(fontsize=8)
+
+    evidence.axhline(0, color="0.8", linewidth=1)
+    if seeds:
+        low, high = record.evidence - record.evidence_low, record.evidence_high - record.evidence
+        # A bootstrap interval need not hold its point estimate; a bar cannot have a negative length.
+        errors = np.nan_to_num(np.maximum(np.stack([low, high]), 0))
+        evidence.errorbar(at, record.evidence, yerr=errors, fmt="o-", capsize=3, label="evidence, 95 %")
+    for number, rule in enumerate(record.rule.values):
+        marks = record.mark.sel(rule=rule).values
+        colour = f"C{number + 1}"
+        inside = [i for i in at if marks[i]]
+        for i in inside:
+            onset = str(marks[i]) == "onset"
+            evidence.axvspan(i - 0.4, i + 0.4, color=colour, alpha=0.35 if onset else 0.15, linewidth=0)
+        label = f"zone by rule '{rule}'" + ("" if inside else ": none")
+        evidence.axvspan(np.nan, np.nan, color=colour, alpha=0.3, label=label)
+    evidence.set_title(r"evidence $\ln\rho_{null} - \ln\rho$", fontsize=10)
+    evidence.legend(fontsize=8, loc="upper left")
+    for axis in (radius, share, evidence):
+        axis.set_xticks(at, cuts, rotation=45 if len(cuts) < 20 else 90, ha="right", fontsize=8)
+    figure.suptitle(f"{record.attrs['run']}, {record.attrs['split']} images", fontsize=10)
+    figure.savefig(file, dpi=120)
+
+
+def training_figure(dynamics, file: Path) -> None:
+    """Loss, accuracy, and R_c² and ρ of every cut, over the epochs.
+
+    Args:
+      dynamics: the ``xarray.Dataset`` of ``runs.dynamics``.
+      file: a .png to write.
+    """
+    figure, ((loss, accuracy, radius, share),) = _new(1, 4, (16, 3.6))
+    for part, style in (("train", "--"), ("validation", "-")):
+        loss.plot(dynamics.epoch, dynamics[f"{part}_loss"], style, label=part)
+        accuracy.plot(dynamics.epoch, dynamics[f"{part}_accuracy"], style, label=part)
+    for i, cut in enumerate(dynamics.cut.values):
+        colour = f"C{i}" if dynamics.sizes["cut"] <= 10 else None
+        radius.semilogy(dynamics.epoch, dynamics.within.isel(cut=i), color=colour, label=str(cut))
+        share.plot(dynamics.epoch, dynamics.share.isel(cut=i), color=colour)
+    loss.set_title("loss (nats)", fontsize=10)
+    accuracy.set_title("accuracy", fontsize=10)
+    radius.set_title("$R_c^2$, validation images", fontsize=10)
+    share.set_title(r"$\rho$, validation images", fontsize=10)
+    for axis in (loss, accuracy, radius, share):
+        axis.set_xlabel("epoch", fontsize=8)
+    loss.legend(fontsize=8)
+    radius.legend(fontsize=7, ncols=2)
+    figure.savefig(file, dpi=120)
+
+
+def reconstruction_grid(originals: np.ndarray, rows: Mapping[str, np.ndarray] | Sequence, file: Path) -> None:
+    """A row of originals over one row of reconstructions for each name.
+
+    Args:
+      originals: pixels in [0, 1], ``(n, H, W, C)``.
+      rows: name -> reconstructions ``(n, H, W, C)``.
+      file: a .png to write.
+    """
+    rows = {"original": originals, **dict(rows)}
+    count = len(originals)
+    figure, axes = _new(len(rows), count, (0.9 * count + 1.2, 0.95 * len(rows)))
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        for axis, image in zip(line, images, strict=True):
+            grey = image.shape[-1] == 1
+            axis.imshow(image[..., 0] if grey else image, cmap="gray" if grey else None, vmin=0, vmax=1)
+            axis.set_xticks([])
+            axis.set_yticks([])
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+    figure.savefig(file, dpi=120)

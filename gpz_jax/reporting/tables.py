@@ -1,0 +1,127 @@
+"""Tables: on the terminal, and as CSV."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+
+def console() -> Console:
+    """Where tables go; wide enough for all columns when the output is not a terminal."""
+    wide = Console()
+    return wide if wide.is_terminal else Console(width=200)
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number for people: ``digits`` significant ones; an empty string for NaN.
+
+    Example:
+      >>> number(0.012345), number(1234.5), number(float("nan")), number(7)
+      ('0.0123', '1.23e+03', '', '7')
+    """
+    if isinstance(value, str | bool | np.bool_):
+        return str(value)
+    if isinstance(value, int | np.integer):
+        return str(value)
+    return "" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def interval(low: float, high: float) -> str:
+    """``[0.1, 0.2]``, or an empty string if there is none."""
+    return "" if math.isnan(low) or math.isnan(high) else f"[{low:.2f}, {high:.2f}]"
+
+
+def probe_rows(record) -> list[dict[str, Any]]:
+    """One row a cut of what a probe found; full precision, for the CSV.
+
+    Args:
+      record: the ``xarray.Dataset`` that a probe writes.
+    """
+    rows = []
+    for i, cut in enumerate(record.cut.values):
+        at = record.isel(cut=i)
+        row = {"cut": str(cut), "shape": str(at["shape"].values), "D": int(at.dimension), "valid": bool(at.valid)}
+        for name in (
+            "radius", "radius_per_dimension", "share", "share_null", "evidence", "evidence_low", "evidence_high",
+            "drop", "drop_null", "feature_bound", "decision_bound", "information_ceiling",
+        ):  # fmt: skip
+            row[name] = float(at[name])
+        for rule in record.rule.values:
+            row[f"zone_{rule}"] = str(at.mark.sel(rule=rule).values)
+        rows.append(row)
+    return rows
+
+
+def probe_table(record) -> Table:
+    """What a probe found, one row a cut."""
+    labels = {"true": "", "predicted": ", predicted labels", "kmeans": ", k-means clusters"}[record.attrs["labels"]]
+    table = Table(
+        title=f"{record.attrs['run']}: {record.attrs['images']} {record.attrs['split']} images{labels}",
+        caption=f"R_c^2 within-class radius; rho = W/(W+B); evidence = ln rho_null - ln rho, 95 % interval; drop of R_c^2 "
+        f"from the cut before; h, H in nats; H(X|Z) drop: at most, sent as {record.attrs['quantiser']}",
+    )
+    rules = [str(rule) for rule in record.rule.values]
+    heads = (
+        "cut", "shape", "D", "R_c^2", "R_c^2/D", "rho", "rho_null", "evidence", "interval", "drop", "null drop",
+        "h feature <=", "h decision <=", "H(X|Z) drop <=", *(f"zone: {rule}" for rule in rules),
+    )  # fmt: skip
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("cut", "shape") or head.startswith("zone") else "right")
+    for row in probe_rows(record):
+        table.add_row(
+            row["cut"] + ("" if row["valid"] else " (bypassed)"), row["shape"], str(row["D"]),
+            number(row["radius"]), number(row["radius_per_dimension"]), number(row["share"]), number(row["share_null"]),
+            number(row["evidence"]), interval(row["evidence_low"], row["evidence_high"]),
+            number(row["drop"]), number(row["drop_null"]),
+            number(row["feature_bound"]), number(row["decision_bound"]), number(row["information_ceiling"]),
+            *(row[f"zone_{rule}"] for rule in rules),
+        )  # fmt: skip
+    return table
+
+
+ATTACK_COLUMNS = ("mse", "ratio", "mse_paper", "psnr", "psnr_paper", "ssim", "cosine")
+
+
+def attack_table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
+    """What attacks scored on test images, one row a cut, and the floors below.
+
+    Args:
+      title: of the table.
+      results: what ``workflow.attack_run`` returns.
+    """
+    table = Table(
+        title=title,
+        caption="mse per element, pixels in [0, 1]; /class mean: mse over that of the class-mean floor, 1 or more means "
+        "that z gave no more than the label; _paper: the paper's conventions (summed over channels; PSNR of batches)",
+    )
+    for head in ("cut", "D", "decoder", "mse", "/class mean", "mse_paper", "psnr", "psnr_paper", "ssim", "cosine"):
+        table.add_column(head, justify="left" if head in ("cut", "decoder") else "right")
+    table.add_column("loss flattened?")
+    for result in results:
+        flat = f"{'yes' if result['flattened'] else 'NO'} (last fifth: -{100 * result['last_gain']:.1f} %)"
+        scores = [number(result["scores"][name]) for name in ATTACK_COLUMNS]
+        table.add_row(result["cut"], str(result["dimension"]), result["decoder"], *scores, flat)
+    if results:
+        floors = results[0]["floors"]
+        table.add_section()
+        for name in ("class_mean", "mean_image"):
+            ratio = number(floors[name] / floors["class_mean"])
+            table.add_row(f"floor: {name.replace('_', ' ')}", "", "", number(floors[name]), ratio)
+    return table
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Write rows of one set of keys, with a header; atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text.getvalue())
+    partial.replace(file)

@@ -1,0 +1,53 @@
+"""Soft targets q (one-hot, LS+ and LS-) and their cross-entropy."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float, Int
+
+
+def soft_targets(labels: Int[Array, " N"], num_classes: int, alpha: float | Float[Array, ""]) -> Float[Array, "N K"]:
+    """Label smoothing as the paper means it: q_c = 1 - α for the true class c, q_k = α/(K - 1) for the others.
+
+    α = 0 is one-hot, α > 0 is LS+, α < 0 is LS- (reverse smoothing: q_c > 1, q_k < 0); the targets always sum to 1.
+    The loss gradient in the logits is p - q, so the correct-class coefficient is p_c - 1 + α: it changes sign at
+    p_c = 1 - α. ``optax.smooth_labels`` spreads α over all K classes (q_c = 1 - α + α/K) and is *not* this.
+
+    Args:
+      labels: class of each image, ``(N,)``, in 0 … K - 1.
+      num_classes: K, at least 2.
+      alpha: α < 1; may be traced.
+
+    Returns:
+      q, ``(N, K)``, float32.
+
+    Example:
+      >>> soft_targets(jnp.array([1]), 4, 0.3).tolist()
+      [[0.10000000149011612, 0.699999988079071, 0.10000000149011612, 0.10000000149011612]]
+    """
+    alpha = jnp.asarray(alpha, jnp.float32)
+    one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    return one_hot * (1 - alpha) + (1 - one_hot) * (alpha / (num_classes - 1))
+
+
+def cross_entropy(logits: Float[Array, "N K"], targets: Float[Array, "N K"]) -> Float[Array, " N"]:
+    """-Σ_k q_k ln p_k per image, nats. For α < 0 it has no lower bound: the logits can grow without limit.
+
+    Example:
+      >>> q = soft_targets(jnp.array([0]), 2, 0.0)
+      >>> round(float(cross_entropy(jnp.zeros((1, 2)), q)[0]), 4)  # ln 2
+      0.6931
+    """
+    return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+
+
+def output_entropy(logits: Float[Array, "N K"]) -> Float[Array, " N"]:
+    """H(p) = -Σ_k p_k ln p_k of the softmax output per image, nats.
+
+    Example:
+      >>> round(float(output_entropy(jnp.zeros((1, 10)))[0]), 4)  # ln 10
+      2.3026
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)

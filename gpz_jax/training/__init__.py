@@ -1,0 +1,1 @@
+"""Two training loops, the run folder they write, and the mesh they run on."""

@@ -1,0 +1,213 @@
+"""The attacker's training loop: a decoder learns to rebuild images from what the edge half sends.
+
+The attacker can query the edge half (it owns images and sees their z) and knows the shapes of z and x. It trains on
+the auxiliary split, picks its best epoch on a part of it held out, and is scored on test images that neither it nor
+the classifier has trained on.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Float
+
+from gpz_jax.config import AttackConfig
+from gpz_jax.data.batches import epoch_order, padded_batches, pixels
+from gpz_jax.data.splits import Split
+from gpz_jax.errors import UserError
+from gpz_jax.inversion import metrics
+from gpz_jax.inversion.decoder import Decoder, decoder_for
+from gpz_jax.taps import TappedNetwork
+from gpz_jax.training import parallel
+
+#: The attack has flattened when its best selection loss fell by less than this share over the last fifth of it.
+FLAT = 0.01
+
+
+class Edge(NamedTuple):
+    """What the attacker can query: ``edge.send(variables, images) -> z``. Hashable, so that steps are compiled once."""
+
+    network: TappedNetwork
+    cut: str
+
+    def send(self, variables: Any, images: Any) -> Array:
+        """The representation that goes over the wire, float32 ``(N, …)``."""
+        return self.network(variables, images)[1][self.cut].astype(jnp.float32)
+
+
+class Attacker(NamedTuple):
+    """All that changes while the decoder trains."""
+
+    params: Any
+    batch_stats: Any
+    optimiser: Any
+    plateau: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The decoder's variables."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class Trained(NamedTuple):
+    """A finished attack.
+
+    Attributes:
+      decoder: the decoder module.
+      variables: its variables after the best epoch.
+      epoch: the best epoch by the selection loss.
+      selection_loss: per-element MSE on the selection images after every epoch, ``(epochs,)``.
+      flattened: whether the best selection loss had all but stopped falling (see ``FLAT``).
+      last_gain: by what share it still fell over the last fifth of the epochs.
+    """
+
+    decoder: Decoder
+    variables: dict[str, Any]
+    epoch: int
+    selection_loss: np.ndarray
+    flattened: bool
+    last_gain: float
+
+
+def _optimiser(lr: float) -> optax.GradientTransformation:
+    return optax.adam(lr)
+
+
+def _plateau() -> optax.GradientTransformationExtraArgs:
+    return optax.contrib.reduce_on_plateau(factor=0.5, patience=5)
+
+
+@partial(jax.jit, static_argnames=("edge", "decoder", "size", "batch_size", "lr", "mesh"), donate_argnames="attacker")
+def attack_step(attacker, victim, images, order, index, *, edge, decoder, size, batch_size, lr, mesh):
+    """One step of the decoder on batch ``index``: least squares in pixels, un-normalised, in [0, 1]."""
+    batch = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
+    batch = jax.lax.with_sharding_constraint(batch, jax.NamedSharding(mesh, PartitionSpec("data")))
+    x = pixels(images[batch], size)
+    z = edge.send(victim, images[batch])
+
+    def loss_of(params):
+        variables = {"params": params, "batch_stats": attacker.batch_stats}
+        x_hat, changed = decoder.apply(variables, z, train=True, mutable=["batch_stats"])
+        return jnp.mean((x_hat - x) ** 2), changed["batch_stats"]
+
+    (_, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(attacker.params)
+    updates, optimiser = _optimiser(lr).update(gradient, attacker.optimiser, attacker.params)
+    updates = optax.tree.scale(attacker.plateau.scale, updates)
+    return Attacker(optax.apply_updates(attacker.params, updates), batch_stats, optimiser, attacker.plateau)
+
+
+@partial(jax.jit, static_argnames=("edge", "decoder", "size"))
+def _reconstruct_batch(variables, victim, images, *, edge, decoder, size):
+    return pixels(images, size), decoder.apply(variables, edge.send(victim, images), train=False)
+
+
+@jax.jit
+def _tell_plateau(plateau, loss):
+    return _plateau().update({}, plateau, value=loss)[1]
+
+
+def train_attacker(
+    edge: Edge,
+    victim: Any,
+    auxiliary: Split,
+    *,
+    attack: AttackConfig,
+    size: int,
+    seed: int,
+    mesh: Mesh,
+    on_epoch: Callable[[int, float], None] = lambda epoch, loss: None,
+) -> Trained:
+    """Train a decoder for one cut.
+
+    Args:
+      edge: what the attacker can query.
+      victim: the classifier's variables.
+      auxiliary: the attacker's images; a seeded part of them is kept for selection.
+      attack: epochs, batch size, learning rate, decoder width, share kept for selection.
+      size: side of the images in pixels.
+      seed: of the decoder's initialisation, its order of images and the selection part.
+      mesh: devices.
+      on_epoch: called with (epoch, selection loss), for progress bars.
+
+    Raises:
+      UserError: too few auxiliary images for one batch; a loss that is not finite.
+    """
+    shuffled = np.random.default_rng(seed).permutation(auxiliary.indices)
+    held = max(1, round(attack.selection_fraction * len(shuffled)))
+    selection = Split(auxiliary.images, None, shuffled[:held])
+    fit = Split(auxiliary.images, None, shuffled[held:])
+    if len(fit) < 2:
+        raise UserError(f"the attacker has {len(auxiliary)} images, too few to train on; raise --auxiliary-fraction")
+    devices = mesh.size
+    batch_size = max(devices, min(attack.batch_size, len(fit)) // devices * devices)
+
+    init_key, order_key = jax.random.split(jax.random.key(seed))
+    example = jax.ShapeDtypeStruct((2, *auxiliary.images.shape[1:]), jnp.uint8)
+    z = jax.eval_shape(edge.send, victim, example)
+    decoder = decoder_for(z.shape[1:], (size, size, auxiliary.images.shape[-1]), width=attack.decoder_width)
+    variables = jax.jit(partial(decoder.init, train=False))(init_key, jnp.zeros(z.shape, jnp.float32))
+    attacker = Attacker(
+        variables["params"],
+        variables["batch_stats"],
+        _optimiser(attack.lr).init(variables["params"]),
+        _plateau().init({}),
+    )
+    attacker, images = parallel.replicate((attacker, fit.take()[0]), mesh)
+    losses: list[float] = []
+    best: dict[str, Any] = {}
+    for epoch in range(attack.epochs):
+        order = epoch_order(order_key, epoch, len(fit))
+        for index in range(len(fit) // batch_size):
+            attacker = attack_step(
+                attacker, victim, images, order, jnp.int32(index),
+                edge=edge, decoder=decoder, size=size, batch_size=batch_size, lr=attack.lr, mesh=mesh,
+            )  # fmt: skip
+        loss = float(
+            np.mean(
+                np.concatenate(
+                    [
+                        np.asarray(metrics.mse(x, x_hat))
+                        for x, x_hat in reconstruct(edge, victim, decoder, attacker.variables, selection, size=size)
+                    ]
+                )
+            )
+        )
+        if not np.isfinite(loss):
+            raise UserError(
+                f"the attack on {edge.cut} diverged in epoch {epoch + 1}: its loss is not finite; lower --lr "
+                f"(now {attack.lr:g})"
+            )
+        if not losses or loss < min(losses):
+            best = {"epoch": epoch + 1, "variables": jax.tree.map(jnp.copy, attacker.variables)}
+        losses.append(loss)
+        attacker = attacker._replace(plateau=_tell_plateau(attacker.plateau, jnp.float32(loss)))
+        on_epoch(epoch + 1, loss)
+    gain = last_gain(np.array(losses))
+    return Trained(decoder, best["variables"], best["epoch"], np.array(losses), gain < FLAT, gain)
+
+
+def last_gain(losses: Float[np.ndarray, " E"]) -> float:
+    """By what share the best loss still fell over the last fifth of the epochs; 1 if there were fewer than five.
+
+    Example:
+      >>> round(last_gain(np.array([1.0, 0.5, 0.4, 0.4, 0.3])), 3)
+      0.25
+    """
+    if len(losses) < 5:
+        return 1.0
+    best = np.minimum.accumulate(losses)
+    before = best[-(len(losses) // 5) - 1]
+    return float((before - best[-1]) / before) if before > 0 else 0.0
+
+
+def reconstruct(edge: Edge, victim: Any, decoder: Decoder, variables: Any, split: Split, *, size: int):
+    """Yield (originals, reconstructions) batch by batch, float32 pixels ``(n, size, size, C)``, padding removed."""
+    for images, _, mask in padded_batches(split, 256):
+        x, x_hat = _reconstruct_batch(variables, victim, images, edge=edge, decoder=decoder, size=size)
+        yield x[mask], x_hat[mask]

@@ -1,0 +1,298 @@
+"""The classifier's training loop: pure steps, read top to bottom."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jax.sharding import Mesh, PartitionSpec
+
+from gpz_jax.config import Config
+from gpz_jax.data.augment import augment, resolve_kind
+from gpz_jax.data.batches import epoch_order, normalise, padded_batches, pixels
+from gpz_jax.data.splits import Split
+from gpz_jax.errors import UserError
+from gpz_jax.models import build
+from gpz_jax.taps import TappedNetwork, tap
+from gpz_jax.targets import cross_entropy, output_entropy, soft_targets
+from gpz_jax.training import parallel
+
+
+class Prepare(NamedTuple):
+    """uint8 images ``(N, h, w, C)`` -> normalised network input ``(N, size, size, C)``."""
+
+    size: int
+
+    def __call__(self, images: Any) -> Array:
+        """Resize, scale to [0, 1] and normalise."""
+        return normalise(pixels(images, self.size))
+
+
+class Recipe(NamedTuple):
+    """What a training step is compiled for; hashable, so that runs of one recipe share their compiled steps."""
+
+    model: nn.Module
+    num_classes: int
+    size: int
+    augment: str
+    batch_size: int
+    lr: float
+    patience: int
+
+
+class State(NamedTuple):
+    """All that changes in training, as one pytree: what a checkpoint holds."""
+
+    params: Any
+    batch_stats: Any
+    optimiser: Any
+    plateau: Any
+    step: Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The model's variables."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def recipe_for(config: Config, num_classes: int, channels: int) -> Recipe:
+    """The recipe that a resolved configuration asks for. Raises :class:`UserError` for an impossible model."""
+    model = build(
+        config.model.model,
+        num_classes=num_classes,
+        width=config.model.width,
+        size=config.data.size,
+        dtype=config.model.dtype,
+    )
+    t = config.training
+    kind = resolve_kind(config.data.augment, channels)
+    return Recipe(model, num_classes, config.data.size, kind, t.batch_size, t.lr, t.patience)
+
+
+def network_for(recipe: Recipe, channels: int) -> TappedNetwork:
+    """The recipe's model as a tapped network from uint8 images, in evaluation mode."""
+    x = jax.ShapeDtypeStruct((2, recipe.size, recipe.size, channels), jnp.float32)
+    variables = jax.eval_shape(recipe.model.init, jax.random.key(0), x)
+    return tap(recipe.model, variables, x, train=False).after(Prepare(recipe.size))
+
+
+def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
+    """The release's optimiser: Adam with b1 = 0.5 and amsgrad."""
+    return optax.amsgrad(recipe.lr, b1=0.5, b2=0.999)
+
+
+def _plateau(recipe: Recipe) -> optax.GradientTransformationExtraArgs:
+    return optax.contrib.reduce_on_plateau(factor=0.5, patience=recipe.patience)
+
+
+@partial(jax.jit, static_argnames=("recipe", "channels"))
+def init_state(key: Array, recipe: Recipe, channels: int) -> State:
+    """A fresh state; a function of the key alone."""
+    variables = recipe.model.init(key, jnp.zeros((1, recipe.size, recipe.size, channels), jnp.float32))
+    params = variables["params"]
+    return State(
+        params,
+        variables.get("batch_stats", {}),
+        optimiser_for(recipe).init(params),
+        _plateau(recipe).init({}),
+        jnp.zeros((), jnp.int32),
+    )
+
+
+class Totals(NamedTuple):
+    """Sums over the images of an epoch, kept on the device until the epoch ends."""
+
+    loss: Array
+    correct: Array
+    entropy: Array
+    count: Array
+    gradient_norm: Array
+    first_bad_step: Array  # -1 while every loss is finite
+
+    @staticmethod
+    def zero() -> "Totals":
+        """No images yet."""
+        return Totals(*(jnp.zeros((), jnp.float32) for _ in range(5)), jnp.full((), -1, jnp.int32))
+
+    def means(self) -> dict[str, float]:
+        """Loss (nats), accuracy and output entropy (nats) per image, as Python numbers."""
+        count = max(float(self.count), 1.0)
+        return {
+            "loss": float(self.loss) / count,
+            "accuracy": float(self.correct) / count,
+            "output_entropy": float(self.entropy) / count,
+        }
+
+
+def _measure(totals: Totals, logits: Array, losses: Array, labels: Array, mask: Array) -> Totals:
+    keep = mask.astype(jnp.float32)
+    hits = (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    return totals._replace(
+        loss=totals.loss + jnp.sum(losses * keep),
+        correct=totals.correct + jnp.sum(hits * keep),
+        entropy=totals.entropy + jnp.sum(output_entropy(logits) * keep),
+        count=totals.count + jnp.sum(keep),
+    )
+
+
+@partial(jax.jit, static_argnames=("recipe", "mesh"), donate_argnames=("state", "totals"))
+def train_step(
+    state: State,
+    totals: Totals,
+    images: Array,
+    labels: Array,
+    order: Array,
+    index: Array,
+    alpha: Array,
+    key: Array,
+    *,
+    recipe: Recipe,
+    mesh: Mesh,
+) -> tuple[State, Totals]:
+    """One optimiser step on batch ``index`` of the epoch's ``order``.
+
+    Args:
+      state: parameters, statistics, optimiser.
+      totals: the epoch's sums so far.
+      images: all training images, uint8 ``(N, h, w, C)``, on the device.
+      labels: their classes, int32 ``(N,)``.
+      order: the epoch's permutation of ``0 … N - 1``.
+      index: number of the batch in the epoch.
+      alpha: label smoothing α of this epoch.
+      key: of the run's noise; the step's own key is folded from it and the step number.
+      recipe: what to compile for.
+      mesh: devices to spread the batch over.
+    """
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
+    batch = jax.lax.dynamic_slice(order, (index * recipe.batch_size,), (recipe.batch_size,))
+    batch = jax.lax.with_sharding_constraint(batch, jax.NamedSharding(mesh, PartitionSpec("data")))
+    seen = augment(augment_key, pixels(images[batch], recipe.size), kind=recipe.augment)
+    y = labels[batch]
+
+    def loss_of(params):
+        logits, changed = recipe.model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            normalise(seen),
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=["batch_stats"],
+        )
+        losses = cross_entropy(logits, soft_targets(y, recipe.num_classes, alpha))
+        return jnp.mean(losses), (losses, logits, changed.get("batch_stats", {}))
+
+    (loss, (losses, logits, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, optimiser = optimiser_for(recipe).update(gradient, state.optimiser, state.params)
+    updates = optax.tree.scale(state.plateau.scale, updates)
+    norm = optax.tree.norm(gradient)
+    bad = ~(jnp.isfinite(loss) & jnp.isfinite(norm)) & (totals.first_bad_step < 0)
+    totals = _measure(totals, logits, losses, y, jnp.ones_like(y, bool))._replace(
+        gradient_norm=totals.gradient_norm + norm,
+        first_bad_step=jnp.where(bad, state.step, totals.first_bad_step),
+    )
+    state = State(optax.apply_updates(state.params, updates), batch_stats, optimiser, state.plateau, state.step + 1)
+    return state, totals
+
+
+@partial(jax.jit, static_argnames=("recipe",), donate_argnames="totals")
+def _evaluate_batch(variables, totals, images, labels, mask, alpha, *, recipe):
+    logits = recipe.model.apply(variables, Prepare(recipe.size)(images), train=False)
+    losses = cross_entropy(logits, soft_targets(labels, recipe.num_classes, alpha))
+    return _measure(totals, logits, losses, labels, mask)
+
+
+def evaluate(variables: Any, split: Split, alpha: float, *, recipe: Recipe, mesh: Mesh) -> dict[str, float]:
+    """Loss against the smoothed targets (nats), accuracy and output entropy (nats) over a whole split."""
+    totals = parallel.replicate(Totals.zero(), mesh)
+    for batch in padded_batches(split, 256):
+        images, labels, mask = parallel.shard(batch, mesh)
+        totals = _evaluate_batch(variables, totals, images, labels, mask, jnp.float32(alpha), recipe=recipe)
+    return totals.means()
+
+
+@partial(jax.jit, static_argnames="recipe")
+def _after_epoch(plateau: Any, loss: Array, restart: Array, *, recipe: Recipe) -> Any:
+    """Tell the plateau rule the validation loss; start it afresh where the objective changes."""
+    rule = _plateau(recipe)
+    fresh = rule.init({})
+    plateau = jax.tree.map(lambda new, old: jnp.where(restart, new, old), fresh, plateau)
+    return rule.update({}, plateau, value=loss)[1]
+
+
+def fit(
+    state: State,
+    *,
+    recipe: Recipe,
+    config: Config,
+    train: Split,
+    validation: Split,
+    mesh: Mesh,
+    after_epoch: Callable[[int, State, dict[str, float]], None],
+    on_step: Callable[[int, int], None] = lambda epoch, step: None,
+    first_epoch: int = 0,
+) -> State:
+    """Train from ``first_epoch`` to ``config.training.epochs``.
+
+    A run is a function of (config, images): order, augmentation and dropout follow from the seed and the step number,
+    so continuing from a checkpointed state gives bit for bit what an uninterrupted run gives.
+
+    Args:
+      state: where to start, as :func:`init_state` or a checkpoint gives it; donated.
+      recipe: compiled shape of the run.
+      config: resolved configuration.
+      train: the target's training images.
+      validation: images for the plateau rule and the choice of the best epoch.
+      mesh: devices.
+      after_epoch: called with (epochs done, state, measurements) after each epoch; saves checkpoints.
+      on_step: called with (epoch, step within it), for progress bars.
+      first_epoch: epochs already done.
+
+    Returns:
+      The state after the last epoch.
+
+    Raises:
+      UserError: a batch larger than the training split; a loss that is not finite (names the step).
+    """
+    t = config.training
+    parallel.check_batch_size(t.batch_size, mesh)
+    if t.batch_size > len(train):
+        raise UserError(f"--batch-size {t.batch_size} is larger than the training split ({len(train)} images)")
+    key = jax.random.key(config.seed)
+    order_key, noise_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
+    images, labels = parallel.replicate(train.take(), mesh)
+    state = parallel.replicate(state, mesh)
+    steps = len(train) // t.batch_size
+    warmup = t.warmup_epochs or 0
+    for epoch in range(first_epoch, t.epochs):
+        alpha = 0.0 if epoch < warmup else t.ls
+        order = epoch_order(order_key, epoch, len(train))
+        totals = parallel.replicate(Totals.zero(), mesh)
+        for index in range(steps):
+            state, totals = train_step(
+                state, totals, images, labels, order, jnp.int32(index), jnp.float32(alpha), noise_key,
+                recipe=recipe, mesh=mesh,
+            )  # fmt: skip
+            on_step(epoch, index)
+        if (bad := int(totals.first_bad_step)) >= 0:
+            raise UserError(
+                f"the loss is not finite at step {bad} (epoch {epoch + 1}, alpha {alpha:g}, lr {t.lr:g}); the checkpoint "
+                "of the last good epoch is kept: lower --lr, bring --ls closer to 0 or lengthen --warmup-epochs"
+            )
+        held_out = evaluate(state.variables, validation, alpha, recipe=recipe, mesh=mesh)
+        scale = float(state.plateau.scale)
+        plateau = _after_epoch(
+            state.plateau, jnp.float32(held_out["loss"]), jnp.asarray(epoch == warmup > 0), recipe=recipe
+        )
+        state = state._replace(plateau=plateau)
+        measured = {
+            "alpha": alpha,
+            "lr": t.lr * scale,
+            "gradient_norm": float(totals.gradient_norm) / steps,
+            **{f"train_{name}": value for name, value in totals.means().items()},
+            **{f"validation_{name}": value for name, value in held_out.items()},
+        }
+        after_epoch(epoch + 1, state, measured)
+    return state

@@ -1,0 +1,33 @@
+"""One mesh axis, ``data``: batches are spread over it, the state is on every device. One device is the 1-mesh."""
+
+from typing import TypeVar
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from gpz_jax.errors import UserError
+
+T = TypeVar("T")
+
+
+def data_mesh() -> Mesh:
+    """All devices along one axis named ``data``."""
+    # Auto axes: under the default (Explicit) ones Linen's Dropout fails with a ShardingTypeError.
+    return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
+
+
+def replicate(tree: T, mesh: Mesh) -> T:
+    """The same values on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard(batch: T, mesh: Mesh) -> T:
+    """Spread the leading axis over the devices; a batch that does not divide evenly is replicated instead."""
+    even = all(leaf.shape[0] % mesh.size == 0 for leaf in jax.tree.leaves(batch))
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data") if even else PartitionSpec()))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raise :class:`UserError` unless every device gets the same number of images."""
+    if batch_size % mesh.size:
+        raise UserError(f"--batch-size {batch_size} must be a multiple of the {mesh.size} devices it is spread over")

@@ -1,0 +1,336 @@
+"""The run folder: what a run writes, and how it is read again. Nothing in it is a pickle.
+
+  runs/NAME/
+    config.json       everything resolved: settings, versions of the packages, fingerprint of the data, classes, channels
+    metrics.jsonl     one line an epoch, and the radius of every cut after it
+    dynamics.zarr     the same, labelled: xarray, epoch x cut x class
+    checkpoints/      Orbax, one folder an epoch: the last two and the best
+    probe/            a table and a labelled record for every probe
+    attacks/          one folder a cut and decoder
+    figures/
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from gpz_jax.config import Config, from_mapping
+from gpz_jax.errors import UserError
+from gpz_jax.training.classifier import State
+
+_PACKAGES = ("gpz-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "dm-pix")
+
+
+class Run(NamedTuple):
+    """A run folder and what its config.json says."""
+
+    folder: Path
+    config: Config
+    fingerprint: str
+    num_classes: int
+    channels: int
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a line, one line an epoch."""
+        return self.folder / "metrics.jsonl"
+
+    def subfolder(self, *names: str) -> Path:
+        """A folder inside the run folder, made if it is not there."""
+        return make_folder(self.folder.joinpath(*names))
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder and its parents. Raises :class:`UserError` if that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("not writable")
+    except OSError as error:
+        raise UserError(f"cannot write to folder {folder}: {error.strerror or error}; choose another with --run") from None
+    return folder
+
+
+def readable_name(config: Config) -> str:
+    """``digits-cnn16-ls0.3-seed0``: what a run is, at a glance."""
+    data = config.data.data.replace("/", "_")
+    return f"{data}-{config.model.model}{config.model.width}-ls{config.training.ls:g}-seed{config.seed}"
+
+
+def start(config: Config, *, folder: str | None, resume: bool, fingerprint: str, num_classes: int, channels: int) -> Run:
+    """A new run folder, or with ``resume`` the one that is there.
+
+    Args:
+      config: the resolved configuration.
+      folder: where; ``None`` for ``runs/`` and a readable name (numbered if that is taken, unless resuming).
+      resume: continue what is in the folder; if there is nothing, start.
+      fingerprint: of the data, as ``sources.fingerprint`` gives it.
+      num_classes: K.
+      channels: of the images.
+
+    Raises:
+      UserError: the folder holds a run and ``resume`` is off; it holds a run of another configuration or other
+        images; it cannot be written.
+    """
+    path = Path(folder) if folder else Path("runs") / readable_name(config)
+    if folder is None and not resume:
+        path = _free(path)
+    run = Run(path.absolute(), config, fingerprint, num_classes, channels)
+    if (path / "config.json").exists():
+        if not resume:
+            raise UserError(f"{path} already holds a run; continue it with --resume or choose another folder with --run")
+        _check_same(open_run(path), run)
+    elif path.exists() and path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} is not empty and holds no config.json, so it is no run folder; choose another with --run")
+    make_folder(run.folder)
+    write_json(
+        run.folder / "config.json",
+        {
+            "config": dataclasses.asdict(config),
+            "fingerprint": fingerprint,
+            "num_classes": num_classes,
+            "channels": channels,
+            "versions": {name: _version(name) for name in _PACKAGES},
+            "devices": [str(device) for device in jax.devices()],
+        },
+    )
+    return run
+
+
+def open_run(folder: str | Path) -> Run:
+    """Read a run folder's config.json. Raises :class:`UserError` if it is not a run folder."""
+    path = Path(folder)
+    file = path / "config.json"
+    if not file.is_file():
+        known = sorted(str(p.parent) for p in path.parent.glob("*/config.json")) if path.parent.is_dir() else []
+        hint = f"; runs beside it: {', '.join(known[:5])}" if known else "; make one with python -m gpz_jax.train"
+        raise UserError(f"{path} is not a run folder (no config.json){hint}")
+    try:
+        written = json.loads(file.read_text())
+        config = from_mapping(Config, written["config"], where=str(file))
+        fields = (str(written["fingerprint"]), int(written["num_classes"]), int(written["channels"]))
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}); is it a gpz_jax run?") from None
+    return Run(path.absolute(), config, *fields)
+
+
+def differences(ours: Config, theirs: Config) -> list[str]:
+    """What two configurations differ in, one ``name ours (not theirs)`` each; where the data lie does not count."""
+    found = []
+    for section in ("data", "model", "training"):
+        a, b = getattr(ours, section), getattr(theirs, section)
+        for field in dataclasses.fields(a):
+            x, y = getattr(a, field.name), getattr(b, field.name)
+            if field.name != "data_dir" and x != y:
+                found.append(f"{field.name.replace('_', '-')} {x} (not {y})")
+    if ours.seed != theirs.seed:
+        found.append(f"seed {ours.seed} (not {theirs.seed})")
+    return found
+
+
+def _check_same(old: Run, new: Run) -> None:
+    longer = dataclasses.replace(
+        old.config.training,
+        epochs=max(old.config.training.epochs, new.config.training.epochs),
+        warmup_epochs=old.config.training.warmup_epochs,
+    )
+    if found := differences(dataclasses.replace(old.config, training=longer), new.config):
+        raise UserError(
+            f"{old.folder} holds a run of another configuration: {'; '.join(found)}; "
+            "resume it with its own flags or choose another folder with --run"
+        )
+    if old.fingerprint != new.fingerprint:
+        raise UserError(f"{old.folder} was trained on other images than --data {new.config.data.data} now holds")
+
+
+def _free(path: Path) -> Path:
+    number, free = 2, path
+    while free.exists():
+        free, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return free
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON so that a reader never sees half of it."""
+    _write_atomically(file, json.dumps(value, indent=2))
+
+
+def _write_atomically(file: Path, text: str) -> None:
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text)
+    partial.replace(file)
+
+
+# Metrics -------------------------------------------------------------------------------------------------------------
+
+
+def append_metrics(run: Run, record: dict[str, Any]) -> None:
+    """Add one line to metrics.jsonl; on disk before this returns."""
+    with run.metrics_file.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_metrics(run: Run) -> list[dict[str, Any]]:
+    """The epochs of metrics.jsonl; a last line cut short by a crash is left out."""
+    if not run.metrics_file.exists():
+        return []
+    records = []
+    for line in run.metrics_file.read_text().splitlines():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def keep_epochs(run: Run, epochs: int) -> None:
+    """Drop what metrics.jsonl says of epochs after ``epochs``: a resumed run will write them again."""
+    kept = [record for record in read_metrics(run) if record["epoch"] <= epochs]
+    _write_atomically(run.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+def dynamics(run: Run):
+    """The radius of every cut and class after every epoch, as an ``xarray.Dataset`` (epoch x cut x class)."""
+    import xarray as xr
+
+    records = read_metrics(run)
+    cuts = list(records[0]["cuts"]) if records else []
+
+    def stack(name: str) -> np.ndarray:
+        return np.array([[record["cuts"][cut][name] for cut in cuts] for record in records], np.float64)
+
+    scalars = [key for key in (records[0] if records else {}) if key not in ("epoch", "cuts")]
+    return xr.Dataset(
+        {
+            "radius": (("epoch", "cut", "class"), stack("radius"), {"long_name": "R_c^2", "units": "squared units of z"}),
+            "within": (("epoch", "cut"), stack("within"), {"long_name": "within-class scatter W"}),
+            "share": (("epoch", "cut"), stack("share"), {"long_name": "rho = W / (W + B)", "units": "1"}),
+            **{name: ("epoch", np.array([record[name] for record in records], np.float64)) for name in scalars},
+        },
+        coords={
+            "epoch": [record["epoch"] for record in records],
+            "cut": cuts,
+            "class": np.arange(run.num_classes),
+            "dimension": ("cut", [records[0]["cuts"][cut]["dimension"] for cut in cuts] if records else []),
+        },
+        attrs={"split": "validation", "labels": "true"},
+    )
+
+
+def write_zarr(dataset, folder: Path) -> None:
+    """Write an ``xarray.Dataset`` so that a reader never sees half of it."""
+    import shutil
+
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    with warnings.catch_warnings():
+        # zarr 3 warns that its encoding of strings is not final; xarray reads what it wrote.
+        warnings.simplefilter("ignore")
+        dataset.to_zarr(partial, mode="w", consolidated=False)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+# Checkpoints ---------------------------------------------------------------------------------------------------------
+
+
+class Loaded(NamedTuple):
+    """A state read back, the epochs it has behind it, and what had to be said about the way there."""
+
+    state: State
+    epoch: int
+    notes: tuple[str, ...]
+
+
+class Checkpoints:
+    """The run's checkpoints: the last two, and the best by validation accuracy (ties: by validation loss).
+
+    Orbax's v1 API is still marked experimental; this is the only place that uses it.
+    """
+
+    def __init__(self, run: Run):
+        from orbax.checkpoint import v1 as ocp
+
+        policies = ocp.training.preservation_policies
+        self._checkpointer = ocp.training.Checkpointer(
+            run.subfolder("checkpoints"),
+            preservation_policy=policies.AnyPreservationPolicy(
+                [
+                    policies.LatestN(2),
+                    policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False),
+                ]
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._checkpointer.close()
+
+    def save(self, epoch: int, state: State, *, accuracy: float, loss: float, candidate: bool) -> None:
+        """Save the state after ``epoch`` epochs; ``candidate`` for the best (not while warming up)."""
+        metrics = {"accuracy": accuracy, "loss": loss} if candidate else None
+        self._checkpointer.save(epoch, state, metrics=metrics, overwrite=True)
+
+    def latest(self, abstract: State) -> Loaded | None:
+        """The last checkpoint that can be read, or None if there is none at all."""
+        return self._first_readable([c.step for c in reversed(self._checkpointer.checkpoints)], abstract)
+
+    def best(self, abstract: State) -> Loaded | None:
+        """The best checkpoint by validation that can be read, or None if there is none at all."""
+        ranked = sorted(
+            (c for c in self._checkpointer.checkpoints if c.metrics), key=lambda c: _rank(c.metrics), reverse=True
+        )
+        steps = [c.step for c in ranked]
+        rest = [c.step for c in reversed(self._checkpointer.checkpoints) if c.step not in steps]
+        return self._first_readable(steps + rest, abstract)
+
+    def _first_readable(self, steps: Iterable[int], abstract: State) -> Loaded | None:
+        notes: list[str] = []
+        for step in steps:
+            try:
+                return Loaded(self._checkpointer.load(step, abstract), step, tuple(notes))
+            except Exception as error:  # whatever a damaged file makes of itself: the one before is tried
+                notes.append(f"checkpoint of epoch {step} cannot be read ({_brief(error)}); falling back to another")
+        if notes:
+            raise UserError(f"no checkpoint in {self._checkpointer.directory} can be read: {notes[-1]}")
+        return None
+
+
+def save_tree(folder: Path, tree: Any) -> None:
+    """Save a pytree of arrays (an attacker's decoder) with Orbax; replaces what is there."""
+    import shutil
+
+    from orbax.checkpoint import v1 as ocp
+
+    shutil.rmtree(folder, ignore_errors=True)
+    ocp.save(folder.absolute(), tree)
+
+
+def _rank(metrics: Any) -> tuple[float, float]:
+    return (metrics["accuracy"], -metrics["loss"])
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:120]}"
