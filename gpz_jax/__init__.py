@@ -1,1 +1,66 @@
-"""placeholder"""
+"""Where should a network be cut between edge and cloud so that what is sent cannot be turned back into the input?
+
+Importing this does no I/O and starts no device. The names below are what the commands themselves use::
+
+    network = gpz_jax.tap(model, variables, x)                    # any Flax Linen model
+    gpz_jax.valid_cuts(network, variables, x)                     # does information bypass a cut?
+    moments = gpz_jax.measure(network, variables, batches, 10)    # R_c² of every cut in one pass
+
+Whole runs (train, probe, attack a run folder) are functions of ``gpz_jax.workflow``.
+"""
+
+from gpz_jax.analysis.bounds import decision_bound, feature_bound, information_ceiling, quantiser
+from gpz_jax.analysis.labels import cluster_labels, predicted_labels
+from gpz_jax.analysis.null import null_variables
+from gpz_jax.analysis.radius import Moments, deviations, measure, merge, radius, scatter, summarise, update
+from gpz_jax.analysis.zone import LayerStatistics, Zone, bootstrap_shares, locate, null_rule, paper_rule
+from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, ProbeConfig, TrainingConfig
+from gpz_jax.errors import UserError
+from gpz_jax.inversion.decoder import Decoder, TransposedConv, decoder_for
+from gpz_jax.models import CNN
+from gpz_jax.taps import Tap, TappedNetwork, split_at, tap, tap_shapes, valid_cuts
+from gpz_jax.targets import cross_entropy, output_entropy, soft_targets
+
+__all__ = [
+    "CNN",
+    "AttackConfig",
+    "Config",
+    "DataConfig",
+    "Decoder",
+    "LayerStatistics",
+    "ModelConfig",
+    "Moments",
+    "ProbeConfig",
+    "Tap",
+    "TappedNetwork",
+    "TrainingConfig",
+    "TransposedConv",
+    "UserError",
+    "Zone",
+    "bootstrap_shares",
+    "cluster_labels",
+    "cross_entropy",
+    "decision_bound",
+    "decoder_for",
+    "deviations",
+    "feature_bound",
+    "information_ceiling",
+    "locate",
+    "measure",
+    "merge",
+    "null_rule",
+    "null_variables",
+    "output_entropy",
+    "paper_rule",
+    "predicted_labels",
+    "quantiser",
+    "radius",
+    "scatter",
+    "soft_targets",
+    "split_at",
+    "summarise",
+    "tap",
+    "tap_shapes",
+    "update",
+    "valid_cuts",
+]

@@ -10,8 +10,8 @@ from gpz_jax.config import AttackConfig, RunIdentity, parse
 from gpz_jax.errors import one_line_errors
 from gpz_jax.reporting import tables
 
-DESCRIPTION = """Train a decoder on the attacker's images to rebuild the input from what is sent at each cut, and score it
-on test images against two floors: the mean image, and the class mean (what the label alone gives). Prints one table;
+DESCRIPTION = """Train a decoder on the attacker's images to rebuild the input from what is sent at each cut, and score
+it on test images against two floors: the mean image, and the class mean (what the label alone gives). Prints a table;
 writes RUN/attacks/ and a grid of originals over reconstructions. Examples:
 
   python -m gpz_jax.attack runs/digits-cnn16-ls0.3-seed0 --cut block_4 --cut logits

@@ -20,7 +20,8 @@ class DataConfig:
     """Which images, and who may see them."""
 
     data: str = "digits"
-    """Data set: 'digits' (scikit-learn's, bundled), NAME of DATA_DIR/NAME.npz or of a folder DATA_DIR/NAME/train/CLASS/*.png, or a TensorFlow Datasets name (needs gpz-jax[tfds])."""
+    """Data set: 'digits' (scikit-learn's, bundled), NAME of DATA_DIR/NAME.npz or of a folder
+    DATA_DIR/NAME/train/CLASS/*.png, or a TensorFlow Datasets name (needs gpz-jax[tfds])."""
     data_dir: str = "data"
     """Folder that holds the .npz files and image folders."""
     aux: str | None = None
@@ -44,7 +45,8 @@ class ModelConfig:
     width: int = 16
     """Channels of the first block (the paper: 64)."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the convolutions: 'auto' is bfloat16 on GPUs and TPUs, float32 on CPUs. Batch-norm statistics and the head stay float32."""
+    """Of the convolutions: 'auto' is bfloat16 on GPUs and TPUs, float32 on CPUs. Batch-norm statistics and the head
+    stay float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,8 @@ class TrainingConfig:
     ls: float = 0.0
     """Label smoothing alpha: 0 one-hot, above 0 LS+ (the paper: 0.3), below 0 LS- (the paper: -0.05)."""
     warmup_epochs: int | None = None
-    """Epochs of one-hot before alpha sets in; default: a quarter of the epochs for alpha < 0 (whose loss has no lower bound), else 0."""
+    """Epochs of one-hot before alpha sets in; default: a quarter of the epochs for alpha < 0 (whose loss has no lower
+    bound), else 0."""
     epochs: int = 40
     """Passes over the training images (the paper: 300)."""
     batch_size: int = 128
@@ -76,13 +79,14 @@ class ProbeConfig:
     limit: int | None = None
     """Measure on no more than this many images (the first ones of the split)."""
     labels: Literal["true", "predicted", "kmeans"] = "true"
-    """Classes: true labels, the network's predictions (as in the paper's release), or K clusters of the layer before the logits."""
+    """Classes: true labels, the network's predictions (as in the paper's release), or K clusters of the layer before
+    the logits."""
     unbiased: bool = False
     """Divide by N_c - 1 instead of N_c."""
     null_seeds: int = 5
-    """Untrained calibrated copies to hold the evidence against; 0 to leave the null model out, at least 2 for rule 'null'."""
+    """Untrained calibrated copies to hold the evidence against; 0 for no null model, at least 2 for rule 'null'."""
     rule: tuple[str, ...] = ()
-    """Rule that locates the zone, 'paper' or 'null'; repeat the flag for several. Default: every rule that can run."""
+    """Rule that locates the zone, 'paper' or 'null'; repeat the flag for several. Default: all that can run."""
     bootstrap: int = 1000
     """Resamples of the images behind every interval."""
     quantiser: Literal["float32", "bfloat16", "uint8"] = "uint8"
@@ -254,9 +258,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 # From flags ----------------------------------------------------------------------------------------------------------
 
 
-def parse(
-    command: type[T], argv: Sequence[str], *, prog: str, description: str, sections: Sequence[str] = ()
-) -> T:
+def parse(command: type[T], argv: Sequence[str], *, prog: str, description: str, sections: Sequence[str] = ()) -> T:
     """Parse a command's flags over its ``--config`` file over the defaults.
 
     Args:
@@ -349,7 +351,7 @@ def _without_repeatable(settings: T, argv: Sequence[str]) -> T:
 
 
 def _condensed(box: str, argv: Sequence[str], flags: list[str], prog: str) -> str:
-    """tyro's boxed complaint as one line; unknown flags get the nearest known one."""
+    """Tyro's boxed complaint as one line; unknown flags get the nearest known one."""
     lines = [line.strip("│ ").strip() for line in box.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("╭", "╰"))]
     rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))

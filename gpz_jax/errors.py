@@ -38,7 +38,10 @@ def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
             print(f"gpz: error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
-            print("gpz: stopped; everything up to the last checkpoint is kept, --resume continues", file=sys.stderr)
+            print(
+                "gpz: stopped; everything up to the last checkpoint is kept, --resume continues",
+                file=sys.stderr,
+            )
             sys.exit(130)
 
     return wrapped

@@ -246,10 +246,7 @@ def _visit(model, variables, x, arguments, at_cut: Callable[[str, Any, nn.Module
             return value
         module = context.module
         path = module.path
-        if path == ():
-            name = LOGITS
-        else:
-            name = path[-1] if isinstance(module, Tap) else "/".join(path)
+        name = (path[-1] if isinstance(module, Tap) else "/".join(path)) if path else LOGITS
         if get_opaque_trace_state(convention="flax") != home:
             inside.add(name)
             return value

@@ -20,15 +20,13 @@ def _read(network, variables, x, *, cut):
     return z.reshape(z.shape[0], -1).astype(jnp.float32)
 
 
-def predicted_labels(
-    network: TappedNetwork, variables: Any, batches: Iterable[Batch]
-) -> Int32[np.ndarray, " N"]:
+def predicted_labels(network: TappedNetwork, variables: Any, batches: Iterable[Batch]) -> Int32[np.ndarray, " N"]:
     """The class the network predicts for every image, ``(N,)`` (what the paper's released probe uses).
 
     Args:
       network: the tapped network.
       variables: its variables.
-      batches: ``(x, labels, mask)``, as for ``radius.probe``; the labels are not looked at.
+      batches: ``(x, labels, mask)``, as for ``radius.measure``; the labels are not looked at.
     """
     found = [
         np.asarray(jnp.argmax(_read(network, variables, x, cut=LOGITS), axis=1))[np.asarray(mask)]

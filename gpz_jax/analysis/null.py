@@ -5,12 +5,15 @@ accumulated scale or the dimension changes. What training did is what is left be
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+
+from gpz_jax.errors import UserError
 
 
 def null_variables(
@@ -44,31 +47,33 @@ def null_variables(
     """
     init_key, noise_key = jax.random.split(key)
     variables, sums, count = None, None, 0
-
-    @jax.jit
-    def batch_statistics(variables, x, key):
-        def run(value: float):
-            stats = jax.tree.map(lambda s: jnp.full_like(s, value), variables["batch_stats"])
-            _, new = model.apply(
-                {**variables, "batch_stats": stats},
-                x,
-                **{train_argument: True},
-                rngs={"dropout": key},
-                mutable=["batch_stats"],
-            )
-            return new["batch_stats"]
-
-        zeros, ones = run(0.0), run(1.0)
-        return jax.tree.map(lambda a, b: a / jnp.maximum(1 - (b - a), 1e-6), zeros, ones)
-
     for x in batches:
         if variables is None:
-            variables = jax.jit(model.init)(init_key, x)
+            variables = _init(init_key, x, model=model)
             if "batch_stats" not in variables:
                 return dict(variables)
-        found = batch_statistics(variables, x, jax.random.fold_in(noise_key, count))
+        noise = jax.random.fold_in(noise_key, count)
+        found = _batch_statistics(variables, x, noise, model=model, train_argument=train_argument)
         sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
         count += 1
     if variables is None:
-        raise ValueError("no batches to calibrate on")
+        raise UserError("there are no images to calibrate the null model on")
     return {**variables, "batch_stats": jax.tree.map(lambda s: s / count, sums)}
+
+
+@partial(jax.jit, static_argnames="model")
+def _init(key, x, *, model):
+    return model.init(key, x)
+
+
+@partial(jax.jit, static_argnames=("model", "train_argument"))
+def _batch_statistics(variables, x, key, *, model, train_argument):
+    def run(value: float):
+        stats = jax.tree.map(lambda s: jnp.full_like(s, value), variables["batch_stats"])
+        train: Any = {train_argument: True}
+        values = {**variables, "batch_stats": stats}
+        _, new = model.apply(values, x, rngs={"dropout": key}, mutable=["batch_stats"], **train)
+        return new["batch_stats"]
+
+    zeros, ones = run(0.0), run(1.0)
+    return jax.tree.map(lambda a, b: a / jnp.maximum(1 - (b - a), 1e-6), zeros, ones)

@@ -39,7 +39,7 @@ class Moments(NamedTuple):
       scatter: Σ_{i in c} ||z_i - μ_c||², ``(K,)`` float32.
     """
 
-    count: Int[Array, " K"]
+    count: Int[Array, " K"]  # pyright: ignore[reportIncompatibleMethodOverride]
     origin: Float[Array, "K D"]
     offset: Float[Array, "K D"]
     scatter: Float[Array, " K"]
@@ -169,6 +169,21 @@ def scatter(moments: Moments, *, unbiased: bool = False) -> Scatter:
     return Scatter(within, between, share)
 
 
+class Summary(NamedTuple):
+    """What one cut's moments come to: R_c² of every class ``(K,)``, and W, B, ρ."""
+
+    radius: Float[Array, " K"]
+    within: Float[Array, ""]
+    between: Float[Array, ""]
+    share: Float[Array, ""]
+
+
+@partial(jax.jit, static_argnames="unbiased")
+def summarise(moments: dict[str, Moments], *, unbiased: bool = False) -> dict[str, Summary]:
+    """:func:`radius` and :func:`scatter` of every cut, compiled together (keys come back sorted, as from any jit)."""
+    return {cut: Summary(radius(m, unbiased=unbiased), *scatter(m, unbiased=unbiased)) for cut, m in moments.items()}
+
+
 Batch = tuple[Any, Any, Any]
 
 
@@ -178,9 +193,7 @@ def _add_batch(network, variables, moments, x, labels, mask):
     return {cut: update(moments[cut], taps[cut], labels, mask) for cut in network.cuts}
 
 
-def probe(
-    network: TappedNetwork, variables: Any, batches: Iterable[Batch], num_classes: int
-) -> dict[str, Moments]:
+def measure(network: TappedNetwork, variables: Any, batches: Iterable[Batch], num_classes: int) -> dict[str, Moments]:
     """The moments of every cut, in one pass over the images.
 
     Args:
@@ -201,7 +214,7 @@ def probe(
       >>> from gpz_jax.taps import tap
       >>> model, x = nn.Dense(3), jnp.arange(8.0).reshape(4, 2)
       >>> variables = model.init(jax.random.key(0), x)
-      >>> found = probe(tap(model, variables, x), variables, [(x, np.array([0, 0, 1, 1]), np.ones(4, bool))], 2)
+      >>> found = measure(tap(model, variables, x), variables, [(x, np.array([0, 0, 1, 1]), np.ones(4, bool))], 2)
       >>> found["logits"].count.tolist()
       [2, 2]
     """
@@ -245,7 +258,7 @@ def deviations(
       network: the tapped network.
       variables: its variables.
       batches: the same batches that ``moments`` came from.
-      moments: what :func:`probe` returned.
+      moments: what :func:`measure` returned.
 
     Returns:
       r and t, ``(L, N)`` float32 on the host; L cuts in the network's order.

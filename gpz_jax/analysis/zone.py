@@ -92,9 +92,7 @@ def paper_rule(stats: LayerStatistics, *, threshold: float = 0.2) -> Zone:
     _refuse(~np.isfinite(radius), "radius", radius, cuts, "a finite number")
 
     drop = np.full(len(cuts), np.nan)
-    drop[1:] = np.divide(
-        radius[:-1] - radius[1:], radius[:-1], out=np.zeros(len(cuts) - 1), where=radius[:-1] != 0
-    )
+    drop[1:] = np.divide(radius[:-1] - radius[1:], radius[:-1], out=np.zeros(len(cuts) - 1), where=radius[:-1] != 0)
     order = 1 + np.argsort(-drop[1:], kind="stable")  # stable: ties go to the earlier cut
     first = int(order[0])
     chosen = [first]
@@ -107,9 +105,7 @@ def paper_rule(stats: LayerStatistics, *, threshold: float = 0.2) -> Zone:
             reason += f"; no change of {threshold:.0%} or more lies between, so only the first counts"
         else:
             chosen.append(second)
-            reason += (
-                f"; a change of {between.max():.1%} lies between (threshold {threshold:.0%}), so both count"
-            )
+            reason += f"; a change of {between.max():.1%} lies between (threshold {threshold:.0%}), so both count"
     low, high = np.full((2, len(cuts)), np.nan)
     return Zone("paper", tuple(cuts[j] for j in sorted(chosen)), cuts[first], drop, low, high, reason)
 
@@ -153,9 +149,7 @@ def null_rule(stats: LayerStatistics, *, confidence: float = 0.99) -> Zone:
 
     cuts = stats.cuts
     if not 0 < confidence < 1:
-        raise UserError(
-            f"the null rule's confidence is {confidence}: give a number between 0 and 1, such as 0.99"
-        )
+        raise UserError(f"the null rule's confidence is {confidence}: give a number between 0 and 1, such as 0.99")
     copies = 0 if stats.rho_null is None else len(stats.rho_null)
     if copies < 2:
         raise UserError(
@@ -263,9 +257,7 @@ def bootstrap_shares(
     """
     samples = within.shape[-1]
     if samples < 1 or replicates < 1:
-        raise UserError(
-            f"a bootstrap needs samples and replicates: got {samples} and {replicates}, give 1 or more"
-        )
+        raise UserError(f"a bootstrap needs samples and replicates: got {samples} and {replicates}, give 1 or more")
     r = within.reshape(-1, samples).T.astype(np.float64)
     t = total.reshape(-1, samples).T.astype(np.float64)
     rng = np.random.default_rng(seed)
@@ -273,9 +265,7 @@ def bootstrap_shares(
     for start in range(0, replicates, _CHUNK):
         rows = min(_CHUNK, replicates - start)
         drawn = rng.integers(samples, size=(rows, samples)) + samples * np.arange(rows)[:, None]
-        weights = (
-            np.bincount(drawn.ravel(), minlength=rows * samples).reshape(rows, samples).astype(np.float64)
-        )
+        weights = np.bincount(drawn.ravel(), minlength=rows * samples).reshape(rows, samples).astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):  # 0/0 at a layer where nothing varies
             shares[start : start + rows] = (weights @ r) / (weights @ t)
     return shares.reshape(replicates, *within.shape[:-1])
@@ -293,9 +283,7 @@ def _per_cut(name: str, values, cuts: tuple[str, ...]) -> np.ndarray:
 def _refuse(bad: np.ndarray, name: str, values: np.ndarray, cuts: tuple[str, ...], need: str) -> None:
     if bad.any():
         where = tuple(np.argwhere(bad)[0])
-        raise UserError(
-            f"{name} at cut {cuts[where[-1]]!r} is {values[where]}, not {need}: leave that cut out"
-        )
+        raise UserError(f"{name} at cut {cuts[where[-1]]!r} is {values[where]}, not {need}: leave that cut out")
 
 
 def _log_share(name: str, values, cuts: tuple[str, ...]) -> np.ndarray:

@@ -46,7 +46,12 @@ def probe_rows(record) -> list[dict[str, Any]]:
     rows = []
     for i, cut in enumerate(record.cut.values):
         at = record.isel(cut=i)
-        row = {"cut": str(cut), "shape": str(at["shape"].values), "D": int(at.dimension), "valid": bool(at.valid)}
+        row = {
+            "cut": str(cut),
+            "shape": str(at["shape"].values),
+            "D": int(at.dimension),
+            "valid": bool(at.valid),
+        }
         for name in (
             "radius", "radius_per_dimension", "share", "share_null", "evidence", "evidence_low", "evidence_high",
             "drop", "drop_null", "feature_bound", "decision_bound", "information_ceiling",
@@ -63,8 +68,8 @@ def probe_table(record) -> Table:
     labels = {"true": "", "predicted": ", predicted labels", "kmeans": ", k-means clusters"}[record.attrs["labels"]]
     table = Table(
         title=f"{record.attrs['run']}: {record.attrs['images']} {record.attrs['split']} images{labels}",
-        caption=f"R_c^2 within-class radius; rho = W/(W+B); evidence = ln rho_null - ln rho, 95 % interval; drop of R_c^2 "
-        f"from the cut before; h, H in nats; H(X|Z) drop: at most, sent as {record.attrs['quantiser']}",
+        caption="R_c^2 within-class radius; rho = W/(W+B); evidence = ln rho_null - ln rho, 95 % interval; "
+        f"drop of R_c^2 from the cut before; h, H in nats; H(X|Z) drop: at most, sent as {record.attrs['quantiser']}",
     )
     rules = [str(rule) for rule in record.rule.values]
     heads = (
@@ -97,10 +102,21 @@ def attack_table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
     """
     table = Table(
         title=title,
-        caption="mse per element, pixels in [0, 1]; /class mean: mse over that of the class-mean floor, 1 or more means "
-        "that z gave no more than the label; _paper: the paper's conventions (summed over channels; PSNR of batches)",
+        caption="mse per element, pixels in [0, 1]; /class mean: mse over that of the class-mean floor, 1 or more "
+        "means that z gave no more than the label; _paper: as in the paper (summed over channels; PSNR of batches)",
     )
-    for head in ("cut", "D", "decoder", "mse", "/class mean", "mse_paper", "psnr", "psnr_paper", "ssim", "cosine"):
+    for head in (
+        "cut",
+        "D",
+        "decoder",
+        "mse",
+        "/class mean",
+        "mse_paper",
+        "psnr",
+        "psnr_paper",
+        "ssim",
+        "cosine",
+    ):
         table.add_column(head, justify="left" if head in ("cut", "decoder") else "right")
     table.add_column("loss flattened?")
     for result in results:

@@ -83,7 +83,11 @@ def _plateau() -> optax.GradientTransformationExtraArgs:
     return optax.contrib.reduce_on_plateau(factor=0.5, patience=5)
 
 
-@partial(jax.jit, static_argnames=("edge", "decoder", "size", "batch_size", "lr", "mesh"), donate_argnames="attacker")
+@partial(
+    jax.jit,
+    static_argnames=("edge", "decoder", "size", "batch_size", "lr", "mesh"),
+    donate_argnames="attacker",
+)
 def attack_step(attacker, victim, images, order, index, *, edge, decoder, size, batch_size, lr, mesh):
     """One step of the decoder on batch ``index``: least squares in pixels, un-normalised, in [0, 1]."""
     batch = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))

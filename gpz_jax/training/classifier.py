@@ -109,18 +109,19 @@ class Totals(NamedTuple):
     loss: Array
     correct: Array
     entropy: Array
-    count: Array
+    images: Array
     gradient_norm: Array
     first_bad_step: Array  # -1 while every loss is finite
 
     @staticmethod
     def zero() -> "Totals":
         """No images yet."""
-        return Totals(*(jnp.zeros((), jnp.float32) for _ in range(5)), jnp.full((), -1, jnp.int32))
+        loss, correct, entropy, images, norm = (jnp.zeros((), jnp.float32) for _ in range(5))
+        return Totals(loss, correct, entropy, images, norm, jnp.full((), -1, jnp.int32))
 
     def means(self) -> dict[str, float]:
         """Loss (nats), accuracy and output entropy (nats) per image, as Python numbers."""
-        count = max(float(self.count), 1.0)
+        count = max(float(self.images), 1.0)
         return {
             "loss": float(self.loss) / count,
             "accuracy": float(self.correct) / count,
@@ -135,7 +136,7 @@ def _measure(totals: Totals, logits: Array, losses: Array, labels: Array, mask: 
         loss=totals.loss + jnp.sum(losses * keep),
         correct=totals.correct + jnp.sum(hits * keep),
         entropy=totals.entropy + jnp.sum(output_entropy(logits) * keep),
-        count=totals.count + jnp.sum(keep),
+        images=totals.images + jnp.sum(keep),
     )
 
 
@@ -278,8 +279,9 @@ def fit(
             on_step(epoch, index)
         if (bad := int(totals.first_bad_step)) >= 0:
             raise UserError(
-                f"the loss is not finite at step {bad} (epoch {epoch + 1}, alpha {alpha:g}, lr {t.lr:g}); the checkpoint "
-                "of the last good epoch is kept: lower --lr, bring --ls closer to 0 or lengthen --warmup-epochs"
+                f"the loss is not finite at step {bad} (epoch {epoch + 1}, alpha {alpha:g}, lr {t.lr:g}); the "
+                "checkpoint of the last good epoch is kept: lower --lr, bring --ls closer to 0 or lengthen "
+                "--warmup-epochs"
             )
         held_out = evaluate(state.variables, validation, alpha, recipe=recipe, mesh=mesh)
         scale = float(state.plateau.scale)

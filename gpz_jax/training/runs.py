@@ -1,13 +1,13 @@
 """The run folder: what a run writes, and how it is read again. Nothing in it is a pickle.
 
-  runs/NAME/
-    config.json       everything resolved: settings, versions of the packages, fingerprint of the data, classes, channels
-    metrics.jsonl     one line an epoch, and the radius of every cut after it
-    dynamics.zarr     the same, labelled: xarray, epoch x cut x class
-    checkpoints/      Orbax, one folder an epoch: the last two and the best
-    probe/            a table and a labelled record for every probe
-    attacks/          one folder a cut and decoder
-    figures/
+runs/NAME/
+  config.json       everything resolved: settings, versions of the packages, fingerprint of the data, classes, channels
+  metrics.jsonl     one line an epoch, and the radius of every cut after it
+  dynamics.zarr     the same, labelled: xarray, epoch x cut x class
+  checkpoints/      Orbax, one folder an epoch: the last two and the best
+  probe/            a table and a labelled record for every probe
+  attacks/          one folder a cut and decoder
+  figures/
 """
 
 import dataclasses
@@ -55,7 +55,9 @@ def make_folder(folder: Path) -> Path:
         if not os.access(folder, os.W_OK):
             raise PermissionError("not writable")
     except OSError as error:
-        raise UserError(f"cannot write to folder {folder}: {error.strerror or error}; choose another with --run") from None
+        raise UserError(
+            f"cannot write to folder {folder}: {error.strerror or error}; choose another with --run"
+        ) from None
     return folder
 
 
@@ -65,7 +67,9 @@ def readable_name(config: Config) -> str:
     return f"{data}-{config.model.model}{config.model.width}-ls{config.training.ls:g}-seed{config.seed}"
 
 
-def start(config: Config, *, folder: str | None, resume: bool, fingerprint: str, num_classes: int, channels: int) -> Run:
+def start(
+    config: Config, *, folder: str | None, resume: bool, fingerprint: str, num_classes: int, channels: int
+) -> Run:
     """A new run folder, or with ``resume`` the one that is there.
 
     Args:
@@ -86,10 +90,14 @@ def start(config: Config, *, folder: str | None, resume: bool, fingerprint: str,
     run = Run(path.absolute(), config, fingerprint, num_classes, channels)
     if (path / "config.json").exists():
         if not resume:
-            raise UserError(f"{path} already holds a run; continue it with --resume or choose another folder with --run")
+            raise UserError(
+                f"{path} already holds a run; continue it with --resume or choose another folder with --run"
+            )
         _check_same(open_run(path), run)
     elif path.exists() and path.is_dir() and any(path.iterdir()):
-        raise UserError(f"{path} is not empty and holds no config.json, so it is no run folder; choose another with --run")
+        raise UserError(
+            f"{path} is not empty and holds no config.json, so it is no run folder; choose another with --run"
+        )
     make_folder(run.folder)
     write_json(
         run.folder / "config.json",
@@ -221,7 +229,11 @@ def dynamics(run: Run):
     scalars = [key for key in (records[0] if records else {}) if key not in ("epoch", "cuts")]
     return xr.Dataset(
         {
-            "radius": (("epoch", "cut", "class"), stack("radius"), {"long_name": "R_c^2", "units": "squared units of z"}),
+            "radius": (
+                ("epoch", "cut", "class"),
+                stack("radius"),
+                {"long_name": "R_c^2", "units": "squared units of z"},
+            ),
             "within": (("epoch", "cut"), stack("within"), {"long_name": "within-class scatter W"}),
             "share": (("epoch", "cut"), stack("share"), {"long_name": "rho = W / (W + B)", "units": "1"}),
             **{name: ("epoch", np.array([record[name] for record in records], np.float64)) for name in scalars},
@@ -271,14 +283,11 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         policies = ocp.training.preservation_policies
+        best: Any = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)  # pyright: ignore
+        keep: Any = policies.AnyPreservationPolicy([policies.LatestN(2), best])
         self._checkpointer = ocp.training.Checkpointer(
-            run.subfolder("checkpoints"),
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(2),
-                    policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False),
-                ]
-            ),
+            str(run.subfolder("checkpoints")),
+            preservation_policy=keep,
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -289,7 +298,7 @@ class Checkpoints:
 
     def save(self, epoch: int, state: State, *, accuracy: float, loss: float, candidate: bool) -> None:
         """Save the state after ``epoch`` epochs; ``candidate`` for the best (not while warming up)."""
-        metrics = {"accuracy": accuracy, "loss": loss} if candidate else None
+        metrics: Any = {"accuracy": accuracy, "loss": loss} if candidate else None
         self._checkpointer.save(epoch, state, metrics=metrics, overwrite=True)
 
     def latest(self, abstract: State) -> Loaded | None:
@@ -299,7 +308,9 @@ class Checkpoints:
     def best(self, abstract: State) -> Loaded | None:
         """The best checkpoint by validation that can be read, or None if there is none at all."""
         ranked = sorted(
-            (c for c in self._checkpointer.checkpoints if c.metrics), key=lambda c: _rank(c.metrics), reverse=True
+            (c for c in self._checkpointer.checkpoints if c.metrics),
+            key=lambda c: _rank(c.metrics),
+            reverse=True,
         )
         steps = [c.step for c in ranked]
         rest = [c.step for c in reversed(self._checkpointer.checkpoints) if c.step not in steps]
@@ -324,7 +335,7 @@ def save_tree(folder: Path, tree: Any) -> None:
     from orbax.checkpoint import v1 as ocp
 
     shutil.rmtree(folder, ignore_errors=True)
-    ocp.save(folder.absolute(), tree)
+    ocp.save(str(folder.absolute()), tree)
 
 
 def _rank(metrics: Any) -> tuple[float, float]:

@@ -1,0 +1,214 @@
+"""Who may see what. This file is the threat model.
+
+- ``train``: the classifier's, and nobody else's.
+- ``validation``: held out of it to pick epochs and learning rates.
+- ``auxiliary``: the attacker's own images, with which it trains a decoder; never the classifier's.
+- ``test``: for the last measurement of both; nothing is picked on it.
+
+A part is a set of indices into an array shared by all of them: parts of one array are disjoint exactly when
+their indices are, and nothing is copied.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from gpz_jax.data.sources import Source, _chunks, to_channels
+from gpz_jax.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some of the images of an array: those at ``indices``.
+
+    ``images`` and ``labels`` are the whole arrays, shared and not copied; ``labels`` is None where the holder
+    has none. ``len`` counts the members.
+    """
+
+    images: UInt8[np.ndarray, "all H W C"]
+    labels: Int32[np.ndarray, "all"] | None
+    indices: Int32[np.ndarray, "N"]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self) -> tuple[UInt8[np.ndarray, "N H W C"], Int32[np.ndarray, "N"] | None]:
+        """Copy out the members' images and labels (or None)."""
+        return self.images[self.indices], None if self.labels is None else self.labels[self.indices]
+
+
+class Splits(NamedTuple):
+    """The four parts of an experiment, and what had to be done to make them fit (one line each)."""
+
+    train: Split
+    validation: Split
+    auxiliary: Split
+    test: Split
+    num_classes: int
+    notes: tuple[str, ...] = ()
+
+
+def make_splits(
+    source: Source,
+    *,
+    seed: int,
+    validation_fraction: float = 0.1,
+    auxiliary_fraction: float = 0.25,
+    auxiliary: Source | None = None,
+) -> Splits:
+    """Deal a data set out to classifier and attacker.
+
+    ``test`` is the source's test part. Of each class's n train images, round(validation_fraction n) go to
+    ``validation`` and round(auxiliary_fraction n) to ``auxiliary``, by a shuffle fixed by ``seed`` (0 or
+    more); the rest is ``train``. The validation part depends on the seed and its own fraction alone.
+
+    An attacker with images of its own takes no fraction: its images are all train images of the data set
+    ``auxiliary`` if given (channels converted to the source's, said in ``notes``), else the source's
+    ``aux_images`` if it has any; in both cases without labels.
+
+    Raises UserError for a fraction outside (0, 1) or fractions that leave nothing, for the source as its own
+    auxiliary, and for a class with fewer than two images in a labelled part (its radius is undefined there).
+
+    >>> from gpz_jax.data.sources import load
+    >>> parts = make_splits(load("digits"), seed=0)
+    >>> [len(part) for part in parts[:4]]
+    [936, 143, 359, 359]
+    """
+    if seed < 0:
+        raise UserError(f"the split seed is {seed}; it must be 0 or more")
+    own_images = auxiliary is None and source.aux_images is None
+    fractions = {"validation_fraction": validation_fraction}
+    if own_images:
+        fractions["auxiliary_fraction"] = auxiliary_fraction
+    for name, fraction in fractions.items():
+        if not 0 < fraction < 1:
+            raise UserError(f"{name} is {fraction}; it must lie strictly between 0 and 1")
+    if sum(fractions.values()) >= 1:
+        raise UserError(
+            f"{' + '.join(fractions)} = {sum(fractions.values()):g} leaves no train images; keep it below 1"
+        )
+
+    images, labels = source.train_images, source.train_labels
+    *dealt, rest = _deal(labels, source.num_classes, list(fractions.values()), np.random.default_rng(seed))
+    train, validation = Split(images, labels, rest), Split(images, labels, dealt[0])
+    test = Split(source.test_images, source.test_labels, _everything(source.test_images))
+    notes: tuple[str, ...] = ()
+    if own_images:
+        attacker = Split(images, labels, dealt[1])
+    else:
+        attacker, notes = _foreign(source, auxiliary)
+    _check_counts("train", train, source, "lower the fractions held out or add images of the class")
+    _check_counts("validation", validation, source, "raise validation_fraction or add images of the class")
+    if own_images:
+        _check_counts("auxiliary", attacker, source, "raise auxiliary_fraction or add images of the class")
+    _check_counts("test", test, source, "add test images of the class")
+    return Splits(train, validation, attacker, test, source.num_classes, notes)
+
+
+def full(source: Source) -> Split:
+    """Take every train image: for counting, never for training or measuring beside a held-out part.
+
+    >>> from gpz_jax.data.sources import load
+    >>> len(full(load("digits")))
+    1438
+    """
+    return Split(source.train_images, source.train_labels, _everything(source.train_images))
+
+
+def balanced_subset(split: Split, size: int, *, seed: int) -> Split:
+    """Pick ``size`` members, the same for the same seed, with class counts as equal as the split allows.
+
+    Counts differ by more than one only where a class has run out. A larger subset of the same seed holds the
+    smaller ones; a size beyond the split's gives the split itself. Without labels it is a plain random one.
+
+    Raises UserError for a size below 1 or a negative seed.
+
+    >>> from gpz_jax.data.sources import load
+    >>> subset = balanced_subset(full(load("digits")), 30, seed=0)
+    >>> np.bincount(subset.take()[1]).tolist()
+    [3, 3, 3, 3, 3, 3, 3, 3, 3, 3]
+    """
+    if size < 1:
+        raise UserError(f"a subset of {size} images was asked for; it must have at least 1")
+    if seed < 0:
+        raise UserError(f"the subset seed is {seed}; it must be 0 or more")
+    if size >= len(split):
+        return split
+    order = np.random.default_rng(seed).permutation(split.indices)
+    if split.labels is not None:
+        # A round takes one image of every class that has one left; the shuffle decides within a round.
+        labels = split.labels[order]
+        by_class = np.argsort(labels, kind="stable")
+        counts = np.bincount(labels)
+        turn = np.empty(len(order), np.int64)
+        turn[by_class] = np.concatenate([np.arange(count) for count in counts])
+        order = order[np.argsort(turn, kind="stable")]
+    return Split(split.images, split.labels, np.sort(order[:size]))
+
+
+def limit(split: Split, size: int | None, *, seed: int) -> Split:
+    """Return the split itself if ``size`` is None, else a :func:`balanced_subset` of that size.
+
+    >>> from gpz_jax.data.sources import load
+    >>> everything = full(load("digits"))
+    >>> limit(everything, None, seed=0) is everything
+    True
+    """
+    return split if size is None else balanced_subset(split, size, seed=seed)
+
+
+def _deal(
+    labels: np.ndarray, num_classes: int, fractions: list[float], rng: np.random.Generator
+) -> list[Int32[np.ndarray, "_"]]:
+    """Sorted indices of one part per fraction of each class, then of what is left."""
+    ends = np.cumsum(np.bincount(labels, minlength=num_classes))
+    parts: list[list[np.ndarray]] = [[] for _ in range(len(fractions) + 1)]
+    for members in np.split(np.argsort(labels, kind="stable"), ends[:-1]):
+        cuts = np.cumsum([round(fraction * len(members)) for fraction in fractions])
+        for part, piece in zip(parts, np.split(rng.permutation(members), cuts), strict=True):
+            part.append(piece)
+    return [np.sort(np.concatenate(part)).astype(np.int32) for part in parts]
+
+
+def _foreign(source: Source, auxiliary: Source | None) -> tuple[Split, tuple[str, ...]]:
+    """Return the attacker's own images, no part of the source's train images, and notes on them."""
+    if auxiliary is None:
+        assert source.aux_images is not None
+        return Split(source.aux_images, None, _everything(source.aux_images)), ()
+    if auxiliary.name == source.name or _same(auxiliary.train_images, source.train_images):
+        raise UserError(
+            f"data set {source.name!r} cannot be its own auxiliary ({auxiliary.name!r}): the attacker "
+            "would hold the classifier's images; name another, or none to hold a part of it out"
+        )
+    notes = []
+    if source.aux_images is not None:
+        notes.append(f"the auxiliary images inside {source.name!r} are not used, {auxiliary.name!r} is")
+    channels, theirs = source.train_images.shape[-1], auxiliary.train_images.shape[-1]
+    if theirs != channels:
+        how = "grey repeated" if channels == 3 else "luminance"
+        notes.append(f"auxiliary {auxiliary.name!r} converted from {theirs} to {channels} channels ({how})")
+    images = to_channels(auxiliary.train_images, channels)
+    return Split(images, None, _everything(images)), tuple(notes)
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a.shape == b.shape and all(np.array_equal(a[rows], b[rows]) for rows in _chunks(a))
+
+
+def _everything(images: np.ndarray) -> Int32[np.ndarray, "_"]:
+    return np.arange(len(images), dtype=np.int32)
+
+
+def _check_counts(name: str, split: Split, source: Source, advice: str) -> None:
+    assert split.labels is not None
+    counts = np.bincount(split.labels[split.indices], minlength=source.num_classes)
+    short = np.flatnonzero(counts < 2)
+    if short.size:
+        few = "no image" if counts[short[0]] == 0 else "only 1 image"
+        more = f" (and {short.size - 1} more)" if short.size > 1 else ""
+        raise UserError(
+            f"class {short[0]}{more} of data set {source.name!r} has {few} in the {name} split, at least 2 "
+            f"are needed; {advice}"
+        )

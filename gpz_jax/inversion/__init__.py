@@ -1,0 +1,1 @@
+"""What the attacker builds, and how it is scored."""

@@ -1,0 +1,195 @@
+"""How near a reconstruction is to its image, one number per image, and the floors to hold it against.
+
+Pixels are in [0, 1] throughout. The conventions of the paper's released code are kept beside ours as
+:func:`mse_paper` and :func:`psnr_paper`.
+"""
+
+import dm_pix
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Integer, Shaped
+
+from gpz_jax.errors import UserError
+
+WINDOW = 11  # pixels, the Gaussian window of SSIM
+
+
+def _float_pair(x: Array, x_hat: Array) -> tuple[Array, Array]:
+    """Both in one dtype, float32 at least; a UserError where broadcasting or bytes would score nonsense."""
+    if x.shape != x_hat.shape or x.ndim != 4:
+        raise UserError(f"images {x.shape} against reconstructions {x_hat.shape}: give two equal (N, H, W, C) shapes")
+    for array in (x, x_hat):
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise UserError(f"pixels of dtype {array.dtype}: scores take floats in [0, 1]; divide bytes by 255")
+    dtype = jnp.float64 if jnp.float64 in (x.dtype, x_hat.dtype) else jnp.float32
+    return x.astype(dtype), x_hat.astype(dtype)
+
+
+def mse(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Array, " N"]:
+    """Mean squared error per element: ||x - x_hat||^2 / (H W C) of each image.
+
+    Raises :class:`UserError` if the shapes differ or the pixels are not floats, as do all scores here.
+
+    >>> mse(jnp.zeros((2, 4, 4, 3)), jnp.full((2, 4, 4, 3), 0.5)).tolist()
+    [0.25, 0.25]
+    """
+    return jnp.asarray(dm_pix.mse(*_float_pair(x, x_hat)))
+
+
+def mse_paper(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Array, " N"]:
+    """Squared error per pixel, summed over the channels: C x :func:`mse`, the paper's "MSE".
+
+    >>> mse_paper(jnp.zeros((1, 4, 4, 3)), jnp.full((1, 4, 4, 3), 0.5)).tolist()
+    [0.75]
+    """
+    return x.shape[-1] * mse(x, x_hat)
+
+
+def psnr(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Array, " N"]:
+    """Peak signal-to-noise ratio of each image in dB: -10 log10(mse), inf for identical images.
+
+    The mean over images is not the PSNR of the mean error, see :func:`psnr_paper`.
+
+    >>> psnr(jnp.zeros((1, 4, 4, 3)), jnp.full((1, 4, 4, 3), 0.1)).round(3).tolist()
+    [20.0]
+    """
+    return jnp.asarray(dm_pix.psnr(*_float_pair(x, x_hat)))
+
+
+def psnr_paper(
+    x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"], *, batch_size: int = 128
+) -> Float[Array, ""]:
+    """PSNR in dB as released: -10 log10 of a whole batch's mse, averaged over the batches.
+
+    Batches are taken in order and a shorter last one counts as much as the others, so the number depends on
+    the order of the images and on ``batch_size``: for comparison with the paper only. Raises
+    :class:`UserError` for no images or a ``batch_size`` below 1.
+
+    >>> x, x_hat = jnp.zeros((2, 4, 4, 1)), jnp.array([0.1, 0.3]).reshape(2, 1, 1, 1) * jnp.ones((2, 4, 4, 1))
+    >>> round(float(psnr_paper(x, x_hat)), 2), round(float(psnr(x, x_hat).mean()), 2)
+    (13.01, 15.23)
+    """
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size}: give at least 1")
+    if len(x) == 0:
+        raise UserError("no images to score: the batch PSNR needs at least 1")
+    error = mse(x, x_hat)
+    batches = jnp.stack([error[i : i + batch_size].mean() for i in range(0, len(error), batch_size)])
+    return -10 * jnp.log10(batches).mean()
+
+
+def ssim(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Array, " N"]:
+    """Structural similarity of each image, 1 if identical (Wang et al. 2004).
+
+    With m, v and c the means, variances and covariance under a Gaussian window of 11 pixels and sigma 1.5::
+
+        (2 m m' + 0.01^2)(2 c + 0.03^2) / ((m^2 + m'^2 + 0.01^2)(v + v' + 0.03^2))
+
+    averaged over the positions where the window fits and over the channels. Raises :class:`UserError` for
+    images under 11 pixels, where it fits nowhere.
+
+    >>> x = jnp.linspace(0.0, 1.0, 144).reshape(1, 12, 12, 1)
+    >>> ssim(x, x).round(4).tolist()
+    [1.0]
+    """
+    x, x_hat = _float_pair(x, x_hat)
+    height, width = x.shape[1:3]
+    if min(height, width) < WINDOW:  # dm_pix would return the mean of a meaningless map
+        raise UserError(f"SSIM of {height}x{width} images: its window needs {WINDOW}x{WINDOW}; resize the images first")
+    with jax.numpy_dtype_promotion("standard"):  # dm_pix mixes int32 and float
+        return jnp.asarray(dm_pix.ssim(x, x_hat, filter_size=WINDOW))
+
+
+def cosine(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Array, " N"]:
+    """Cosine between the flattened images: <x, x_hat> / (||x|| ||x_hat||).
+
+    NaN where either image is black: it has no direction, and any number there would be made up.
+
+    >>> cosine(jnp.full((1, 2, 2, 1), 0.5), jnp.full((1, 2, 2, 1), 0.25)).round(4).tolist()
+    [1.0]
+    """
+    x, x_hat = (image.reshape(len(image), -1) for image in _float_pair(x, x_hat))
+    return (x * x_hat).sum(axis=1) / (jnp.linalg.norm(x, axis=1) * jnp.linalg.norm(x_hat, axis=1))
+
+
+def score(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> dict[str, Float[Array, " N"]]:
+    """Score by every per-image measure: mse, mse_paper, psnr, ssim, cosine. Units and errors as in each.
+
+    >>> x = jnp.full((2, 16, 16, 3), 0.5)
+    >>> {name: float(values[0]) for name, values in score(x, x).items() if name in ("mse", "psnr")}
+    {'mse': 0.0, 'psnr': inf}
+    """
+    return {f.__name__: f(x, x_hat) for f in (mse, mse_paper, psnr, ssim, cosine)}
+
+
+def mean_image(images: Shaped[Array | np.ndarray, "N H W C"]) -> Float[Array, "H W C"]:
+    """Mean image: what an attacker who receives nothing would answer. Bytes count as pixels / 255.
+
+    >>> mean_image(jnp.array([0.0, 1.0]).reshape(2, 1, 1, 1)).tolist()
+    [[[0.5]]]
+    """
+    return class_means(images, jnp.zeros(len(images), jnp.int32), 1)[0]
+
+
+def class_means(
+    images: Shaped[Array | np.ndarray, "N H W C"],
+    labels: Integer[Array | np.ndarray, " N"],
+    num_classes: int,
+    *,
+    chunk: int = 1024,
+) -> Float[Array, "K H W C"]:
+    """Mean image of each class: what an attacker who receives only the label would answer.
+
+    ``images`` are floats in [0, 1], or bytes, which count as pixels / 255 and are converted ``chunk`` images
+    at a time so that a whole data set never exists as floats. A class without images is NaN. Not for use
+    inside jit. Raises :class:`UserError` for labels outside 0 … K - 1.
+
+    >>> class_means(jnp.array([0.0, 1.0, 0.25]).reshape(3, 1, 1, 1), jnp.array([0, 0, 1]), 2).ravel().tolist()
+    [0.5, 0.25]
+    """
+    outside = [int(label) for label in np.unique(labels) if not 0 <= label < num_classes]
+    if outside:
+        raise UserError(f"label {outside[0]} with {num_classes} classes: labels run from 0 to {num_classes - 1}")
+    sums = jnp.zeros((num_classes, *images.shape[1:]), jnp.float32)
+    for start in range(0, len(images), chunk):
+        piece = images[start : start + chunk]
+        pixels = piece.astype(jnp.float32) / (255 if piece.dtype == jnp.uint8 else 1)
+        one_hot = jax.nn.one_hot(labels[start : start + chunk], num_classes)
+        # HIGHEST: on accelerators the default matmul keeps too few digits for a mean.
+        sums += jnp.einsum("nk,nhwc->khwc", one_hot, pixels, precision=jax.lax.Precision.HIGHEST)
+    counts = jnp.bincount(labels, length=num_classes).astype(jnp.float32)
+    return sums / counts[:, None, None, None]
+
+
+def mean_image_floor(x: Float[Array, "N H W C"], mean: Float[Array, "H W C"]) -> Float[Array, " N"]:
+    """Return the :func:`mse` of each image against ``mean``, see :func:`mean_image`.
+
+    >>> mean_image_floor(jnp.ones((1, 2, 2, 1)), jnp.full((2, 2, 1), 0.5)).tolist()
+    [0.25]
+    """
+    return mse(x, jnp.broadcast_to(mean, x.shape))
+
+
+def class_mean_floor(
+    x: Float[Array, "N H W C"], labels: Integer[Array | np.ndarray, " N"], means: Float[Array, "K H W C"]
+) -> Float[Array, " N"]:
+    """Return the :func:`mse` of each image against the mean of its class, see :func:`class_means`.
+
+    NaN where the label is outside 0 … K - 1 or its class had no images.
+
+    >>> means = jnp.array([0.0, 0.5]).reshape(2, 1, 1, 1)
+    >>> class_mean_floor(jnp.ones((1, 1, 1, 1)), jnp.array([1]), means).tolist()
+    [0.25]
+    """
+    return mse(x, means.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))
+
+
+def ratio_to_floor(mse: Float[Array, " N"], floor: Float[Array, " N"]) -> Float[Array, ""]:
+    """mean(mse) / mean(floor): 1 or more means that the attack gained nothing over the floor.
+
+    >>> float(ratio_to_floor(jnp.array([0.1, 0.3]), jnp.array([0.2, 0.6])))
+    0.5
+    """
+    return mse.mean() / floor.mean()

@@ -1,0 +1,24 @@
+"""What the commands do, as functions of a configuration or a run folder: train, probe, attack.
+
+``python -m gpz_jax.train`` and its kin parse flags and print; everything else they do is here, to be called from a
+script (``experiments/tour.py``) or a notebook.
+"""
+
+from gpz_jax.workflow.attack import attack_run
+from gpz_jax.workflow.common import load_data, say, short
+from gpz_jax.workflow.probe import probe_run, report_probe
+from gpz_jax.workflow.train import train_run
+from gpz_jax.workflow.victim import Victim, load_run, report_accuracy
+
+__all__ = [
+    "Victim",
+    "attack_run",
+    "load_data",
+    "load_run",
+    "probe_run",
+    "report_accuracy",
+    "report_probe",
+    "say",
+    "short",
+    "train_run",
+]

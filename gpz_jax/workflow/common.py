@@ -1,0 +1,67 @@
+"""What training, probing and attacking a run have in common."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from gpz_jax.config import DataConfig
+from gpz_jax.data import sources, splits
+from gpz_jax.data.batches import padded_batches
+from gpz_jax.data.splits import Split, Splits
+from gpz_jax.training import classifier, parallel
+
+#: Images a forward pass when probing; the result does not depend on it.
+PROBE_BATCH = 256
+
+
+def say(text: str) -> None:
+    """A note to the person at the terminal, on stderr so that tables can be piped."""
+    print(f"gpz: {text}", file=sys.stderr, flush=True)
+
+
+def progress_bar() -> Progress:
+    """A progress bar on stderr; silent where stderr is not a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+def load_data(data: DataConfig, seed: int) -> tuple[Splits, sources.Source]:
+    """The images of a configuration, dealt out to target, attacker and test."""
+    source = sources.load(data.data, data.data_dir)
+    auxiliary = sources.load(data.aux, data.data_dir, auxiliary=True) if data.aux else None
+    dealt = splits.make_splits(
+        source,
+        seed=seed,
+        validation_fraction=data.validation_fraction,
+        auxiliary_fraction=data.auxiliary_fraction,
+        auxiliary=auxiliary,
+    )
+    for note in dealt.notes:
+        say(note)
+    return dealt, source
+
+
+def short(path: Path) -> str:
+    """A path as one would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def probe_batches(split: Split, mesh: Mesh) -> Iterator[tuple[Any, Any, Any]]:
+    """``(images, labels, mask)`` of a split, spread over the devices."""
+    for batch in padded_batches(split, PROBE_BATCH):
+        yield parallel.shard(batch, mesh)
+
+
+def abstract_state(recipe: classifier.Recipe, channels: int, mesh: Mesh) -> classifier.State:
+    """Shapes, dtypes and places of a state, for reading checkpoints."""
+    shapes = jax.eval_shape(lambda: classifier.init_state(jax.random.key(0), recipe, channels))
+    everywhere = jax.NamedSharding(mesh, jax.P())
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), shapes)

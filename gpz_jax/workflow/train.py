@@ -1,0 +1,116 @@
+"""Train a classifier into a run folder."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from gpz_jax.analysis.radius import Moments, measure, summarise
+from gpz_jax.config import Config, resolve
+from gpz_jax.data import sources, splits
+from gpz_jax.reporting import figures
+from gpz_jax.taps import TappedNetwork
+from gpz_jax.training import classifier, parallel, runs
+from gpz_jax.training.runs import Run
+from gpz_jax.workflow.common import abstract_state, load_data, probe_batches, progress_bar, say
+
+
+def train_run(config: Config, *, folder: str | None = None, resume: bool = False) -> Run:
+    """Train a classifier into a run folder, keeping the radius of every cut after every epoch.
+
+    Args:
+      config: what to train; resolved here.
+      folder: the run folder; None for ``runs/`` and a readable name.
+      resume: continue what the folder holds.
+
+    Returns:
+      The run.
+
+    Raises:
+      UserError: bad settings or data; a folder that holds another run; a loss that is not finite.
+    """
+    config = _resolve_dtype(resolve(config))
+    dealt, source = load_data(config.data, config.seed)
+    channels = source.train_images.shape[-1]
+    recipe = classifier.recipe_for(config, dealt.num_classes, channels)
+    network = classifier.network_for(recipe, channels)
+    mesh = parallel.data_mesh()
+    run = runs.start(
+        config,
+        folder=folder,
+        resume=resume,
+        fingerprint=sources.fingerprint(source),
+        num_classes=dealt.num_classes,
+        channels=channels,
+    )
+    say(f"run folder {run.folder}")
+    tracked = splits.balanced_subset(dealt.validation, config.training.track_size, seed=config.seed)
+    state = classifier.init_state(jax.random.key(config.seed), recipe, channels)
+
+    with runs.Checkpoints(run) as checkpoints, progress_bar() as bar:
+        loaded = checkpoints.latest(abstract_state(recipe, channels, mesh)) if resume else None
+        done = 0
+        if loaded is not None:
+            state, done = loaded.state, loaded.epoch
+            for note in loaded.notes:
+                say(note)
+            say(f"continuing after epoch {done} of {config.training.epochs}")
+        runs.keep_epochs(run, done)
+        steps = len(dealt.train) // config.training.batch_size
+        task = bar.add_task("training", total=config.training.epochs * steps, completed=done * steps)
+
+        def after_epoch(epoch: int, state: classifier.State, measured: dict[str, float]) -> None:
+            moments = measure(network, state.variables, probe_batches(tracked, mesh), dealt.num_classes)
+            cuts = _cut_summary(network, moments)
+            runs.append_metrics(run, {"epoch": epoch, **measured, "cuts": cuts})
+            checkpoints.save(
+                epoch,
+                state,
+                accuracy=measured["validation_accuracy"],
+                loss=measured["validation_loss"],
+                candidate=epoch > (config.training.warmup_epochs or 0),
+            )
+            bar.update(
+                task,
+                description=f"epoch {epoch}/{config.training.epochs}  loss {measured['train_loss']:.3f}  "
+                f"validation accuracy {measured['validation_accuracy']:.3f}  "
+                f"R_c^2(logits) {cuts[network.cuts[-1]]['within']:.3g}",
+            )
+
+        classifier.fit(
+            state,
+            recipe=recipe,
+            config=config,
+            train=dealt.train,
+            validation=dealt.validation,
+            mesh=mesh,
+            after_epoch=after_epoch,
+            on_step=lambda epoch, step: bar.update(task, completed=epoch * steps + step + 1),
+            first_epoch=done,
+        )
+    record = runs.dynamics(run)
+    runs.write_zarr(record, run.folder / "dynamics.zarr")
+    figures.training_figure(record, run.subfolder("figures") / "training.png")
+    return run
+
+
+def _resolve_dtype(config: Config) -> Config:
+    if config.model.dtype != "auto":
+        return config
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
+
+
+def _cut_summary(network: TappedNetwork, moments: dict[str, Moments]) -> dict[str, dict[str, Any]]:
+    found = jax.device_get(summarise(moments))
+    summary = {}
+    for cut in network.cuts:
+        within, dimension = float(found[cut].within), moments[cut].origin.shape[1]
+        summary[cut] = {
+            "radius": found[cut].radius.tolist(),
+            "within": within,
+            "within_per_dimension": within / dimension,
+            "share": float(found[cut].share),
+            "dimension": dimension,
+        }
+    return summary

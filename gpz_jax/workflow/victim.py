@@ -1,0 +1,90 @@
+"""A trained run, opened to be probed and attacked."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+
+from gpz_jax.config import RunIdentity, resolve
+from gpz_jax.data import sources
+from gpz_jax.data.splits import Splits
+from gpz_jax.errors import UserError
+from gpz_jax.taps import TappedNetwork
+from gpz_jax.training import classifier, parallel, runs
+from gpz_jax.training.runs import Run
+from gpz_jax.workflow.common import abstract_state, load_data, say
+
+
+class Victim(NamedTuple):
+    """A trained run, ready to be probed and attacked."""
+
+    run: Run
+    network: TappedNetwork
+    recipe: classifier.Recipe
+    variables: dict[str, Any]
+    splits: Splits
+    source: sources.Source
+    mesh: Mesh
+    epoch: int
+
+
+def load_run(
+    folder: str, *, data_dir: str | None = None, aux: str | None = None, expected: RunIdentity = RunIdentity()
+) -> Victim:
+    """Open a run folder: its best checkpoint by validation, and its images, dealt out as they were in training.
+
+    Args:
+      folder: the run folder.
+      data_dir: where the images are now, if they have moved.
+      aux: another data set for the attacker than the run's own.
+      expected: what the run must be.
+
+    Raises:
+      UserError: no run there; no checkpoint that can be read; other images than the run was trained on.
+    """
+    run = runs.open_run(folder)
+    config = resolve(run.config)
+    _check_identity(run, expected)
+    data = config.data if data_dir is None else dataclasses.replace(config.data, data_dir=data_dir)
+    dealt, source = load_data(data, config.seed)
+    if sources.fingerprint(source) != run.fingerprint:
+        raise UserError(
+            f"{folder} was trained on other images than data set {data.data!r} in {data.data_dir} now holds"
+        )
+    if aux and aux != data.aux:
+        # The target's own split stays what it was in training: only the attacker's images are others.
+        foreign, _ = load_data(dataclasses.replace(data, aux=aux), config.seed)
+        dealt = dealt._replace(auxiliary=foreign.auxiliary)
+    recipe = classifier.recipe_for(config, run.num_classes, run.channels)
+    mesh = parallel.data_mesh()
+    with runs.Checkpoints(run) as checkpoints:
+        loaded = checkpoints.best(abstract_state(recipe, run.channels, mesh))
+    if loaded is None:
+        raise UserError(
+            f"{folder} has no checkpoint yet; train it with python -m gpz_jax.train --run {folder} --resume"
+        )
+    for note in loaded.notes:
+        say(note)
+    network = classifier.network_for(recipe, run.channels)
+    return Victim(run, network, recipe, loaded.state.variables, dealt, source, mesh, loaded.epoch)
+
+
+def _check_identity(run: Run, expected: RunIdentity) -> None:
+    known = {**dataclasses.asdict(run.config.data), **vars(run.config.model), **vars(run.config.training)}
+    wrong = [
+        f"--{name} {known[name]} (not {value})"
+        for name, value in dataclasses.asdict(expected).items()
+        if value is not None and value != known[name]
+    ]
+    if wrong:
+        raise UserError(f"{run.folder} holds a run of another configuration: {'; '.join(wrong)}")
+
+
+def report_accuracy(victim: Victim) -> None:
+    """Say the accuracy on the test images (the run's best epoch by validation)."""
+    alpha = victim.run.config.training.ls
+    found = classifier.evaluate(victim.variables, victim.splits.test, alpha, recipe=victim.recipe, mesh=victim.mesh)
+    say(
+        f"{victim.run.folder.name}, epoch {victim.epoch} (best by validation): test accuracy {found['accuracy']:.4f} "
+        f"on {len(victim.splits.test)} images, output entropy {found['output_entropy']:.3f} nats"
+    )

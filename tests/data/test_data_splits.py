@@ -1,0 +1,203 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpz_jax.data.sources import from_arrays, load, to_channels
+from gpz_jax.data.splits import Split, balanced_subset, full, limit, make_splits
+from gpz_jax.errors import UserError
+
+
+def make_source(counts, *, name="made", channels=1, test_counts=None, aux=None, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    test_labels = np.repeat(np.arange(len(counts)), [2] * len(counts) if test_counts is None else test_counts)
+    return from_arrays(
+        name,
+        train_images=rng.integers(0, 256, (len(labels), 2, 2, channels), dtype=np.uint8),
+        train_labels=labels,
+        test_images=rng.integers(0, 256, (len(test_labels), 2, 2, channels), dtype=np.uint8),
+        test_labels=test_labels,
+        aux_images=aux,
+    )
+
+
+def counts_of(split, num_classes):
+    return np.bincount(split.take()[1], minlength=num_classes)
+
+
+@given(
+    counts=st.lists(st.integers(20, 60), min_size=2, max_size=6),
+    validation=st.floats(0.13, 0.4),
+    auxiliary=st.floats(0.13, 0.4),
+    seed=st.integers(0, 2**32),
+)
+def test_parts_are_disjoint_complete_and_stratified(counts, validation, auxiliary, seed):
+    source = make_source(counts)
+    parts = make_splits(source, seed=seed, validation_fraction=validation, auxiliary_fraction=auxiliary)
+    own = (parts.train, parts.validation, parts.auxiliary)
+    together = np.concatenate([part.indices for part in own])
+    np.testing.assert_array_equal(np.sort(together), np.arange(sum(counts)))
+    fractions = (1 - validation - auxiliary, validation, auxiliary)
+    for part, fraction in zip(own, fractions, strict=True):
+        assert np.abs(counts_of(part, len(counts)) - fraction * np.array(counts)).max() <= 1
+        assert part.images is source.train_images  # shared, not copied
+        assert part.labels is source.train_labels
+        assert part.indices.dtype == np.int32
+    np.testing.assert_array_equal(parts.test.indices, np.arange(2 * len(counts)))
+    assert parts.test.images is source.test_images
+    assert (parts.num_classes, parts.notes) == (len(counts), ())
+
+
+def test_the_seed_decides():
+    source = load("digits")
+    one, again, other = (make_splits(source, seed=s) for s in (0, 0, 1))
+    for a, b, c in zip(one[:3], again[:3], other[:3], strict=True):
+        np.testing.assert_array_equal(a.indices, b.indices)
+        assert not np.array_equal(a.indices, c.indices)
+
+
+def test_validation_is_the_same_whoever_attacks():
+    source = make_source([20, 30])
+    alone = make_splits(source, seed=3).validation
+    other = make_splits(source, seed=3, auxiliary=make_source([20, 30], name="other", seed=1)).validation
+    more = make_splits(source, seed=3, auxiliary_fraction=0.5).validation
+    np.testing.assert_array_equal(alone.indices, other.indices)
+    np.testing.assert_array_equal(alone.indices, more.indices)
+
+
+def test_auxiliary_images_inside_the_source():
+    aux = np.arange(5 * 9, dtype=np.uint8).reshape(5, 3, 3, 1)
+    source = make_source([20, 30], aux=aux)
+    parts = make_splits(source, seed=0, auxiliary_fraction=7.0)  # not used, so not checked
+    assert parts.auxiliary.images is source.aux_images
+    assert parts.auxiliary.labels is None
+    assert parts.auxiliary.take()[1] is None
+    np.testing.assert_array_equal(parts.auxiliary.take()[0], aux)
+    assert len(parts.train) + len(parts.validation) == 50
+    assert parts.notes == ()
+
+
+def test_another_data_set_as_auxiliary():
+    source, other = make_source([20, 30]), make_source([9, 9, 9], name="other", seed=1)
+    parts = make_splits(source, seed=0, auxiliary=other)
+    assert parts.auxiliary.images is other.train_images
+    assert parts.auxiliary.labels is None
+    assert len(parts.auxiliary) == 27
+    assert len(parts.train) + len(parts.validation) == 50
+    assert parts.notes == ()
+
+
+@pytest.mark.parametrize(("ours", "theirs", "how"), [(3, 1, "grey repeated"), (1, 3, "luminance")])
+def test_auxiliary_channels_are_converted_and_noted(ours, theirs, how):
+    source = make_source([20, 30], channels=ours)
+    other = make_source([9, 9], name="other", channels=theirs, seed=1)
+    parts = make_splits(source, seed=0, auxiliary=other)
+    np.testing.assert_array_equal(parts.auxiliary.images, to_channels(other.train_images, ours))
+    assert parts.notes == (f"auxiliary 'other' converted from {theirs} to {ours} channels ({how})",)
+
+
+def test_a_named_auxiliary_replaces_the_one_inside_and_says_so():
+    source = make_source([20, 30], aux=np.zeros((5, 2, 2, 1), np.uint8))
+    parts = make_splits(source, seed=0, auxiliary=make_source([9, 9], name="other", seed=1))
+    assert len(parts.auxiliary) == 18
+    assert parts.notes == ("the auxiliary images inside 'made' are not used, 'other' is",)
+
+
+def test_a_data_set_is_not_its_own_auxiliary():
+    source = make_source([20, 30])
+    for auxiliary in (source, make_source([9, 9], seed=5), make_source([20, 30], name="copy")):
+        with pytest.raises(UserError, match="'made' cannot be its own auxiliary"):
+            make_splits(source, seed=0, auxiliary=auxiliary)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5, float("nan")])
+def test_fractions_lie_between_0_and_1(fraction):
+    source = make_source([20, 30])
+    with pytest.raises(
+        UserError, match=f"validation_fraction is {fraction}; it must lie strictly between 0 and 1"
+    ):
+        make_splits(source, seed=0, validation_fraction=fraction)
+    with pytest.raises(UserError, match=f"auxiliary_fraction is {fraction}; it must lie"):
+        make_splits(source, seed=0, auxiliary_fraction=fraction)
+
+
+def test_fractions_leave_train_images():
+    with pytest.raises(
+        UserError, match=r"validation_fraction \+ auxiliary_fraction = 1 leaves no train images"
+    ):
+        make_splits(make_source([20, 30]), seed=0, validation_fraction=0.5, auxiliary_fraction=0.5)
+
+
+def test_negative_seeds():
+    with pytest.raises(UserError, match="the split seed is -1; it must be 0 or more"):
+        make_splits(make_source([20, 30]), seed=-1)
+    with pytest.raises(UserError, match="the subset seed is -2; it must be 0 or more"):
+        balanced_subset(full(make_source([20, 30])), 2, seed=-2)
+
+
+def test_classes_too_small_for_a_part_are_named():
+    with pytest.raises(
+        UserError, match=r"class 1 of data set 'made' has only 1 image in the validation split, .* raise"
+    ):
+        make_splits(make_source([40, 10]), seed=0)
+    with pytest.raises(UserError, match=r"class 0 \(and 1 more\) .* has no image in the validation split"):
+        make_splits(make_source([4, 4]), seed=0)
+    with pytest.raises(
+        UserError, match=r"class 1 .* has only 1 image in the auxiliary split, .* raise auxiliary_fract"
+    ):
+        make_splits(make_source([90, 20]), seed=0, auxiliary_fraction=0.05)
+    with pytest.raises(
+        UserError, match=r"class 1 .* has no image in the train split, .* lower the fractions"
+    ):
+        make_splits(make_source([900, 4]), seed=0, validation_fraction=0.49, auxiliary_fraction=0.5)
+    with pytest.raises(UserError, match=r"class 1 .* has only 1 image in the test split, .* add test images"):
+        make_splits(make_source([40, 40], test_counts=[2, 1]), seed=0)
+    with pytest.raises(UserError, match=r"class 0 .* has no image in the test split"):
+        make_splits(make_source([40, 40], test_counts=[0, 2]), seed=0)
+
+
+def test_full_is_every_train_image():
+    source = make_source([5, 6])
+    images, labels = full(source).take()
+    np.testing.assert_array_equal(images, source.train_images)
+    np.testing.assert_array_equal(labels, source.train_labels)
+
+
+@given(counts=st.lists(st.integers(1, 30), min_size=2, max_size=6), data=st.data())
+def test_balanced_subset_is_as_equal_as_the_classes_allow(counts, data):
+    split = full(make_source(counts))
+    split = Split(split.images, split.labels, np.flatnonzero(np.arange(len(split)) % 3).astype(np.int32))
+    size = data.draw(st.integers(1, len(split) + 3))
+    seed = data.draw(st.integers(0, 5))
+    subset = balanced_subset(split, size, seed=seed)
+    assert len(subset) == min(size, len(split))
+    assert len(set(subset.indices.tolist())) == len(subset)
+    assert set(subset.indices.tolist()) <= set(split.indices.tolist())
+    assert subset.images is split.images
+    had, got = counts_of(split, len(counts)), counts_of(subset, len(counts))
+    unfinished = got < had  # classes with images left are within one of the best-served class
+    assert not unfinished.any() or got.max() - got[unfinished].min() <= 1
+    np.testing.assert_array_equal(subset.indices, balanced_subset(split, size, seed=seed).indices)
+    if size > 1:
+        smaller = balanced_subset(split, size - 1, seed=seed)
+        assert set(smaller.indices.tolist()) <= set(subset.indices.tolist())
+
+
+def test_subset_depends_on_the_seed_and_works_without_labels():
+    images = np.zeros((50, 2, 2, 1), np.uint8)
+    split = Split(images, None, np.arange(10, 50, dtype=np.int32))
+    one, other = (balanced_subset(split, 8, seed=s) for s in (0, 1))
+    assert len(one) == len(other) == 8
+    assert one.indices.min() >= 10
+    assert one.labels is None
+    assert not np.array_equal(one.indices, other.indices)
+
+
+def test_limit():
+    split = full(make_source([20, 30]))
+    assert limit(split, None, seed=0) is split
+    assert limit(split, 500, seed=0) is split
+    np.testing.assert_array_equal(limit(split, 7, seed=1).indices, balanced_subset(split, 7, seed=1).indices)
+    with pytest.raises(UserError, match="a subset of 0 images was asked for"):
+        limit(split, 0, seed=0)
