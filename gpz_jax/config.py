@@ -201,7 +201,7 @@ def _fraction(**values: float) -> None:
 T = TypeVar("T")
 
 
-def from_mapping(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
+def from_mapping(kind: type[T], values: Any, *, where: str) -> T:
     """A dataclass of settings from nested plain values (TOML or JSON).
 
     Raises:
@@ -211,6 +211,8 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
       >>> from_mapping(Config, {"seed": 3, "model": {"width": 8}}, where="x.toml").model.width
       8
     """
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} must be a table, got {values!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
     hints = typing.get_type_hints(kind)
     made: dict[str, Any] = {}
@@ -219,8 +221,6 @@ def from_mapping(kind: type[T], values: Mapping[str, Any], *, where: str) -> T:
             raise UserError(f"{where}: unknown key {key!r}{did_you_mean(key, fields)}")
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
-            if not isinstance(value, Mapping):
-                raise UserError(f"{where}: [{key}] must be a table, got {value!r}")
             made[key] = from_mapping(hint, value, where=f"{where}: [{key}]")  # pyright: ignore[reportArgumentType]
         else:
             made[key] = _typed(hint, value, f"{where}: {key}")
@@ -276,11 +276,14 @@ def parse(command: type[T], argv: Sequence[str], *, prog: str, description: str,
 
     import tyro
 
-    defaults = command(**{f.name: tyro.MISSING for f in _fields(command) if _is_required(f)})
+    required = [f.name for f in _fields(command) if _is_required(f)]
+    defaults = command(**dict.fromkeys(required, ""))
     file = _value_of("--config", argv)
     if file is not None:
         defaults = _overlay(defaults, read_toml(file), sections, where=file)
     defaults = _without_repeatable(defaults, argv)
+    for name in required:  # not through the constructor: MISSING is not of the field's type
+        object.__setattr__(defaults, name, tyro.MISSING)
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):

@@ -104,6 +104,10 @@ class TappedNetwork:
         both = prepare if inner is None else lambda x: inner(prepare(x))
         return dataclasses.replace(self, prepare=both)
 
+    def __hash__(self) -> int:
+        # By the model's type, not the model: nn.Sequential([…]) holds a list and has no hash. Equality tells the rest.
+        return hash((type(self.model), self.cuts, self.prepare, self.arguments))
+
 
 def tap(
     model: nn.Module,
@@ -145,7 +149,7 @@ def tap(
     """
     shapes: dict[str, Any] = {}
     marks: list[str] = []
-    inside: set[str] = set()
+    inside: dict[str, bool] = {}
 
     def record(name: str, value: Any, module: nn.Module) -> Any:
         shapes[name] = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), value)
@@ -230,14 +234,14 @@ def split_at(
     return jax.jit(edge), jax.jit(cloud)
 
 
-def _visit(model, variables, x, arguments, at_cut: Callable[[str, Any, nn.Module], Any]) -> set[str]:
+def _visit(model, variables, x, arguments, at_cut: Callable[[str, Any, nn.Module], Any]) -> dict[str, bool]:
     """Apply the model and pass every module's output, under its name, through ``at_cut``.
 
-    Returns the names of modules inside ``nn.scan``, ``nn.remat`` and the like: their outputs belong to an inner trace,
-    where "the activation" is not one array, so they are not passed on.
+    Returns the names of modules inside ``nn.scan``, ``nn.remat`` and the like, and whether they are marks: their
+    outputs belong to an inner trace, where "the activation" is not one array, so they are not passed on.
     """
-    calls: Counter[str] = Counter()
-    inside: set[str] = set()
+    calls = Counter([LOGITS])  # the model's own output has that name; a layer called "logits" is "logits:2"
+    inside: dict[str, bool] = {}
     home = get_opaque_trace_state(convention="flax")
 
     def intercept(call, args, kwargs, context):
@@ -246,9 +250,11 @@ def _visit(model, variables, x, arguments, at_cut: Callable[[str, Any, nn.Module
             return value
         module = context.module
         path = module.path
-        name = (path[-1] if isinstance(module, Tap) else "/".join(path)) if path else LOGITS
+        if not path:
+            return at_cut(LOGITS, value, module)
+        name = path[-1] if isinstance(module, Tap) else "/".join(path)
         if get_opaque_trace_state(convention="flax") != home:
-            inside.add(name)
+            inside[name] = isinstance(module, Tap)
             return value
         calls[name] += 1
         return at_cut(name if calls[name] == 1 else f"{name}:{calls[name]}", value, module)
@@ -262,10 +268,17 @@ def _is_batched_array(value: Any) -> bool:
     return isinstance(value, jax.ShapeDtypeStruct) and len(value.shape) >= 2
 
 
-def _select(shapes: dict, marks: list[str], inside: set[str], patterns: tuple[str, ...] | None) -> tuple[str, ...]:
+def _select(
+    shapes: dict, marks: list[str], inside: dict[str, bool], patterns: tuple[str, ...] | None
+) -> tuple[str, ...]:
     """The names to tap, in the order of computation, ``"logits"`` last."""
     arrays = {name for name, shape in shapes.items() if _is_batched_array(shape)}
     if patterns is None:
+        for name in (name for name, is_mark in inside.items() if is_mark):
+            raise UserError(
+                f"mark {name!r} lies inside nn.scan, nn.remat or another inner trace, where no single activation "
+                "exists; name the cuts that you want, outside of it"
+            )
         chosen = set(marks) or {name for name in arrays if "/" not in name}
     else:
         chosen = set[str]()

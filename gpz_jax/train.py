@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     victim = workflow.load_run(str(run.folder))
     workflow.report_accuracy(victim)
     workflow.report_probe(workflow.probe_run(victim, flags.settings.probe), tables.console())
-    workflow.say(f"attack it: python -m gpz_jax.attack {workflow.short(run.folder)} --cut block_4 --cut logits")
+    workflow.say(f"attack it: python -m gpz_jax.attack {workflow.short(run.folder)}")
 
 
 if __name__ == "__main__":

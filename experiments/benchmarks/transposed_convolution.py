@@ -39,9 +39,7 @@ def compare(shape: tuple[int, ...], features: int) -> str:
 
     def value_and_gradient(module: nn.Module):
         return jax.jit(
-            jax.value_and_grad(
-                lambda v, x: jnp.mean(jnp.asarray(module.apply(v, x)) * target), argnums=(0, 1)
-            )
+            jax.value_and_grad(lambda v, x: jnp.mean(jnp.asarray(module.apply(v, x)) * target), argnums=(0, 1))
         )
 
     forwards = {name: jax.jit(module.apply) for name, module in modules.items()}
@@ -71,8 +69,6 @@ def difference(got, want) -> float:
 
 
 if __name__ == "__main__":
-    print(
-        f"jax {jax.__version__}, flax {flax.__version__}, {jax.devices()[0].platform}, {platform.machine()}"
-    )
+    print(f"jax {jax.__version__}, flax {flax.__version__}, {jax.devices()[0].platform}, {platform.machine()}")
     for shape, features in SIZES:
         print(compare(shape, features))

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from gpz_jax.errors import UserError
+from gpz_jax.taps import TappedNetwork
 
 
 def null_variables(
@@ -22,7 +23,7 @@ def null_variables(
     """Fresh variables whose batch-norm statistics are those of the data (a calibrated, untrained network).
 
     Every batch norm keeps running = m · running + (1 - m) · batch, with a momentum m that only the model knows. Run
-    from zeros it returns (1 - m) · batch; run from ones, m more; the difference gives m and thereby the batch's own
+    from zeros it returns (1 - m) · batch; run from v, m · v more; the difference gives m and thereby the batch's own
     statistics, which are averaged over the batches. So the result does not depend on m, nor on how many steps a
     running average needs to forget its start.
 
@@ -46,14 +47,15 @@ def null_variables(
       [2.0]
     """
     init_key, noise_key = jax.random.split(key)
+    static = TappedNetwork(model, ())  # has a hash even where the model has none: ResNet(stage_sizes=[3, 4])
     variables, sums, count = None, None, 0
     for x in batches:
         if variables is None:
-            variables = _init(init_key, x, model=model)
+            variables = _init(init_key, x, network=static)
             if "batch_stats" not in variables:
                 return dict(variables)
         noise = jax.random.fold_in(noise_key, count)
-        found = _batch_statistics(variables, x, noise, model=model, train_argument=train_argument)
+        found = _batch_statistics(variables, x, noise, network=static, train_argument=train_argument)
         sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
         count += 1
     if variables is None:
@@ -61,19 +63,20 @@ def null_variables(
     return {**variables, "batch_stats": jax.tree.map(lambda s: s / count, sums)}
 
 
-@partial(jax.jit, static_argnames="model")
-def _init(key, x, *, model):
-    return model.init(key, x)
+@partial(jax.jit, static_argnames="network")
+def _init(key, x, *, network):
+    return network.model.init(key, x)
 
 
-@partial(jax.jit, static_argnames=("model", "train_argument"))
-def _batch_statistics(variables, x, key, *, model, train_argument):
+@partial(jax.jit, static_argnames=("network", "train_argument"))
+def _batch_statistics(variables, x, key, *, network, train_argument):
     def run(value: float):
         stats = jax.tree.map(lambda s: jnp.full_like(s, value), variables["batch_stats"])
         train: Any = {train_argument: True}
         values = {**variables, "batch_stats": stats}
-        _, new = model.apply(values, x, rngs={"dropout": key}, mutable=["batch_stats"], **train)
+        _, new = network.model.apply(values, x, rngs={"dropout": key}, mutable=["batch_stats"], **train)
         return new["batch_stats"]
 
-    zeros, ones = run(0.0), run(1.0)
-    return jax.tree.map(lambda a, b: a / jnp.maximum(1 - (b - a), 1e-6), zeros, ones)
+    far = 2.0**30  # from 1, say, m would drown in the rounding of statistics in the thousands
+    near, distant = run(0.0), run(far)
+    return jax.tree.map(lambda a, b: a / jnp.maximum(1 - (b - a) / far, 1e-6), near, distant)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from gpz_jax.data.sources import Source, _chunks, to_channels
+from gpz_jax.data.arrays import Source, chunks, to_channels
 from gpz_jax.errors import UserError
 
 
@@ -194,7 +194,7 @@ def _foreign(source: Source, auxiliary: Source | None) -> tuple[Split, tuple[str
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and all(np.array_equal(a[rows], b[rows]) for rows in _chunks(a))
+    return a.shape == b.shape and all(np.array_equal(a[rows], b[rows]) for rows in chunks(a))
 
 
 def _everything(images: np.ndarray) -> Int32[np.ndarray, "_"]:

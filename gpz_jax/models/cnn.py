@@ -32,8 +32,9 @@ class CNN(nn.Module):
         """Return the logits ``(N, K)`` of normalised images ``(N, H, W, C)``."""
         for n in range(1, 5):
             x = nn.Conv(self.width * 2 ** (n - 1), (3, 3), dtype=self.dtype, name=f"conv_{n}")(x)
-            x = nn.BatchNorm(not train, momentum=0.9, dtype=self.dtype, name=f"norm_{n}")(x)
-            x = nn.relu(max_pool_2x2(x))  # (N, H/2^n, W/2^n, width 2^(n-1))
+            # In float32, as Flax would by itself: its own promotion fails where promotion is strict.
+            x = nn.BatchNorm(not train, momentum=0.9, dtype=jnp.float32, name=f"norm_{n}")(x.astype(jnp.float32))
+            x = nn.relu(max_pool_2x2(x.astype(self.dtype)))  # (N, H/2^n, W/2^n, width 2^(n-1))
             x = Tap(name=f"block_{n}")(x)
         x = x.reshape(x.shape[0], -1).astype(jnp.float32)
         x = Tap(name="fc")(nn.Dense(5 * self.num_classes, name="head_1")(x))

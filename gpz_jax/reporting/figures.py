@@ -23,7 +23,7 @@ def probe_figure(record, file: Path) -> None:
       record: the ``xarray.Dataset`` that a probe writes.
       file: a .png to write.
     """
-    figure, ((radius, share, evidence),) = _new(1, 3, (13, 4))
+    figure, ((radius, share, evidence),) = _new(1, 3, (13.0, 4.0))
     cuts = [str(cut) for cut in record.cut.values]
     at = np.arange(len(cuts))
     seeds = record.sizes.get("null_seed", 0)
@@ -58,7 +58,7 @@ def probe_figure(record, file: Path) -> None:
     evidence.legend(fontsize=8, loc="upper left")
     for axis in (radius, share, evidence):
         axis.set_xticks(at, cuts, rotation=45 if len(cuts) < 20 else 90, ha="right", fontsize=8)
-    figure.suptitle(f"{record.attrs['run']}, {record.attrs['split']} images", fontsize=10)
+    figure.suptitle(f"{record.attrs['run']}, {record.attrs['split']} images", fontsize=10, parse_math=False)
     figure.savefig(file, dpi=120)
 
 
@@ -69,7 +69,7 @@ def training_figure(dynamics, file: Path) -> None:
       dynamics: the ``xarray.Dataset`` of ``runs.dynamics``.
       file: a .png to write.
     """
-    figure, ((loss, accuracy, radius, share),) = _new(1, 4, (16, 3.6))
+    figure, ((loss, accuracy, radius, share),) = _new(1, 4, (16.0, 3.6))
     for part, style in (("train", "--"), ("validation", "-")):
         loss.plot(dynamics.epoch, dynamics[f"{part}_loss"], style, label=part)
         accuracy.plot(dynamics.epoch, dynamics[f"{part}_accuracy"], style, label=part)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 
@@ -67,7 +68,7 @@ def probe_table(record) -> Table:
     """What a probe found, one row a cut."""
     labels = {"true": "", "predicted": ", predicted labels", "kmeans": ", k-means clusters"}[record.attrs["labels"]]
     table = Table(
-        title=f"{record.attrs['run']}: {record.attrs['images']} {record.attrs['split']} images{labels}",
+        title=f"{escape(record.attrs['run'])}: {record.attrs['images']} {record.attrs['split']} images{labels}",
         caption="R_c^2 within-class radius; rho = W/(W+B); evidence = ln rho_null - ln rho, 95 % interval; "
         f"drop of R_c^2 from the cut before; h, H in nats; H(X|Z) drop: at most, sent as {record.attrs['quantiser']}",
     )
@@ -80,7 +81,7 @@ def probe_table(record) -> Table:
         table.add_column(head, justify="left" if head in ("cut", "shape") or head.startswith("zone") else "right")
     for row in probe_rows(record):
         table.add_row(
-            row["cut"] + ("" if row["valid"] else " (bypassed)"), row["shape"], str(row["D"]),
+            escape(row["cut"]) + ("" if row["valid"] else " (bypassed)"), row["shape"], str(row["D"]),
             number(row["radius"]), number(row["radius_per_dimension"]), number(row["share"]), number(row["share_null"]),
             number(row["evidence"]), interval(row["evidence_low"], row["evidence_high"]),
             number(row["drop"]), number(row["drop_null"]),
@@ -101,7 +102,7 @@ def attack_table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
       results: what ``workflow.attack_run`` returns.
     """
     table = Table(
-        title=title,
+        title=escape(title),
         caption="mse per element, pixels in [0, 1]; /class mean: mse over that of the class-mean floor, 1 or more "
         "means that z gave no more than the label; _paper: as in the paper (summed over channels; PSNR of batches)",
     )
@@ -122,7 +123,7 @@ def attack_table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
     for result in results:
         flat = f"{'yes' if result['flattened'] else 'NO'} (last fifth: -{100 * result['last_gain']:.1f} %)"
         scores = [number(result["scores"][name]) for name in ATTACK_COLUMNS]
-        table.add_row(result["cut"], str(result["dimension"]), result["decoder"], *scores, flat)
+        table.add_row(escape(result["cut"]), str(result["dimension"]), result["decoder"], *scores, flat)
     if results:
         floors = results[0]["floors"]
         table.add_section()

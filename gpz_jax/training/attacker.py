@@ -146,9 +146,9 @@ def train_attacker(
     held = max(1, round(attack.selection_fraction * len(shuffled)))
     selection = Split(auxiliary.images, None, shuffled[:held])
     fit = Split(auxiliary.images, None, shuffled[held:])
-    if len(fit) < 2:
-        raise UserError(f"the attacker has {len(auxiliary)} images, too few to train on; raise --auxiliary-fraction")
     devices = mesh.size
+    if len(fit) < max(2, devices):
+        raise UserError(f"the attacker has {len(auxiliary)} images, too few to train on; raise --auxiliary-fraction")
     batch_size = max(devices, min(attack.batch_size, len(fit)) // devices * devices)
 
     init_key, order_key = jax.random.split(jax.random.key(seed))

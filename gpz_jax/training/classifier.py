@@ -1,5 +1,6 @@
 """The classifier's training loop: pure steps, read top to bottom."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -214,6 +215,19 @@ def evaluate(variables: Any, split: Split, alpha: float, *, recipe: Recipe, mesh
     return totals.means()
 
 
+def check_batch_size(batch_size: int, images: int, mesh: Mesh) -> None:
+    """Raise :class:`UserError` unless the batch can be filled, and spread evenly over the devices."""
+    parallel.check_batch_size(batch_size, mesh)
+    if batch_size > images:
+        raise UserError(f"--batch-size {batch_size} is larger than the training split ({images} images)")
+
+
+@jax.jit
+def _are_finite(params: Any) -> Array:
+    # Not left to the loss: on CPUs XLA's max(NaN, 0) is 0, so that a ReLU can hide what came before it.
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
 @partial(jax.jit, static_argnames="recipe")
 def _after_epoch(plateau: Any, loss: Array, restart: Array, *, recipe: Recipe) -> Any:
     """Tell the plateau rule the validation loss; start it afresh where the objective changes."""
@@ -258,9 +272,7 @@ def fit(
       UserError: a batch larger than the training split; a loss that is not finite (names the step).
     """
     t = config.training
-    parallel.check_batch_size(t.batch_size, mesh)
-    if t.batch_size > len(train):
-        raise UserError(f"--batch-size {t.batch_size} is larger than the training split ({len(train)} images)")
+    check_batch_size(t.batch_size, len(train), mesh)
     key = jax.random.key(config.seed)
     order_key, noise_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
     images, labels = parallel.replicate(train.take(), mesh)
@@ -277,13 +289,16 @@ def fit(
                 recipe=recipe, mesh=mesh,
             )  # fmt: skip
             on_step(epoch, index)
-        if (bad := int(totals.first_bad_step)) >= 0:
+        held_out = evaluate(state.variables, validation, alpha, recipe=recipe, mesh=mesh)
+        bad = int(totals.first_bad_step)
+        if bad < 0 and not (math.isfinite(held_out["loss"]) and _are_finite(state.params)):
+            bad = int(state.step) - 1  # the update of the last step did it, after its loss was taken
+        if bad >= 0:
             raise UserError(
                 f"the loss is not finite at step {bad} (epoch {epoch + 1}, alpha {alpha:g}, lr {t.lr:g}); the "
                 "checkpoint of the last good epoch is kept: lower --lr, bring --ls closer to 0 or lengthen "
                 "--warmup-epochs"
             )
-        held_out = evaluate(state.variables, validation, alpha, recipe=recipe, mesh=mesh)
         scale = float(state.plateau.scale)
         plateau = _after_epoch(
             state.plateau, jnp.float32(held_out["loss"]), jnp.asarray(epoch == warmup > 0), recipe=recipe

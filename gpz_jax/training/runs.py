@@ -11,8 +11,10 @@ runs/NAME/
 """
 
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterable
@@ -127,7 +129,7 @@ def open_run(folder: str | Path) -> Run:
         fields = (str(written["fingerprint"]), int(written["num_classes"]), int(written["channels"]))
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}); is it a gpz_jax run?") from None
     return Run(path.absolute(), config, *fields)
 
@@ -276,56 +278,113 @@ class Loaded(NamedTuple):
 class Checkpoints:
     """The run's checkpoints: the last two, and the best by validation accuracy (ties: by validation loss).
 
-    Orbax's v1 API is still marked experimental; this is the only place that uses it.
+    Each carries the SHA-256 of its files: Orbax itself would load one with a flipped byte without a word. Orbax's v1
+    API is still marked experimental; this is the only place that uses it.
     """
 
     def __init__(self, run: Run):
-        from orbax.checkpoint import v1 as ocp
-
-        policies = ocp.training.preservation_policies
-        best: Any = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)  # pyright: ignore
-        keep: Any = policies.AnyPreservationPolicy([policies.LatestN(2), best])
-        self._checkpointer = ocp.training.Checkpointer(
-            str(run.subfolder("checkpoints")),
-            preservation_policy=keep,
-        )
+        self._folder = run.subfolder("checkpoints")
+        self._writer: Any = None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._checkpointer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def save(self, epoch: int, state: State, *, accuracy: float, loss: float, candidate: bool) -> None:
         """Save the state after ``epoch`` epochs; ``candidate`` for the best (not while warming up)."""
+        if self._writer is None:
+            self._writer = self._open_writer()
         metrics: Any = {"accuracy": accuracy, "loss": loss} if candidate else None
-        self._checkpointer.save(epoch, state, metrics=metrics, overwrite=True)
+        self._writer.save(epoch, state, metrics=metrics, overwrite=True)
+        folder = self._folder / str(epoch)
+        write_json(folder / _CHECKSUMS, {str(f.relative_to(folder)): _sha256(f) for f in _files(folder)})
+
+    def _open_writer(self) -> Any:
+        from orbax.checkpoint import v1 as ocp
+
+        policies = ocp.training.preservation_policies
+        best: Any = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)  # pyright: ignore
+        keep: Any = policies.AnyPreservationPolicy([policies.LatestN(2), best])
+        return ocp.training.Checkpointer(str(self._folder), preservation_policy=keep)
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.name) for path in self._folder.iterdir() if path.is_dir() and path.name.isdecimal())
+
+    def discard_damaged(self) -> list[int]:
+        """Remove damaged checkpoints and return their epochs: at every save Orbax reads the metrics of all."""
+        import shutil
+
+        damaged = [step for step in self._steps() if _damage(self._folder / str(step)) is not None]
+        for step in damaged:
+            shutil.rmtree(self._folder / str(step))
+        return damaged
 
     def latest(self, abstract: State) -> Loaded | None:
         """The last checkpoint that can be read, or None if there is none at all."""
-        return self._first_readable([c.step for c in reversed(self._checkpointer.checkpoints)], abstract)
+        return self._first_readable(self._steps()[::-1], abstract)
 
     def best(self, abstract: State) -> Loaded | None:
         """The best checkpoint by validation that can be read, or None if there is none at all."""
-        ranked = sorted(
-            (c for c in self._checkpointer.checkpoints if c.metrics),
-            key=lambda c: _rank(c.metrics),
-            reverse=True,
-        )
-        steps = [c.step for c in ranked]
-        rest = [c.step for c in reversed(self._checkpointer.checkpoints) if c.step not in steps]
-        return self._first_readable(steps + rest, abstract)
+        ranks = {step: _rank_of(self._folder / str(step)) for step in self._steps()}
+        return self._first_readable(sorted(ranks, key=lambda step: (ranks[step], step), reverse=True), abstract)
 
     def _first_readable(self, steps: Iterable[int], abstract: State) -> Loaded | None:
+        from orbax.checkpoint import v1 as ocp
+
         notes: list[str] = []
         for step in steps:
-            try:
-                return Loaded(self._checkpointer.load(step, abstract), step, tuple(notes))
-            except Exception as error:  # whatever a damaged file makes of itself: the one before is tried
-                notes.append(f"checkpoint of epoch {step} cannot be read ({_brief(error)}); falling back to another")
+            why = _damage(self._folder / str(step))
+            if why is None:
+                try:
+                    return Loaded(ocp.load(str(self._folder / str(step)), abstract), step, tuple(notes))
+                except Exception as error:  # whatever Orbax makes of what it cannot read: another is tried
+                    why = _brief(error)
+            notes.append(f"checkpoint of epoch {step} cannot be read ({why}); falling back to another")
         if notes:
-            raise UserError(f"no checkpoint in {self._checkpointer.directory} can be read: {notes[-1]}")
+            why = notes[0].removesuffix("; falling back to another")
+            raise UserError(f"no checkpoint in {self._folder} can be read: {why}; train the run again")
         return None
+
+
+_CHECKSUMS = "checksums.json"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _CHECKSUMS)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None if nothing is."""
+    try:
+        expected = json.loads((folder / _CHECKSUMS).read_text())
+        for name, digest in expected.items():
+            if not (folder / name).is_file():
+                return f"{name} is missing"
+            if _sha256(folder / name) != digest:
+                return f"{name} is damaged"
+    except FileNotFoundError:
+        return None  # killed just after the save; Orbax makes a checkpoint appear whole or not at all
+    except (OSError, ValueError, AttributeError):
+        return f"{_CHECKSUMS} is damaged"
+    return None
+
+
+def _rank_of(folder: Path) -> tuple[float, float]:
+    """What :func:`_rank` says of a checkpoint; one without metrics (saved while warming up) comes last."""
+    if not (folder / "metrics").is_dir():
+        return (-math.inf, -math.inf)
+    try:
+        return _rank(json.loads((folder / "metrics" / "metrics").read_text()))
+    except (OSError, ValueError, KeyError, TypeError):
+        return (math.inf, math.inf)  # damaged: to be tried, and found out, before another is called the best
 
 
 def save_tree(folder: Path, tree: Any) -> None:

@@ -1,7 +1,9 @@
 """Attack a trained run at chosen cuts, and score the reconstructions against floors."""
 
 import dataclasses
+import hashlib
 import json
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import Progress
 
-from gpz_jax.config import AttackConfig, check_attack
+from gpz_jax.config import AttackConfig, check_attack, resolve
 from gpz_jax.errors import UserError
 from gpz_jax.inversion import metrics
 from gpz_jax.reporting import figures, tables
@@ -48,17 +50,20 @@ def attack_run(
     """
     options = check_attack(options)
     seed = victim.run.config.seed if seed is None else seed
+    resolve(dataclasses.replace(victim.run.config, seed=seed))  # for its check of the seed
     cuts = _cuts_to_attack(victim, options.cut)
     floors = _floors(victim)
     results, grid = [], {}
     originals = None
+    # The images themselves, not their number or name: another --aux must not pass for this one.
+    auxiliary = hashlib.sha256(victim.splits.auxiliary.take()[0].tobytes()).hexdigest()
     with progress_bar() as bar:
         for cut in cuts:
             asked = {**dataclasses.asdict(dataclasses.replace(options, cut=())), "seed": seed, "cut": cut}
-            asked |= {"auxiliary_images": len(victim.splits.auxiliary), "epoch_of_victim": victim.epoch}
+            asked |= {"auxiliary": auxiliary, "epoch_of_victim": victim.epoch, "shown": shown}
             folder = victim.run.subfolder("attacks", f"{_file_name(cut)}-deconvolution")
-            result = _finished(folder, asked) if resume else None
-            if result is None:
+            kept = _finished(folder, asked) if resume else None
+            if kept is None:
                 task = bar.add_task(f"attack on {cut}", total=options.epochs)
                 trained = attacker.train_attacker(
                     attacker.Edge(victim.network, cut),
@@ -73,8 +78,7 @@ def attack_run(
                 result, originals, grid[cut] = _score(victim, cut, trained, floors, folder, asked, shown)
             else:
                 say(f"attack on {cut}: already done, read from {folder}")
-                with np.load(folder / "shown.npz", allow_pickle=False) as kept:
-                    originals, grid[cut] = kept["originals"], kept["reconstructions"]
+                result, originals, grid[cut] = kept
             results.append(result)
     tables.write_csv([_flat(result) for result in results], victim.run.subfolder("attacks") / "table.csv")
     if originals is not None:
@@ -136,6 +140,8 @@ def _score(victim, cut, trained: attacker.Trained, floors, folder, asked, shown)
         }
         for i in range(len(labels))
     ]
+    # Written last, so that its presence says that all the rest is there and of one attack.
+    (folder / "result.json").unlink(missing_ok=True)
     tables.write_csv(rows, folder / "scores.csv")
     originals, reconstructions = np.concatenate(originals), np.concatenate(reconstructions)
     np.savez(folder / "shown.npz", originals=originals, reconstructions=reconstructions)
@@ -167,12 +173,16 @@ def _score(victim, cut, trained: attacker.Trained, floors, folder, asked, shown)
     return result, originals, reconstructions
 
 
-def _finished(folder, asked: dict[str, Any]) -> dict[str, Any] | None:
+def _finished(folder, asked: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
+    """Result, originals and reconstructions of a finished attack; None if it is of other settings or damaged."""
     try:
         result = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError):
+        if result["asked"] != json.loads(json.dumps(asked)):
+            return None
+        with np.load(folder / "shown.npz", allow_pickle=False) as kept:
+            return result, kept["originals"], kept["reconstructions"]
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
-    return result if result.get("asked") == json.loads(json.dumps(asked)) else None
 
 
 def _advance(bar: Progress, task: Any, cut: str) -> Callable[[int, float], None]:

@@ -1,5 +1,6 @@
 """Probe a trained run at every cut, hold it against untrained copies, locate the zone."""
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from gpz_jax.analysis import bounds, zone
 from gpz_jax.analysis.labels import cluster_labels, predicted_labels
 from gpz_jax.analysis.null import null_variables
 from gpz_jax.analysis.radius import Moments, Summary, deviations, measure, summarise
-from gpz_jax.config import ProbeConfig
+from gpz_jax.config import ProbeConfig, resolve
 from gpz_jax.data import splits
 from gpz_jax.data.batches import padded_batches
 from gpz_jax.data.splits import Split
@@ -29,7 +30,7 @@ CALIBRATION_IMAGES = 1024
 
 
 class Measured(NamedTuple):
-    """One network at every cut: moments, and each image's squared distances to its class mean and the grand mean."""
+    """One network at every cut: moments, and the squared deviations (L, G) of ``radius.deviations``."""
 
     moments: dict[str, Moments]
     within: np.ndarray
@@ -51,8 +52,9 @@ def probe_run(victim: Victim, options: ProbeConfig = ProbeConfig(), *, seed: int
     Raises:
       UserError: an unknown rule, or one that cannot run with these options.
     """
-    rules = _rules(options)
     seed = victim.run.config.seed if seed is None else seed
+    resolve(dataclasses.replace(victim.run.config, probe=options, seed=seed))  # for its checks
+    rules = rules_to_apply(options)
     network, variables, mesh = victim.network, victim.variables, victim.mesh
     chosen = splits.full(victim.source) if options.split == "full" else getattr(victim.splits, options.split)
     if options.limit is not None:
@@ -62,13 +64,13 @@ def probe_run(victim: Victim, options: ProbeConfig = ProbeConfig(), *, seed: int
 
     with progress_bar() as bar:
         task = bar.add_task("probing", total=1 + options.null_seeds)
-        trained = _measure(network, variables, chosen, num_classes, mesh)
+        trained = _measure(network, variables, chosen, num_classes, mesh, options.unbiased)
         bar.advance(task)
         nulls = []
         for number in range(options.null_seeds):
             key = jax.random.fold_in(jax.random.key(seed), 1000 + number)
             null = null_variables(victim.recipe.model, key, _calibration(victim))
-            nulls.append(_measure(network, null, chosen, num_classes, mesh))
+            nulls.append(_measure(network, null, chosen, num_classes, mesh, options.unbiased))
             bar.advance(task)
     record = _probe_record(victim, options, chosen, trained, nulls, rules, seed)
     name = "-".join([options.split, *([options.labels] if options.labels != "true" else [])])
@@ -79,7 +81,8 @@ def probe_run(victim: Victim, options: ProbeConfig = ProbeConfig(), *, seed: int
     return record
 
 
-def _rules(options: ProbeConfig) -> tuple[str, ...]:
+def rules_to_apply(options: ProbeConfig) -> tuple[str, ...]:
+    """The rules asked for, or all that can run. Raises :class:`UserError` for one that is unknown or cannot run."""
     for name in options.rule:
         if name not in zone.RULES:
             raise UserError(f"unknown rule {name!r}{did_you_mean(name, zone.RULES)}")
@@ -108,9 +111,12 @@ def _labelled(victim: Victim, split: Split, options: ProbeConfig, seed: int) -> 
     return Split(split.images, labels, split.indices)
 
 
-def _measure(network: TappedNetwork, variables: Any, split: Split, num_classes: int, mesh: Mesh) -> Measured:
+def _measure(
+    network: TappedNetwork, variables: Any, split: Split, num_classes: int, mesh: Mesh, unbiased: bool
+) -> Measured:
     moments = measure(network, variables, probe_batches(split, mesh), num_classes)
-    return Measured(moments, *deviations(network, variables, probe_batches(split, mesh), moments))
+    found = deviations(network, variables, probe_batches(split, mesh), moments, unbiased=unbiased)
+    return Measured(moments, *found)
 
 
 def _calibration(victim: Victim) -> Iterator[jax.Array]:
@@ -142,7 +148,9 @@ def _probe_record(victim, options, split, trained: Measured, nulls: list[Measure
 
     stats = zone.LayerStatistics(cuts, within, share)
     if nulls:
-        samples = _bootstrap(split, [trained, *nulls], options, seed)
+        measured = [trained, *nulls]  # on the same resampled images
+        within_sums, total_sums = np.stack([m.within for m in measured]), np.stack([m.total for m in measured])
+        samples = zone.bootstrap_shares(within_sums, total_sums, replicates=options.bootstrap, seed=seed)
         stats = stats._replace(rho_null=share_null, rho_samples=samples[:, 0], rho_null_samples=samples[:, 1:])
     zones = {rule: zone.locate(rule, stats) for rule in rules}
     marks = [[_mark(zones[rule], cut) for cut in cuts] for rule in rules]
@@ -213,18 +221,6 @@ def _probe_record(victim, options, split, trained: Measured, nulls: list[Measure
             **{f"reason_{rule}": found.reason for rule, found in zones.items()},
         },
     )
-
-
-def _bootstrap(split: Split, measured: list[Measured], options: ProbeConfig, seed: int) -> np.ndarray:
-    """Replicates of ρ, ``(B, networks, L)``, all networks on the same resampled images."""
-    within, total = np.stack([m.within for m in measured]), np.stack([m.total for m in measured])
-    if options.unbiased:
-        assert split.labels is not None  # _labelled saw to it
-        labels = split.labels[split.indices]
-        count = np.bincount(labels)[labels]
-        within = within * (count / np.maximum(count - 1, 1))
-        total = total * (len(labels) / max(len(labels) - 1, 1))
-    return zone.bootstrap_shares(within, total, replicates=options.bootstrap, seed=seed)
 
 
 def _grand_mean(moments: Moments) -> jax.Array:

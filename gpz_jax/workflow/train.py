@@ -13,6 +13,7 @@ from gpz_jax.taps import TappedNetwork
 from gpz_jax.training import classifier, parallel, runs
 from gpz_jax.training.runs import Run
 from gpz_jax.workflow.common import abstract_state, load_data, probe_batches, progress_bar, say
+from gpz_jax.workflow.probe import rules_to_apply
 
 
 def train_run(config: Config, *, folder: str | None = None, resume: bool = False) -> Run:
@@ -27,7 +28,8 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
       The run.
 
     Raises:
-      UserError: bad settings or data; a folder that holds another run; a loss that is not finite.
+      UserError: bad settings (those of the probe that may follow included) or data; a folder that holds another
+        run; a loss that is not finite.
     """
     config = _resolve_dtype(resolve(config))
     dealt, source = load_data(config.data, config.seed)
@@ -35,6 +37,9 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
     recipe = classifier.recipe_for(config, dealt.num_classes, channels)
     network = classifier.network_for(recipe, channels)
     mesh = parallel.data_mesh()
+    # Before the folder is made: what cannot be trained should not leave a run folder in the way of the next try.
+    classifier.check_batch_size(config.training.batch_size, len(dealt.train), mesh)
+    rules_to_apply(config.probe)
     run = runs.start(
         config,
         folder=folder,
@@ -55,6 +60,8 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
             for note in loaded.notes:
                 say(note)
             say(f"continuing after epoch {done} of {config.training.epochs}")
+        for step in checkpoints.discard_damaged():
+            say(f"the damaged checkpoint of epoch {step} is removed")
         runs.keep_epochs(run, done)
         steps = len(dealt.train) // config.training.batch_size
         task = bar.add_task("training", total=config.training.epochs * steps, completed=done * steps)
@@ -90,7 +97,8 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
         )
     record = runs.dynamics(run)
     runs.write_zarr(record, run.folder / "dynamics.zarr")
-    figures.training_figure(record, run.subfolder("figures") / "training.png")
+    if record.sizes["epoch"]:  # none if someone took metrics.jsonl away from a finished run
+        figures.training_figure(record, run.subfolder("figures") / "training.png")
     return run
 
 

@@ -80,11 +80,12 @@ def _check_identity(run: Run, expected: RunIdentity) -> None:
         raise UserError(f"{run.folder} holds a run of another configuration: {'; '.join(wrong)}")
 
 
-def report_accuracy(victim: Victim) -> None:
-    """Say the accuracy on the test images (the run's best epoch by validation)."""
+def report_accuracy(victim: Victim) -> float:
+    """Say and return the accuracy on the test images (the run's best epoch by validation)."""
     alpha = victim.run.config.training.ls
     found = classifier.evaluate(victim.variables, victim.splits.test, alpha, recipe=victim.recipe, mesh=victim.mesh)
     say(
         f"{victim.run.folder.name}, epoch {victim.epoch} (best by validation): test accuracy {found['accuracy']:.4f} "
         f"on {len(victim.splits.test)} images, output entropy {found['output_entropy']:.3f} nats"
     )
+    return found["accuracy"]

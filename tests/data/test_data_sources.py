@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpz_jax.data import sources
+from gpz_jax.data import arrays as checked_arrays
 from gpz_jax.data.sources import fingerprint, from_arrays, load, read_folder, read_npz, to_channels
 from gpz_jax.errors import UserError
 
@@ -317,7 +317,7 @@ def test_every_byte_survives_its_wider_type(dtype):
 
 def test_conversion_in_chunks_equals_conversion_at_once(monkeypatch):
     images = np.random.default_rng(0).random((12, 4, 5, 1))
-    monkeypatch.setattr(sources, "_chunks", lambda a: (slice(i, i + 5) for i in range(0, len(a), 5)))
+    monkeypatch.setattr(checked_arrays, "chunks", lambda a: (slice(i, i + 5) for i in range(0, len(a), 5)))
     source = from_arrays("x", **arrays(train_images=images))
     np.testing.assert_array_equal(source.train_images, np.rint(255 * images).astype(np.uint8))
 
@@ -547,7 +547,7 @@ def test_fingerprint_is_sha256_of_shapes_and_bytes(monkeypatch):
     source = from_arrays("x", **data)
     assert fingerprint(source) == reference_fingerprint(data)
     assert fingerprint(from_arrays("y", **data)) == fingerprint(source)
-    monkeypatch.setattr(sources, "_chunks", lambda a: (slice(i, i + 5) for i in range(0, len(a), 5)))
+    monkeypatch.setattr(checked_arrays, "chunks", lambda a: (slice(i, i + 5) for i in range(0, len(a), 5)))
     assert fingerprint(source) == reference_fingerprint(data)
 
 

@@ -1,0 +1,31 @@
+"""What ``import gpz_jax`` adds to importing JAX and Flax, which any user of it has to import anyway.
+
+    python experiments/benchmarks/import_time.py        # 30 seconds
+
+Medians over 5 pairs of fresh interpreters, after one pair that warms the disk cache.
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+
+PAIRS = 5
+BASE, OURS = "import jax, flax.linen", "import jax, flax.linen, gpz_jax"
+
+
+def seconds(statement: str) -> float:
+    start = time.perf_counter()
+    subprocess.run([sys.executable, "-c", statement], check=True)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    pairs = [(seconds(BASE), seconds(OURS)) for _ in range(1 + PAIRS)][1:]
+    for name, times in zip((BASE, OURS), zip(*pairs, strict=True), strict=True):
+        print(f"{name}: {statistics.median(times):.2f} s")
+    print(f"gpz_jax adds {statistics.median(ours - base for base, ours in pairs):.2f} s (to stay below 0.3 s)")
+
+
+if __name__ == "__main__":
+    main()

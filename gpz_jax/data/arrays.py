@@ -1,0 +1,209 @@
+"""A data set as host arrays, checked once here so that nothing downstream has to check again.
+
+Images are uint8 (N, H, W, C), labels int32 (N,). Data sets of this field fit in memory (CIFAR-10 takes 184 MB), but
+not many times over: uint8 arrays pass through uncopied, everything else is converted chunk by chunk.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from gpz_jax.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A checked data set on the host. Images have values 0..255; labels 0..K-1, each with a train image.
+
+    ``aux_images`` are extra unlabelled images for the attacker; they may differ from the others in height and
+    width, never in channels.
+    """
+
+    name: str
+    train_images: UInt8[np.ndarray, "train H W C"]
+    train_labels: Int32[np.ndarray, "train"]
+    test_images: UInt8[np.ndarray, "test H W C"]
+    test_labels: Int32[np.ndarray, "test"]
+    aux_images: UInt8[np.ndarray, "aux aux_H aux_W C"] | None
+    num_classes: int
+
+
+def from_arrays(
+    name: str,
+    *,
+    train_images: np.ndarray,
+    train_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    aux_images: np.ndarray | None = None,
+    where: str | None = None,
+    auxiliary: bool = False,
+) -> Source:
+    """Check arrays and make a :class:`Source` of them.
+
+    Images are (N, H, W, C) with C = 1 or 3: uint8, which pass through uncopied; other integers within 0..255;
+    or floats within [0, 1], which become round(255 v). Train and test share H, W and C; aux shares C. Labels
+    are integers (N,): 0..K-1, K >= 2, each of them with a train image. With ``auxiliary=True`` this rule on
+    classes is left out, since only the images will be used. Errors name the origin by ``where``.
+
+    Raises UserError: one line naming the array, what is wrong with it and what to do.
+
+    >>> half, labels = np.full((4, 2, 2, 1), 0.5), np.array([0, 1, 0, 1])
+    >>> train = {"train_images": half, "train_labels": labels}
+    >>> tiny = from_arrays("tiny", **train, test_images=half, test_labels=labels)
+    >>> tiny.train_images.dtype, int(tiny.train_images.max()), tiny.num_classes
+    (dtype('uint8'), 128, 2)
+    """
+    where = f"data set {name!r}" if where is None else where
+    train_images = as_uint8(train_images, f"{where}: train_images")
+    test_images = as_uint8(test_images, f"{where}: test_images")
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise UserError(
+            f"{where}: train_images are {_size(train_images)} but test_images are {_size(test_images)}; "
+            "bring them to one size"
+        )
+    if aux_images is not None:
+        aux_images = as_uint8(aux_images, f"{where}: aux_images")
+        if aux_images.shape[-1] != train_images.shape[-1]:
+            raise UserError(
+                f"{where}: train_images have {train_images.shape[-1]} channels but aux_images have "
+                f"{aux_images.shape[-1]}; bring them to the same number"
+            )
+    train_labels = _as_labels(train_labels, len(train_images), f"{where}: train_labels")
+    test_labels = _as_labels(test_labels, len(test_images), f"{where}: test_labels")
+    num_classes = int(train_labels.max()) + 1
+    if auxiliary:
+        num_classes = max(num_classes, int(test_labels.max()) + 1)
+    else:
+        _check_classes(train_labels, test_labels, where)
+    return Source(
+        name=name,
+        train_images=train_images,
+        train_labels=train_labels.astype(np.int32, copy=False),
+        test_images=test_images,
+        test_labels=test_labels.astype(np.int32, copy=False),
+        aux_images=aux_images,
+        num_classes=num_classes,
+    )
+
+
+def fingerprint(source: Source) -> str:
+    """Return the SHA-256 (hex) over the shapes and bytes of all arrays: equal exactly when the data are.
+
+    The name does not enter, nor does the memory layout; nothing larger than a chunk is copied.
+
+    >>> half, labels = np.full((4, 2, 2, 1), 0.5), np.array([0, 1, 0, 1])
+    >>> same = {"train_images": half, "train_labels": labels, "test_images": half, "test_labels": labels}
+    >>> fingerprint(from_arrays("a", **same)) == fingerprint(from_arrays("b", **same))
+    True
+    """
+    digest = hashlib.sha256()
+    for field in ("train_images", "train_labels", "test_images", "test_labels", "aux_images"):
+        array = getattr(source, field)
+        digest.update(f"{field} {None if array is None else array.shape}\n".encode())
+        if array is not None:
+            for rows in chunks(array):
+                digest.update(np.ascontiguousarray(array[rows]).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def to_channels(images: UInt8[np.ndarray, "N H W C"], channels: int) -> UInt8[np.ndarray, "N H W c"]:
+    """Convert between grey (1) and RGB (3): grey is repeated, RGB becomes Y = 0.299 R + 0.587 G + 0.114 B.
+
+    Y is rounded half up; its weights are those of ITU-R BT.601. Images that have that many channels already
+    are returned uncopied.
+
+    Raises UserError for a number of channels other than 1 or 3.
+
+    >>> to_channels(np.full((1, 1, 1, 3), (255, 0, 0), np.uint8), 1).item()
+    76
+    """
+    if channels not in (1, 3) or images.shape[-1] not in (1, 3):
+        raise UserError(f"cannot turn {images.shape[-1]} channels into {channels}; images have 1 or 3")
+    if images.shape[-1] == channels:
+        return images
+    if channels == 3:
+        return np.repeat(images, 3, axis=-1)
+    grey = np.empty((*images.shape[:-1], 1), np.uint8)
+    weights = np.array([299, 587, 114], np.uint32)
+    for rows in chunks(images):
+        grey[rows, ..., 0] = (images[rows] @ weights + np.uint32(500)) // np.uint32(1000)
+    return grey
+
+
+def as_uint8(images: np.ndarray, what: str) -> np.ndarray:
+    """Images as uint8 (N, H, W, C), or a UserError that begins with ``what`` and says what is wrong."""
+    if images.ndim != 4:
+        hint = "; add the channel axis with images[..., None]" if images.ndim == 3 else ""
+        raise UserError(f"{what} must have the shape (N, H, W, C), found {images.shape}{hint}")
+    if 0 in images.shape:
+        raise UserError(f"{what} is empty, its shape is {images.shape}; at least one image is needed")
+    if images.shape[-1] not in (1, 3):
+        hint = "; move the channels last with images.transpose(0, 2, 3, 1)" if images.shape[1] in (1, 3) else ""
+        raise UserError(f"{what} must have 1 or 3 channels, found {images.shape[-1]} in {images.shape}{hint}")
+    if images.dtype == np.uint8:
+        return images
+    if images.dtype.kind not in "iuf":
+        raise UserError(f"{what} has dtype {images.dtype}; store it as uint8 in 0..255 or float in [0, 1]")
+    low, high = images.min(), images.max()
+    if images.dtype.kind == "f":
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise UserError(f"{what} holds NaN or infinite values; store finite floats in [0, 1] or uint8")
+        if low < 0 or high > 1:
+            raise UserError(
+                f"{what} is float but spans {low:g}..{high:g}; floats must lie in [0, 1]: divide by the "
+                "largest possible value, or store uint8"
+            )
+    elif low < 0 or high > 255:
+        raise UserError(f"{what} is {images.dtype} and spans {low}..{high}; bring it to 0..255 and store it as uint8")
+    result = np.empty(images.shape, np.uint8)
+    for rows in chunks(images):
+        result[rows] = np.rint(np.float32(255) * images[rows]) if images.dtype.kind == "f" else images[rows]
+    return result
+
+
+def _as_labels(labels: np.ndarray, count: int, what: str) -> np.ndarray:
+    if labels.ndim != 1:
+        raise UserError(f"{what} must have the shape (N,), found {labels.shape}; give one class number per image")
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"{what} must be integers, found {labels.dtype}; number the classes from 0")
+    if len(labels) != count:
+        raise UserError(f"{what} has {len(labels)} labels for {count} images; give one per image")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high > np.iinfo(np.int32).max:
+        raise UserError(f"{what} holds the label {low if low < 0 else high}; number the classes from 0")
+    return labels
+
+
+def _check_classes(train: np.ndarray, test: np.ndarray, where: str) -> None:
+    num_classes = int(train.max()) + 1
+    if train.min() == train.max():
+        raise UserError(f"{where}: train_labels holds a single class, {num_classes - 1}; at least two are needed")
+    # Before the count: one stray label of 10^9 would otherwise ask for 8 GB of counters.
+    if num_classes > len(train):
+        raise UserError(
+            f"{where}: train_labels holds the label {num_classes - 1} but there are only {len(train)} train "
+            "images; number the classes 0, 1, 2, …"
+        )
+    if test.max() >= num_classes:
+        raise UserError(
+            f"{where}: test_labels holds the label {test.max()}, but train_labels has only the classes "
+            f"0..{num_classes - 1}; use the same numbers in both"
+        )
+    missing = np.flatnonzero(np.bincount(train.astype(np.int32, copy=False), minlength=num_classes) == 0)
+    if missing.size:
+        raise UserError(f"{where}: class {missing[0]} has no train image; number the classes 0, 1, 2, … without gaps")
+
+
+def chunks(array: np.ndarray) -> Iterator[slice]:
+    """Slices of the first axis of about a million elements each."""
+    rows = max(1, 2**20 // max(1, array[0].size))
+    for start in range(0, len(array), rows):
+        yield slice(start, start + rows)
+
+
+def _size(images: np.ndarray) -> str:
+    return "x".join(map(str, images.shape[1:]))

@@ -1,0 +1,71 @@
+"""Tiny real runs, and how tests of the commands start them and read what they say."""
+
+import atexit
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import jax
+import numpy as np
+import pytest
+
+from gpz_jax.data.sources import load
+
+#: The smallest run that still says something: 2 epochs of a width-4 CNN on the bundled digits.
+TINY = ("--width", "4", "--epochs", "2", "--null-seeds", "2", "--bootstrap", "50")
+CUTS = ("block_1", "block_2", "block_3", "block_4", "fc", "logits")
+
+# Compiling is most of the time of a tiny run: what one process has compiled the next reads.
+CACHE = tempfile.mkdtemp(prefix="gpz-compiled-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", CACHE)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
+    "JAX_COMPILATION_CACHE_DIR": CACHE,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    "COLUMNS": "200",
+}
+
+
+def command(name, *arguments, cwd):
+    """Run ``python -m gpz_jax.NAME`` in a process of its own."""
+    argv = [sys.executable, "-m", f"gpz_jax.{name}", *map(str, arguments)]
+    return subprocess.run(argv, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+
+
+def refused(capsys, main, *arguments):
+    """Run a command that must refuse; return the one line it says."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    said = capsys.readouterr()
+    lines = [line for line in said.err.splitlines() if not line.startswith("gpz: ") or line.startswith("gpz: error")]
+    assert stop.value.code == 2
+    assert len(lines) == 1, said.err
+    assert lines[0].startswith("gpz: error: ")
+    assert "Traceback" not in said.err + said.out
+    return lines[0].removeprefix("gpz: error: ")
+
+
+def arrays(*, train=400, test=100, channels=1, side=8):
+    """Keys of an .npz data set made of some of the digits: coloured and enlarged on request."""
+    digits = load("digits")
+    grown = np.repeat(np.repeat(digits.train_images, side // 8, axis=1), side // 8, axis=2)
+    tint = np.array([1.0, 0.6, 0.3])[:channels]
+    images = np.rint(grown * tint).astype(np.uint8)
+    return {
+        "train_images": images[:train],
+        "train_labels": digits.train_labels[:train],
+        "test_images": images[-test:],
+        "test_labels": digits.train_labels[-test:],
+    }
+
+
+def snapshot(folder):
+    """Content of every file below a folder."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
