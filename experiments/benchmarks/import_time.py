@@ -1,8 +1,9 @@
 """What ``import gpz_jax`` adds to importing JAX and Flax, which any user of it has to import anyway.
 
-    python experiments/benchmarks/import_time.py        # 30 seconds
+    python experiments/benchmarks/import_time.py        # 10 seconds
 
-Medians over 5 pairs of fresh interpreters, after one pair that warms the disk cache.
+Medians over 5 pairs of fresh interpreters, after one pair that warms the disk cache. Last measured with jax 0.10.2 and
+flax 0.12.8 on a 2-core x86-64 CPU, shared with other work: 0.54 s and 0.61 s, gpz_jax adds 0.07 s.
 """
 
 import statistics

@@ -48,10 +48,12 @@ def probe_figure(record, file: Path) -> None:
     for number, rule in enumerate(record.rule.values):
         marks = record.mark.sel(rule=rule).values
         colour = f"C{number + 1}"
+        floor, ceiling = number / record.sizes["rule"], (number + 1) / record.sizes["rule"]  # each rule its own band
         inside = [i for i in at if marks[i]]
         for i in inside:
             onset = str(marks[i]) == "onset"
-            evidence.axvspan(i - 0.4, i + 0.4, color=colour, alpha=0.35 if onset else 0.15, linewidth=0)
+            alpha = 0.35 if onset else 0.15
+            evidence.axvspan(i - 0.4, i + 0.4, floor, ceiling, color=colour, alpha=alpha, linewidth=0)
         label = f"zone by rule '{rule}'" + ("" if inside else ": none")
         evidence.axvspan(np.nan, np.nan, color=colour, alpha=0.3, label=label)
     evidence.set_title(r"evidence $\ln\rho_{null} - \ln\rho$", fontsize=10)

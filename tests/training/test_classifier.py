@@ -119,8 +119,16 @@ def test_padding_does_not_count(parts):
 
 def test_one_device_and_two_give_the_same_state(parts):
     one, two = some_steps(parts.train, mesh_of(1)), some_steps(parts.train, mesh_of(2))
-    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    compared = 0
+    for (path, a), b in zip(jax.tree.leaves_with_path(one), jax.tree.leaves(two), strict=True):
+        name = jax.tree_util.keystr(path)
+        # A bias before a batch norm has gradient 0, which Adam turns into steps of lr by the sign of its rounding; the
+        # batch norm takes it out again with its mean.
+        if ("conv" in name and "bias" in name) or ("norm" in name and "mean" in name):
+            continue
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4, err_msg=name)
+        compared += 1
+    assert compared > 40
 
 
 def test_train_step_is_deterministic_and_changes_everything_it_should(parts):
