@@ -159,7 +159,7 @@ def resolve(config: Config) -> Config:
     _fraction(validation_fraction=d.validation_fraction, auxiliary_fraction=d.auxiliary_fraction)
     warmup = t.warmup_epochs
     if warmup is None:
-        warmup = max(1, t.epochs // 4) if t.ls < 0 else 0
+        warmup = min(max(1, t.epochs // 4), t.epochs - 1) if t.ls < 0 else 0
     _at_least(0, warmup_epochs=warmup)
     if warmup and warmup >= t.epochs:
         raise UserError(f"--warmup-epochs {warmup} leaves none of the {t.epochs} epochs for alpha = {t.ls:g}")

@@ -268,3 +268,7 @@ def test_round_trip():
         plain = dataclasses.asdict(one)
         assert from_mapping(Config, plain, where="config.json") == one
         assert from_mapping(Config, json.loads(json.dumps(plain)), where="config.json") == one
+
+
+def test_one_epoch_leaves_no_room_for_a_default_warm_up():
+    assert resolve(Config(training=TrainingConfig(ls=-0.05, epochs=1))).training.warmup_epochs == 0

@@ -32,6 +32,8 @@ def predicted_labels(network: TappedNetwork, variables: Any, batches: Iterable[B
         np.asarray(jnp.argmax(_read(network, variables, x, cut=LOGITS), axis=1))[np.asarray(mask)]
         for x, _, mask in batches
     ]
+    if not found:
+        raise UserError("there are no images to predict labels for")
     return np.concatenate(found).astype(np.int32)
 
 

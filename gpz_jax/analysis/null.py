@@ -4,6 +4,7 @@ The raw radius falls steeply at some layers of networks that never learned anyth
 accumulated scale or the dimension changes. What training did is what is left beyond such a copy.
 """
 
+import inspect
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -51,7 +52,8 @@ def null_variables(
     variables, sums, count = None, None, 0
     for x in batches:
         if variables is None:
-            variables = _init(init_key, x, network=static)
+            takes_train = train_argument in inspect.signature(type(model).__call__).parameters
+            variables = _init(init_key, x, network=static, train_argument=train_argument if takes_train else None)
             if "batch_stats" not in variables:
                 return dict(variables)
         noise = jax.random.fold_in(noise_key, count)
@@ -63,9 +65,10 @@ def null_variables(
     return {**variables, "batch_stats": jax.tree.map(lambda s: s / count, sums)}
 
 
-@partial(jax.jit, static_argnames="network")
-def _init(key, x, *, network):
-    return network.model.init(key, x)
+@partial(jax.jit, static_argnames=("network", "train_argument"))
+def _init(key, x, *, network, train_argument):
+    train: Any = {} if train_argument is None else {train_argument: False}
+    return network.model.init(key, x, **train)
 
 
 @partial(jax.jit, static_argnames=("network", "train_argument"))

@@ -259,7 +259,7 @@ def write_zarr(dataset, folder: Path) -> None:
     with warnings.catch_warnings():
         # zarr 3 warns that its encoding of strings is not final; xarray reads what it wrote.
         warnings.simplefilter("ignore")
-        dataset.to_zarr(partial, mode="w", consolidated=False)
+        dataset.to_zarr(partial, mode="w")  # consolidated, so that a plain xarray.open_zarr does not warn
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 

@@ -76,3 +76,9 @@ def test_clusters_that_cannot_be(blobs):
         cluster_labels(network, variables, lambda: batches_of(x, 16), 3, cut="zz")
     with pytest.raises(UserError, match="3 images cannot form 4 clusters; give more images"):
         cluster_labels(network, variables, lambda: batches_of(x[:3], 2), 4, cut="z")
+
+
+def test_no_images_is_said(blobs):
+    network, variables, _, _ = blobs
+    with pytest.raises(UserError, match="no images to predict labels for"):
+        predicted_labels(network, variables, [])

@@ -120,3 +120,15 @@ def test_another_name_of_the_argument(batches):
 def test_there_must_be_a_batch():
     with pytest.raises(UserError, match="no images to calibrate the null model on"):
         null_variables(Normed(), jax.random.key(0), [])
+
+
+def test_a_model_whose_train_argument_has_no_default(key):
+    class Strict(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return nn.BatchNorm(use_running_average=not train)(nn.Dense(3)(x))
+
+    x = jax.random.normal(key, (64, 5)) + 3
+    variables = null_variables(Strict(), key, [x])
+    out = Strict().apply(variables, x, train=False)
+    np.testing.assert_allclose(np.mean(out, axis=0), 0, atol=1e-5)

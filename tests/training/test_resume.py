@@ -53,7 +53,7 @@ def assert_same_run(a, b):
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (a, b)]
     assert [json.loads(line)["epoch"] for line in lines[0]] == list(range(1, one.epoch + 1))
     assert lines[0] == lines[1]
-    with xr.open_zarr(a / "dynamics.zarr", consolidated=False) as x, xr.open_zarr(b / "dynamics.zarr") as y:
+    with xr.open_zarr(a / "dynamics.zarr") as x, xr.open_zarr(b / "dynamics.zarr") as y:
         xr.testing.assert_identical(x.load(), y.load())
     assert workflow.load_run(str(a)).epoch == workflow.load_run(str(b)).epoch
 
