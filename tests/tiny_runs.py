@@ -13,8 +13,9 @@ import pytest
 
 from gpz_jax.data.sources import load
 
-#: The smallest run that still says something: 2 epochs of a width-4 CNN on the bundled digits.
-TINY = ("--width", "4", "--epochs", "2", "--null-seeds", "2", "--bootstrap", "50")
+#: The smallest run that still says something: 2 epochs of a width-4 CNN on the bundled digits. Tests keep to its
+#: size, width and batch size where they can, because what is compiled for one serves all.
+TINY = ("--size", "16", "--width", "4", "--epochs", "2", "--null-seeds", "2", "--bootstrap", "50")
 CUTS = ("block_1", "block_2", "block_3", "block_4", "fc", "logits")
 
 # Compiling is most of the time of a tiny run: what one process has compiled the next reads.
@@ -52,17 +53,23 @@ def refused(capsys, main, *arguments):
     return lines[0].removeprefix("gpz: error: ")
 
 
-def arrays(*, train=400, test=100, channels=1, side=8):
-    """Keys of an .npz data set made of some of the digits: coloured and enlarged on request."""
+def arrays(*, train=None, test=None, channels=1, side=8):
+    """Keys of an .npz data set: the digits as negatives, fewer, coloured and enlarged on request.
+
+    All of them have the shapes of the digits, and so share the programs compiled for these.
+    """
     digits = load("digits")
-    grown = np.repeat(np.repeat(digits.train_images, side // 8, axis=1), side // 8, axis=2)
     tint = np.array([1.0, 0.6, 0.3])[:channels]
-    images = np.rint(grown * tint).astype(np.uint8)
+
+    def changed(images):
+        grown = np.repeat(np.repeat(255 - images, side // 8, axis=1), side // 8, axis=2)
+        return np.rint(grown * tint).astype(np.uint8)
+
     return {
-        "train_images": images[:train],
+        "train_images": changed(digits.train_images[:train]),
         "train_labels": digits.train_labels[:train],
-        "test_images": images[-test:],
-        "test_labels": digits.train_labels[-test:],
+        "test_images": changed(digits.test_images[:test]),
+        "test_labels": digits.test_labels[:test],
     }
 
 

@@ -16,6 +16,12 @@ def _new(rows: int, columns: int, size: tuple[float, float]):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def _logarithmic(axis, values) -> None:
+    # With no positive value, as of one image a class, matplotlib would warn and draw nothing.
+    if bool((values > 0).any()):
+        axis.set_yscale("log")
+
+
 def probe_figure(record, file: Path) -> None:
     """R_c², ρ and the evidence at every cut, beside the null model; each rule's zone is marked.
 
@@ -28,15 +34,16 @@ def probe_figure(record, file: Path) -> None:
     at = np.arange(len(cuts))
     seeds = record.sizes.get("null_seed", 0)
 
-    radius.semilogy(at, record.radius, "o-", label="trained")
+    radius.plot(at, record.radius, "o-", label="trained")
     share.plot(at, record.share, "o-", label="trained")
     if seeds:
-        radius.semilogy(at, record.radius_null.T, color="0.7", zorder=0)
+        radius.plot(at, record.radius_null.T, color="0.7", zorder=0)
         radius.plot([], [], color="0.7", label=f"untrained, {seeds} seeds")
         share.plot(at, record.share_of_null_seed.T, color="0.7", zorder=0)
     radius.set_title("within-class radius $R_c^2$ (squared units of z)", fontsize=10)
     share.set_title(r"within-class share $\rho$", fontsize=10)
     share.set_ylim(0, 1.05)
+    _logarithmic(radius, record.radius)
     radius.legend(fontsize=8)
 
     evidence.axhline(0, color="0.8", linewidth=1)
@@ -77,8 +84,9 @@ def training_figure(dynamics, file: Path) -> None:
         accuracy.plot(dynamics.epoch, dynamics[f"{part}_accuracy"], style, label=part)
     for i, cut in enumerate(dynamics.cut.values):
         colour = f"C{i}" if dynamics.sizes["cut"] <= 10 else None
-        radius.semilogy(dynamics.epoch, dynamics.within.isel(cut=i), color=colour, label=str(cut))
+        radius.plot(dynamics.epoch, dynamics.within.isel(cut=i), color=colour, label=str(cut))
         share.plot(dynamics.epoch, dynamics.share.isel(cut=i), color=colour)
+    _logarithmic(radius, dynamics.within)
     loss.set_title("loss (nats)", fontsize=10)
     accuracy.set_title("accuracy", fontsize=10)
     radius.set_title("$R_c^2$, validation images", fontsize=10)

@@ -257,9 +257,10 @@ def write_zarr(dataset, folder: Path) -> None:
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     with warnings.catch_warnings():
-        # zarr 3 warns that its encoding of strings is not final; xarray reads what it wrote.
+        # zarr 3 warns that neither its strings nor consolidated metadata are final; xarray reads what it wrote, and
+        # without consolidated metadata it is a plain xr.open_zarr(folder) that warns.
         warnings.simplefilter("ignore")
-        dataset.to_zarr(partial, mode="w")  # consolidated, so that a plain xarray.open_zarr does not warn
+        dataset.to_zarr(partial, mode="w")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
 
@@ -278,8 +279,9 @@ class Loaded(NamedTuple):
 class Checkpoints:
     """The run's checkpoints: the last two, and the best by validation accuracy (ties: by validation loss).
 
-    Each carries the SHA-256 of its files: Orbax itself would load one with a flipped byte without a word. Orbax's v1
-    API is still marked experimental; this is the only place that uses it.
+    Each carries a seal, the SHA-256 of its files and the shapes of its arrays: Orbax itself would load a flipped byte
+    without a word, and answers what it cannot load with hundreds of lines on stderr. Its v1 API is still marked
+    experimental; this is the only place that uses it.
     """
 
     def __init__(self, run: Run):
@@ -300,7 +302,9 @@ class Checkpoints:
         metrics: Any = {"accuracy": accuracy, "loss": loss} if candidate else None
         self._writer.save(epoch, state, metrics=metrics, overwrite=True)
         folder = self._folder / str(epoch)
-        write_json(folder / _CHECKSUMS, {str(f.relative_to(folder)): _sha256(f) for f in _files(folder)})
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        hashes = {str(path.relative_to(folder)): _sha256(path) for path in files}
+        write_json(folder / _SEAL, {"files": hashes, "arrays": _shapes(state)})
 
     def _open_writer(self) -> Any:
         from orbax.checkpoint import v1 as ocp
@@ -317,7 +321,7 @@ class Checkpoints:
         """Remove damaged checkpoints and return their epochs: at every save Orbax reads the metrics of all."""
         import shutil
 
-        damaged = [step for step in self._steps() if _damage(self._folder / str(step)) is not None]
+        damaged = [step for step in self._steps() if _damage(self._folder / str(step), None) is not None]
         for step in damaged:
             shutil.rmtree(self._folder / str(step))
         return damaged
@@ -336,7 +340,7 @@ class Checkpoints:
 
         notes: list[str] = []
         for step in steps:
-            why = _damage(self._folder / str(step))
+            why = _damage(self._folder / str(step), abstract)
             if why is None:
                 try:
                     return Loaded(ocp.load(str(self._folder / str(step)), abstract), step, tuple(notes))
@@ -349,11 +353,7 @@ class Checkpoints:
         return None
 
 
-_CHECKSUMS = "checksums.json"
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _CHECKSUMS)
+_SEAL = "seal.json"
 
 
 def _sha256(file: Path) -> str:
@@ -361,19 +361,29 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint's files; None if nothing is."""
+def _shapes(tree: Any) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype} {list(leaf.shape)}" for path, leaf in leaves}
+
+
+def _damage(folder: Path, abstract: State | None) -> str | None:
+    """What is wrong with a checkpoint: its files, or that it is of another state than ``abstract``; None if nothing."""
     try:
-        expected = json.loads((folder / _CHECKSUMS).read_text())
-        for name, digest in expected.items():
+        seal = json.loads((folder / _SEAL).read_text())
+        for name, digest in seal["files"].items():
             if not (folder / name).is_file():
                 return f"{name} is missing"
             if _sha256(folder / name) != digest:
                 return f"{name} is damaged"
+        theirs = dict(seal["arrays"])
     except FileNotFoundError:
         return None  # killed just after the save; Orbax makes a checkpoint appear whole or not at all
-    except (OSError, ValueError, AttributeError):
-        return f"{_CHECKSUMS} is damaged"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return f"{_SEAL} is damaged"
+    ours = theirs if abstract is None else _shapes(abstract)
+    for name in {**ours, **theirs}:
+        if ours.get(name) != theirs.get(name):
+            return f"{name} is {theirs.get(name, 'not in it')}, by config.json it is {ours.get(name, 'not in it')}"
     return None
 
 

@@ -179,7 +179,8 @@ def _finished(folder, asked: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray
         result = json.loads((folder / "result.json").read_text())
         if result["asked"] != json.loads(json.dumps(asked)):
             return None
-        with np.load(folder / "shown.npz", allow_pickle=False) as kept:
+        # Opened here, because np.load forgets to close what it cannot read.
+        with (folder / "shown.npz").open("rb") as file, np.load(file, allow_pickle=False) as kept:
             return result, kept["originals"], kept["reconstructions"]
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None

@@ -95,9 +95,9 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
             on_step=lambda epoch, step: bar.update(task, completed=epoch * steps + step + 1),
             first_epoch=done,
         )
-    record = runs.dynamics(run)
-    runs.write_zarr(record, run.folder / "dynamics.zarr")
-    if record.sizes["epoch"]:  # none if someone took metrics.jsonl away from a finished run
+    if runs.read_metrics(run):  # else someone took metrics.jsonl away from a finished run
+        record = runs.dynamics(run)
+        runs.write_zarr(record, run.folder / "dynamics.zarr")
         figures.training_figure(record, run.subfolder("figures") / "training.png")
     return run
 

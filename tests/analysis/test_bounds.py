@@ -20,9 +20,7 @@ def entropy(histogram):
 @pytest.mark.parametrize("deviation", [1e-3, 1.0, 40.0])
 def test_feature_bound_is_the_entropy_of_an_isotropic_gaussian(dimension, deviation):
     exact = dimension * (NAT + math.log(deviation))
-    assert bounds.feature_bound(dimension * deviation**2, dimension) == pytest.approx(
-        exact, rel=1e-12, abs=1e-9
-    )
+    assert bounds.feature_bound(dimension * deviation**2, dimension) == pytest.approx(exact, rel=1e-12, abs=1e-9)
 
 
 def test_feature_bound_lies_above_an_anisotropic_gaussian():
@@ -41,8 +39,7 @@ def test_decision_bound_is_the_entropy_of_gaussians_far_apart():
     x = np.linspace(-70, 70, 200_001)
     weights = np.array([0.3, 0.7])
     density = sum(
-        w * np.exp(-0.5 * (x - m) ** 2) / math.sqrt(2 * math.pi)
-        for w, m in zip(weights, (-50, 50), strict=True)
+        w * np.exp(-0.5 * (x - m) ** 2) / math.sqrt(2 * math.pi) for w, m in zip(weights, (-50, 50), strict=True)
     )
     inside = density[density > 0]
     exact = -np.sum(inside * np.log(inside)) * (x[1] - x[0])
@@ -151,9 +148,7 @@ def test_uint8_payload_against_its_histogram():
     step = bounds.quantiser("uint8").step(2.0, 0.0)
     codes = np.clip(np.round((draws - 3.0 + 8.0) / step), 0, 255)
     measured = entropy(np.bincount(codes.astype(int), minlength=256))
-    assert bounds.quantised_entropy(bounds.feature_bound(4.0, 1), 1, step, 256) == pytest.approx(
-        measured, rel=0.01
-    )
+    assert bounds.quantised_entropy(bounds.feature_bound(4.0, 1), 1, step, 256) == pytest.approx(measured, rel=0.01)
 
 
 def test_quantised_entropy_stays_between_nothing_and_every_level():
@@ -166,9 +161,7 @@ def test_quantised_entropy_stays_between_nothing_and_every_level():
 def test_ceiling_is_the_smaller_bound_and_agrees_with_quantising_the_decision_bound():
     radius, counts = np.array([2.0, 3.0]), np.array([10, 30])
     got = bounds.information_ceiling(500.0, radius, counts, 2, step=0.01, levels=2**16)
-    assert got.feature == pytest.approx(
-        bounds.quantised_entropy(bounds.feature_bound(500.0, 2), 2, 0.01, 2**16)
-    )
+    assert got.feature == pytest.approx(bounds.quantised_entropy(bounds.feature_bound(500.0, 2), 2, 0.01, 2**16))
     whole = bounds.quantised_entropy(bounds.decision_bound(radius, counts, 2), 2, 0.01, 2**16)
     assert got.decision == pytest.approx(whole)  # equal while every class is wider than the step
     assert got.ceiling == got.decision < got.feature
@@ -187,8 +180,6 @@ def test_collapsed_classes_still_send_the_label():
 def test_ceiling_never_exceeds_the_levels_and_keeps_nan():
     wide = bounds.information_ceiling(1e12, np.full(2, 1e11), np.array([1, 1]), 2, step=1e-3, levels=256)
     assert wide == (2 * math.log(256),) * 3
-    unknown = bounds.information_ceiling(
-        9.0, np.array([1.0, np.nan]), np.array([5, 1]), 2, step=0.1, levels=256
-    )
+    unknown = bounds.information_ceiling(9.0, np.array([1.0, np.nan]), np.array([5, 1]), 2, step=0.1, levels=256)
     assert math.isnan(unknown.decision)
     assert math.isnan(unknown.ceiling)

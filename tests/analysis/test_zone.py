@@ -158,10 +158,7 @@ def test_the_limit_is_the_t_prediction_limit_worked_out_with_loops():
     mean = sum(largest) / 3
     deviation = math.sqrt(sum((m - mean) ** 2 for m in largest) / 2)
     limit = mean + 6.9646 * deviation * math.sqrt(4 / 3)  # t with 2 degrees of freedom at 0.99, from a table
-    assert (
-        f"{limit:.3f}, the 99 % limit for one more untrained network (3 copies)"
-        in zone.null_rule(stats).reason
-    )
+    assert f"{limit:.3f}, the 99 % limit for one more untrained network (3 copies)" in zone.null_rule(stats).reason
     # and it is what decides, from just below to just above
     point = stats._replace(rho_samples=None, rho_null_samples=None)
     for top, found in ((limit * 0.999, False), (limit * 1.001, True)):
@@ -270,9 +267,7 @@ def test_bootstrap_against_the_plain_loop():
     rng, expected = np.random.default_rng(9), []
     for rows in (64, 6):
         for drawn in rng.integers(11, size=(rows, 11)):
-            expected.append(
-                [[sum(within[m, j, drawn]) / sum(total[m, j, drawn]) for j in range(3)] for m in range(2)]
-            )
+            expected.append([[sum(within[m, j, drawn]) / sum(total[m, j, drawn]) for j in range(3)] for m in range(2)])
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
@@ -300,9 +295,7 @@ def test_bootstrap_interval_holds_the_truth():
     for seed in range(100):
         z, y, truth = mixture(seed)
         within, total = squared_deviations(z, y)
-        low, high = np.quantile(
-            zone.bootstrap_shares(within[None], total[None], replicates=300), [0.025, 0.975]
-        )
+        low, high = np.quantile(zone.bootstrap_shares(within[None], total[None], replicates=300), [0.025, 0.975])
         held += low <= truth <= high
     assert 85 <= held <= 99
 
@@ -338,13 +331,9 @@ def test_the_order_of_the_samples_does_not_move_the_interval():
     z, y, _ = mixture(3)
     within, total = squared_deviations(z, y)
     order = np.random.default_rng(0).permutation(len(y))
-    there = np.quantile(
-        zone.bootstrap_shares(within[None], total[None], replicates=3000), [0.025, 0.5, 0.975]
-    )
+    there = np.quantile(zone.bootstrap_shares(within[None], total[None], replicates=3000), [0.025, 0.5, 0.975])
     here = zone.bootstrap_shares(within[None, order], total[None, order], replicates=3000)
-    np.testing.assert_allclose(
-        np.quantile(here, [0.025, 0.5, 0.975]), there, atol=0.06 * (there[2] - there[0])
-    )
+    np.testing.assert_allclose(np.quantile(here, [0.025, 0.5, 0.975]), there, atol=0.06 * (there[2] - there[0]))
 
 
 def test_bootstrap_corner_cases():

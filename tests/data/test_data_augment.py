@@ -52,9 +52,7 @@ def test_a_batch_equals_its_images_one_at_a_time(key, images, kind):
         image = image[:, ::-1] if jax.random.bernoulli(flip) else image
         if kind == "colour":
             with jax.numpy_dtype_promotion("standard"):
-                image = dm_pix.adjust_saturation(
-                    image, jax.random.uniform(saturation, minval=0.8, maxval=1.2)
-                )
+                image = dm_pix.adjust_saturation(image, jax.random.uniform(saturation, minval=0.8, maxval=1.2))
                 image = dm_pix.adjust_hue(image, jax.random.uniform(hue, minval=-0.2, maxval=0.2))
         image = image + jax.random.uniform(brightness, minval=-0.2, maxval=0.2)
         mean = image.mean((0, 1))
@@ -98,8 +96,6 @@ def test_colour_turns_the_hue_and_leaves_grey_pixels_grey(key):
     red = jnp.broadcast_to(jnp.array([0.6, 0.3, 0.3]), (64, 2, 2, 3))
     out = augment(key, red, kind="colour")
     assert float((out.max(-1) - out.min(-1)).min()) > 0.1
-    assert (
-        len({int(i) for i in out[:, 0, 0].argmax(-1)}) > 1
-    )  # within 72 degrees of red, past 60 to green or blue
+    assert len({int(i) for i in out[:, 0, 0].argmax(-1)}) > 1  # within 72 degrees of red, past 60 to green or blue
     grey = augment(key, jnp.full((8, 2, 2, 3), 0.5), kind="colour")
     np.testing.assert_allclose(grey[..., 0], grey[..., 2], atol=1e-6)

@@ -50,9 +50,7 @@ def test_enlarging_is_bilinear(shape):
 def test_shrinking_is_antialiased_as_in_pillow():
     image = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     expected = Image.fromarray(image.astype(np.float32)).resize((16, 16), Image.Resampling.BILINEAR)
-    np.testing.assert_allclose(
-        pixels(image[None, ..., None], 16)[0, ..., 0], np.asarray(expected) / 255, atol=1e-5
-    )
+    np.testing.assert_allclose(pixels(image[None, ..., None], 16)[0, ..., 0], np.asarray(expected) / 255, atol=1e-5)
 
 
 def test_pixels_stay_within_0_and_1_and_jit():

@@ -385,9 +385,7 @@ def test_one_colour_file_makes_the_folder_colour(tmp_path):
     Image.fromarray(rgb).save(tmp_path / "f/test/b/1.png")
     source = read_folder(tmp_path / "f")
     np.testing.assert_array_equal(source.test_images[3], rgb)
-    np.testing.assert_array_equal(
-        source.train_images[0], np.repeat(written["train", "a", 0][..., None], 3, -1)
-    )
+    np.testing.assert_array_equal(source.train_images[0], np.repeat(written["train", "a", 0][..., None], 3, -1))
 
 
 def test_jpegs_are_read_whatever_the_case(tmp_path):
@@ -445,9 +443,7 @@ def test_first_image_of_another_size_is_named(tmp_path):
     make_folder(tmp_path / "f", {"a": 3, "b": 2})
     for file in ("train/b/0.png", "train/b/1.png"):
         Image.new("L", (7, 3)).save(tmp_path / "f" / file)
-    with pytest.raises(
-        UserError, match=r"train/b/0\.png is 7x3 pixels, .*train/a/0\.png 6x4; resize"
-    ) as error:
+    with pytest.raises(UserError, match=r"train/b/0\.png is 7x3 pixels, .*train/a/0\.png 6x4; resize") as error:
         read_folder(tmp_path / "f")
     one_line(error)
 

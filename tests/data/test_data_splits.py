@@ -114,18 +114,14 @@ def test_a_data_set_is_not_its_own_auxiliary():
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5, float("nan")])
 def test_fractions_lie_between_0_and_1(fraction):
     source = make_source([20, 30])
-    with pytest.raises(
-        UserError, match=f"validation_fraction is {fraction}; it must lie strictly between 0 and 1"
-    ):
+    with pytest.raises(UserError, match=f"validation_fraction is {fraction}; it must lie strictly between 0 and 1"):
         make_splits(source, seed=0, validation_fraction=fraction)
     with pytest.raises(UserError, match=f"auxiliary_fraction is {fraction}; it must lie"):
         make_splits(source, seed=0, auxiliary_fraction=fraction)
 
 
 def test_fractions_leave_train_images():
-    with pytest.raises(
-        UserError, match=r"validation_fraction \+ auxiliary_fraction = 1 leaves no train images"
-    ):
+    with pytest.raises(UserError, match=r"validation_fraction \+ auxiliary_fraction = 1 leaves no train images"):
         make_splits(make_source([20, 30]), seed=0, validation_fraction=0.5, auxiliary_fraction=0.5)
 
 
@@ -147,9 +143,7 @@ def test_classes_too_small_for_a_part_are_named():
         UserError, match=r"class 1 .* has only 1 image in the auxiliary split, .* raise auxiliary_fract"
     ):
         make_splits(make_source([90, 20]), seed=0, auxiliary_fraction=0.05)
-    with pytest.raises(
-        UserError, match=r"class 1 .* has no image in the train split, .* lower the fractions"
-    ):
+    with pytest.raises(UserError, match=r"class 1 .* has no image in the train split, .* lower the fractions"):
         make_splits(make_source([900, 4]), seed=0, validation_fraction=0.49, auxiliary_fraction=0.5)
     with pytest.raises(UserError, match=r"class 1 .* has only 1 image in the test split, .* add test images"):
         make_splits(make_source([40, 40], test_counts=[2, 1]), seed=0)

@@ -51,9 +51,7 @@ def test_transposed_conv_equals_flax(shape, dtype, use_bias):
         for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
             np.testing.assert_allclose(g, w, rtol=tolerance, atol=tolerance * np.abs(w).max())
         if dtype == "float64":
-            y = transposed_conv_oracle(
-                *map(np.asarray, (x, params["kernel"])), np.asarray(params.get("bias", 0.0))
-            )
+            y = transposed_conv_oracle(*map(np.asarray, (x, params["kernel"])), np.asarray(params.get("bias", 0.0)))
             np.testing.assert_allclose(got[0][1], y, atol=1e-12)
 
 

@@ -50,8 +50,7 @@ def test_ssim_against_scikit_image(digits):
     # scikit-image crops the 5-pixel border before averaging: the positions where the window fits.
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1}
     want = [
-        structural_similarity(*map(np.asarray, pair), channel_axis=-1, **options)
-        for pair in zip(*digits, strict=True)
+        structural_similarity(*map(np.asarray, pair), channel_axis=-1, **options) for pair in zip(*digits, strict=True)
     ]
     assert min(want) < 0.5 < 0.95 < max(want)
     np.testing.assert_allclose(metrics.ssim(*digits), want, atol=1e-4)
@@ -86,13 +85,9 @@ def test_batch_psnr_is_not_the_mean_of_psnrs():
     errors = jnp.array([0.01, 0.03, 0.04, 0.001, 0.2])
     x = jnp.zeros((5, 8, 8, 1))
     x_hat = x + jnp.sqrt(errors)[:, None, None, None]
-    want = np.mean(
-        [-10 * np.log10(0.02), -10 * np.log10(0.0205), -10 * np.log10(0.2)]
-    )  # batches of 2, 2 and 1
+    want = np.mean([-10 * np.log10(0.02), -10 * np.log10(0.0205), -10 * np.log10(0.2)])  # batches of 2, 2 and 1
     np.testing.assert_allclose(metrics.psnr_paper(x, x_hat, batch_size=2), want, rtol=1e-5)
-    np.testing.assert_allclose(
-        metrics.psnr_paper(x, x_hat, batch_size=1), metrics.psnr(x, x_hat).mean(), rtol=1e-5
-    )
+    np.testing.assert_allclose(metrics.psnr_paper(x, x_hat, batch_size=1), metrics.psnr(x, x_hat).mean(), rtol=1e-5)
     np.testing.assert_allclose(metrics.psnr_paper(x, x_hat), -10 * np.log10(0.0562), rtol=1e-5)
 
 
@@ -111,9 +106,7 @@ def test_scores_run_under_jit(digits):
 def test_ssim_refuses_images_under_its_window():
     with pytest.raises(UserError, match="SSIM of 10x12 images: its window needs 11x11; resize"):
         metrics.ssim(jnp.zeros((1, 10, 12, 1)), jnp.zeros((1, 10, 12, 1)))
-    np.testing.assert_allclose(
-        metrics.ssim(jnp.zeros((1, 11, 11, 1)), jnp.zeros((1, 11, 11, 1))), 1, rtol=1e-5
-    )
+    np.testing.assert_allclose(metrics.ssim(jnp.zeros((1, 11, 11, 1)), jnp.zeros((1, 11, 11, 1))), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["mse", "psnr", "ssim", "cosine"])

@@ -32,7 +32,7 @@ def probed(seeds, *, rules=("paper", "null"), run="run", radius=(3.0, 0.5, 0.1))
             "radius_null": (("null_seed", "cut"), nulls),
             "share_of_null_seed": (("null_seed", "cut"), nulls / 3),
             "evidence": ("cut", with_nulls),
-            "evidence_low": ("cut", with_nulls + [-0.1, 0.1, -0.1]),  # an interval may miss its estimate
+            "evidence_low": ("cut", with_nulls + np.array([-0.1, 0.1, -0.1])),  # an interval may miss its estimate
             "evidence_high": ("cut", with_nulls + 0.2),
             "mark": (("rule", "cut"), np.array([["", "onset", "zone"]] * len(rules)).reshape(len(rules), 3)),
         },
@@ -48,8 +48,9 @@ def probed(seeds, *, rules=("paper", "null"), run="run", radius=(3.0, 0.5, 0.1))
         probed(0, rules=("paper",)),
         probed(2, run="cost$5$\\bad{"),
         probed(2, radius=(1.0, 0.0, 0.0)),
+        probed(2, radius=(0.0, 0.0, 0.0)),
     ],
-    ids=["nulls", "no nulls", "a name that is no mathematics", "a radius of zero"],
+    ids=["nulls", "no nulls", "a name that is no mathematics", "a radius of zero", "all radii zero"],
 )
 def test_probe_figure(tmp_path, record):
     figures.probe_figure(record, tmp_path / "p.png")

@@ -72,7 +72,9 @@ def record(**attributes):
         for name in ("radius", "radius_per_dimension", "share", "drop", "feature_bound", "decision_bound",
                      "information_ceiling")
     }  # fmt: skip
-    nulls = {name: ("cut", nothing) for name in ("share_null", "evidence", "evidence_low", "evidence_high", "drop_null")}
+    nulls = {
+        name: ("cut", nothing) for name in ("share_null", "evidence", "evidence_low", "evidence_high", "drop_null")
+    }
     return xr.Dataset(
         {
             "shape": ("cut", ["4x4x2", "10"]),

@@ -71,9 +71,7 @@ def test_the_best_epoch_is_the_one_that_is_returned(victim, parts, trained):
     assert trained.selection_loss.shape == (ATTACK.epochs,)
     assert trained.epoch == 1 + int(np.argmin(trained.selection_loss))
     seen = selection_of(parts.auxiliary)
-    np.testing.assert_allclose(
-        mean_error(victim, trained, seen), trained.selection_loss[trained.epoch - 1], rtol=1e-4
-    )
+    np.testing.assert_allclose(mean_error(victim, trained, seen), trained.selection_loss[trained.epoch - 1], rtol=1e-4)
 
 
 def selection_of(auxiliary):
@@ -141,13 +139,13 @@ def test_last_gain(losses, gain):
 
 def test_too_few_images(victim, parts):
     few = Split(parts.test.images, None, parts.test.indices[:2])
-    with pytest.raises(UserError, match="the attacker has 2 images, too few.*--auxiliary-fraction"):
+    with pytest.raises(UserError, match=r"the attacker has 2 images, too few.*--auxiliary-fraction"):
         attack(victim, few)
 
 
 def test_a_loss_that_is_not_finite_names_cut_and_epoch(victim, parts, monkeypatch):
     monkeypatch.setattr(attacker.metrics, "mse", lambda x, x_hat: jnp.full(len(x), jnp.nan))
-    with pytest.raises(UserError, match="attack on block_1 diverged in epoch 1.*--lr"):
+    with pytest.raises(UserError, match=r"attack on block_1 diverged in epoch 1.*--lr"):
         attack(victim, parts.auxiliary, AttackConfig(epochs=1, decoder_width=4))
 
 

@@ -27,7 +27,7 @@ CONFIG = resolve(
     Config(
         data=DataConfig(size=16),
         model=ModelConfig(width=4, dtype="float32"),
-        training=TrainingConfig(epochs=2, batch_size=64),
+        training=TrainingConfig(epochs=2),
     )
 )
 RECIPE = classifier.recipe_for(CONFIG, 10, 1)
@@ -144,7 +144,7 @@ def test_train_step_is_deterministic_and_changes_everything_it_should(parts):
 def test_the_first_bad_step_is_named_and_no_state_after_it_is_handed_on(parts):
     kept = []
     config = training(ls=-1e30, warmup_epochs=1)
-    steps = len(parts.train) // 64
+    steps = len(parts.train) // 128
     with pytest.raises(UserError, match=rf"not finite at step {steps} \(epoch 2, alpha -1e\+30.*--warmup-epochs"):
         fit(config, parts, mesh_of(2), kept)
     assert [epoch for epoch, _ in kept] == [1]
@@ -156,9 +156,14 @@ def test_an_update_that_only_the_validation_loss_shows_to_be_bad_is_found(parts,
     spoilt = lambda *args, **options: {**honest(*args, **options), "loss": float("nan")}  # noqa: E731
     monkeypatch.setattr(classifier, "evaluate", spoilt)
     kept = []
-    with pytest.raises(UserError, match=f"not finite at step {len(parts.train) // 64 - 1} "):
+    with pytest.raises(UserError, match=f"not finite at step {len(parts.train) // 128 - 1} "):
         fit(CONFIG, parts, mesh_of(2), kept)
     assert not kept
+
+
+def test_colour_is_augmented_by_default_and_grey_is_not():
+    assert classifier.recipe_for(CONFIG, 10, 3).augment == "colour"
+    assert classifier.recipe_for(CONFIG, 10, 1).augment == "none"
 
 
 def test_batch_sizes_that_cannot_be(parts):

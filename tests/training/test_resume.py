@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -113,8 +114,8 @@ def test_killed_between_metrics_and_checkpoint(uninterrupted, run):
     assert_same_run(uninterrupted, run)
 
 
-def test_killed_between_checkpoint_and_its_checksums(uninterrupted, run):
-    (run / "checkpoints" / "6" / "checksums.json").unlink()
+def test_killed_between_checkpoint_and_its_seal(uninterrupted, run):
+    (run / "checkpoints" / "6" / "seal.json").unlink()
     workflow.train_run(config(), folder=str(run), resume=True)
     assert_same_run(uninterrupted, run)
 
@@ -153,7 +154,6 @@ def test_reverse_smoothing_warms_up_and_says_so(tmp_path):
     assert written["config"]["training"]["warmup_epochs"] == 1  # a quarter
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["alpha"] for line in lines] == [0.0, -0.05, -0.05, -0.05, -0.05]
-    assert [line["train_loss"] < 0 for line in lines][0] is False
     assert workflow.load_run(str(tmp_path / "run")).epoch > 1  # no epoch of the warm-up is the best
     # Its default follows the epochs, so that more of them ask for another run; the line says how to go on.
     with pytest.raises(UserError, match=r"another configuration: warmup-epochs 1 \(not 5\)"):
@@ -192,13 +192,17 @@ DAMAGES = {"truncated": truncate, "deleted": lambda file: file.unlink(), "garbag
 def test_any_damaged_file_of_the_newest_checkpoint_is_noticed(run, how):
     newest = run / "checkpoints" / "6"
     for file in files_of(newest):
-        if how == "deleted" and file.name == "checksums.json":
+        if how == "deleted" and file.name == "seal.json":
             continue
         content = file.read_bytes()
         DAMAGES[how](file)
         loaded = latest(run)
         assert loaded.epoch == 5, file
-        assert f"epoch 6 cannot be read ({file.relative_to(newest)} is" in loaded.notes[0].replace("missing", "is")
+        # A bit of the seal itself may accuse any of what it seals.
+        named = (
+            ".*" if file.name == "seal.json" else rf"{re.escape(str(file.relative_to(newest)))} is (damaged|missing)"
+        )
+        assert re.match(rf"checkpoint of epoch 6 cannot be read \({named}\)", loaded.notes[0])
         file.write_bytes(content)
     assert latest(run).epoch == 6
 
