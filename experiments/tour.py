@@ -31,10 +31,12 @@ class Tour:
 
     seeds: tuple[int, ...] = ()
     """Seed of a repetition; repeat the flag for several. Default: 0, 1 and 2."""
-    epochs: int = 40
+    epochs: int = 30
     """Epochs of each classifier."""
-    attack_epochs: int = 60
+    attack_epochs: int = 40
     """Epochs of each attacker."""
+    decoder_width: int = 8
+    """Channels of the attackers' last stage: half of the attack command's, so that the tour takes minutes."""
     null_seeds: int = 5
     """Untrained copies behind rho_null."""
     out: str = "runs/tour"
@@ -49,7 +51,9 @@ def one_run(tour: Tour, name: str, alpha: float, seed: int) -> list[dict]:
     accuracy = workflow.report_accuracy(victim)
     test = workflow.probe_run(victim, ProbeConfig(null_seeds=tour.null_seeds))
     train = workflow.probe_run(victim, ProbeConfig(split="train", null_seeds=0))
-    attacks = workflow.attack_run(victim, AttackConfig(epochs=tour.attack_epochs), resume=True)
+    attacks = workflow.attack_run(
+        victim, AttackConfig(epochs=tour.attack_epochs, decoder_width=tour.decoder_width), resume=True
+    )
     rows = []
     for attack in attacks:
         at_test, at_train = test.sel(cut=attack["cut"]), train.sel(cut=attack["cut"])

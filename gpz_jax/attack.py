@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from typing import Annotated
 
 import tyro
 
@@ -23,7 +24,7 @@ writes RUN/attacks/ and a grid of originals over reconstructions. Examples:
 class Attack:
     """Flags of the attack command."""
 
-    folder: tyro.conf.Positional[str]
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, as made by python -m gpz_jax.train."""
     attack: AttackConfig = AttackConfig()
     identity: RunIdentity = RunIdentity()

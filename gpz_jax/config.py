@@ -357,8 +357,10 @@ def _condensed(box: str, argv: Sequence[str], flags: list[str], prog: str) -> st
     """Tyro's boxed complaint as one line; unknown flags get the nearest known one."""
     lines = [line.strip("│ ").strip() for line in box.splitlines()]
     lines = [line for line in lines if line and not line.startswith(("╭", "╰"))]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
-    text = " ".join(lines[:rule])
+    rules = [i for i, line in enumerate(lines) if not line.strip("─-")]
+    if "╭" not in box and rules:  # a terminal without box characters: the title stands above a rule of its own
+        lines, rules = lines[rules[0] + 1 :], [i - rules[0] - 1 for i in rules[1:]]
+    text = " ".join(lines[: rules[0] if rules else None])
     for word in argv:
         name = word.split("=", 1)[0]
         if name.startswith("--") and name not in flags:

@@ -4,6 +4,7 @@ import difflib
 import functools
 import sys
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 
 class UserError(ValueError):
@@ -28,15 +29,17 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command's ``main`` so that a :class:`UserError` is one line on stderr and exit status 2."""
+    """Wrap a command's ``main``: a :class:`UserError`, or a disk that fails it, is one line on stderr and status 2."""
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> None:
         try:
             main(*args, **kwargs)
         except UserError as error:
-            print(f"gpz: error: {' '.join(str(error).split())}", file=sys.stderr)
-            sys.exit(2)
+            _stop(str(error))
+        except OSError as error:  # a full disk, a folder taken away in mid-run
+            where = f": {error.filename}" if error.filename else ""
+            _stop(f"{error.strerror or error}{where}; everything up to the last checkpoint is kept")
         except KeyboardInterrupt:
             print(
                 "gpz: stopped; everything up to the last checkpoint is kept, --resume continues",
@@ -45,3 +48,8 @@ def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
             sys.exit(130)
 
     return wrapped
+
+
+def _stop(why: str) -> NoReturn:
+    print(f"gpz: error: {' '.join(why.split())}", file=sys.stderr)
+    sys.exit(2)

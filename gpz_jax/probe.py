@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from typing import Annotated
 
 import tyro
 
@@ -22,7 +23,7 @@ copies, and locate the zone. Prints one table; writes RUN/probe/ (CSV and zarr) 
 class Probe:
     """Flags of the probe command."""
 
-    folder: tyro.conf.Positional[str]
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, as made by python -m gpz_jax.train."""
     probe: ProbeConfig = ProbeConfig()
     identity: RunIdentity = RunIdentity()

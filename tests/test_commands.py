@@ -1,6 +1,7 @@
 """The three commands as a person runs them: what they print, what they write, and that the two agree."""
 
 import csv
+import errno
 import json
 import shutil
 
@@ -426,3 +427,19 @@ def test_colour_is_augmented_and_attacked(tmp_path, capsys, monkeypatch):
     with np.load(tmp_path / "r" / "attacks" / "logits-deconvolution" / "shown.npz") as shown:
         assert shown["originals"].shape == shown["reconstructions"].shape == (10, 16, 16, 3)
     assert "floor: class mean" in capsys.readouterr().out
+
+
+def test_a_disk_that_fails_is_one_line(attacked, tmp_path, monkeypatch, capsys):
+    folder = shutil.copytree(attacked, tmp_path / "full")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device", "scores.csv")
+
+    monkeypatch.setattr("gpz_jax.training.runs.save_tree", full)
+    with pytest.raises(SystemExit) as stop:
+        attack.main([str(folder), "--cut", "logits", "--epochs", "1", "--decoder-width", "4", "--seed", "5"])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == (
+        "gpz: error: No space left on device: scores.csv; everything up to the last checkpoint is kept"
+    )

@@ -272,3 +272,10 @@ def test_round_trip():
 
 def test_one_epoch_leaves_no_room_for_a_default_warm_up():
     assert resolve(Config(training=TrainingConfig(ls=-0.05, epochs=1))).training.warmup_epochs == 0
+
+
+def test_a_terminal_without_box_characters_gets_the_same_line():
+    """PYTHONIOENCODING=ascii makes tyro draw its complaint with dashes, its title on a line of its own."""
+    lines = ["Value error", "-" * 20, "Error parsing --epochs: 'x' is not an int", "-" * 20, "Argument helptext"]
+    said = config._condensed("\n".join(lines), ["--epochs", "x"], ["--epochs"], "gpz")
+    assert said == "Error parsing --epochs: 'x' is not an int (see gpz --help)"

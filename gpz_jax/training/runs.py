@@ -302,9 +302,7 @@ class Checkpoints:
         metrics: Any = {"accuracy": accuracy, "loss": loss} if candidate else None
         self._writer.save(epoch, state, metrics=metrics, overwrite=True)
         folder = self._folder / str(epoch)
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
-        hashes = {str(path.relative_to(folder)): _sha256(path) for path in files}
-        write_json(folder / _SEAL, {"files": hashes, "arrays": _shapes(state)})
+        write_json(folder / _SEAL, {"files": _hashes(folder), "arrays": _shapes(state)})
 
     def _open_writer(self) -> Any:
         from orbax.checkpoint import v1 as ocp
@@ -356,9 +354,14 @@ class Checkpoints:
 _SEAL = "seal.json"
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _hashes(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file below a folder but the seal itself."""
+    hashes = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != _SEAL:
+            with path.open("rb") as opened:
+                hashes[str(path.relative_to(folder))] = hashlib.file_digest(opened, "sha256").hexdigest()
+    return hashes
 
 
 def _shapes(tree: Any) -> dict[str, str]:
@@ -370,16 +373,15 @@ def _damage(folder: Path, abstract: State | None) -> str | None:
     """What is wrong with a checkpoint: its files, or that it is of another state than ``abstract``; None if nothing."""
     try:
         seal = json.loads((folder / _SEAL).read_text())
-        for name, digest in seal["files"].items():
-            if not (folder / name).is_file():
-                return f"{name} is missing"
-            if _sha256(folder / name) != digest:
-                return f"{name} is damaged"
-        theirs = dict(seal["arrays"])
+        sealed, theirs = dict(seal["files"]), dict(seal["arrays"])
     except FileNotFoundError:
         return None  # killed just after the save; Orbax makes a checkpoint appear whole or not at all
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return f"{_SEAL} is damaged"
+    there = _hashes(folder)  # of the files that are there: a path that a file names is not followed
+    for name, digest in sealed.items():
+        if there.get(name) != digest:
+            return f"{name} is {'damaged' if name in there else 'missing'}"
     ours = theirs if abstract is None else _shapes(abstract)
     for name in {**ours, **theirs}:
         if ours.get(name) != theirs.get(name):
