@@ -31,7 +31,7 @@ class Tour:
 
     seeds: tuple[int, ...] = ()
     """Seed of a repetition; repeat the flag for several. Default: 0, 1 and 2."""
-    epochs: int = 30
+    epochs: int = 40
     """Epochs of each classifier."""
     attack_epochs: int = 40
     """Epochs of each attacker."""

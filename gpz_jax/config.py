@@ -41,9 +41,15 @@ class ModelConfig:
     """The target network."""
 
     model: str = "cnn"
-    """Architecture: 'cnn' is the paper's four-block CNN."""
-    width: int = 16
-    """Channels of the first block (the paper: 64)."""
+    """Architecture: cnn (the paper's four blocks), resnet18, resnet50, vgg16, vgg19, ir50, ir100, ir152 or vit."""
+    width: int | None = None
+    """Channels of the first block (the paper: 64; of the ViT's tokens: 128); default: 16 for cnn, else the paper's."""
+    depth: float = 1.0
+    """Factor on the layers of every stage (on the ViT's blocks); below 1 for a sibling that trains on a laptop."""
+    patch: int = 4
+    """Side of the ViT's patches in pixels."""
+    heads: int = 8
+    """Heads of the ViT's attention."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the convolutions: 'auto' is bfloat16 on GPUs and TPUs, float32 on CPUs. Batch-norm statistics and the head
     stay float32."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-from gpz_jax.models.layers import max_pool_2x2
+from gpz_jax.models.layers import batch_norm, conv, dense, flatten, max_pool_2x2
 from gpz_jax.taps import Tap
 
 
@@ -31,12 +31,10 @@ class CNN(nn.Module):
     def __call__(self, x: Float[Array, "N H W C"], *, train: bool = False) -> Float[Array, "N K"]:
         """Return the logits ``(N, K)`` of normalised images ``(N, H, W, C)``."""
         for n in range(1, 5):
-            x = nn.Conv(self.width * 2 ** (n - 1), (3, 3), dtype=self.dtype, name=f"conv_{n}")(x)
-            # In float32, as Flax would by itself: its own promotion fails where promotion is strict.
-            x = nn.BatchNorm(not train, momentum=0.9, dtype=jnp.float32, name=f"norm_{n}")(x.astype(jnp.float32))
-            x = nn.relu(max_pool_2x2(x.astype(self.dtype)))  # (N, H/2^n, W/2^n, width 2^(n-1))
+            x = conv(x, self.width * 2 ** (n - 1), bias=True, dtype=self.dtype, name=f"conv_{n}")
+            x = batch_norm(x, train=train, name=f"norm_{n}")
+            x = nn.relu(max_pool_2x2(x))  # (N, H/2^n, W/2^n, width 2^(n-1))
             x = Tap(name=f"block_{n}")(x)
-        x = x.reshape(x.shape[0], -1).astype(jnp.float32)
-        x = Tap(name="fc")(nn.Dense(5 * self.num_classes, name="head_1")(x))
+        x = Tap(name="fc")(dense(flatten(x), 5 * self.num_classes, name="head_1"))
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
-        return nn.Dense(self.num_classes, name="head_2")(x)
+        return dense(x, self.num_classes, name="head_2")

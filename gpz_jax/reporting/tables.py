@@ -121,7 +121,11 @@ def attack_table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
         table.add_column(head, justify="left" if head in ("cut", "decoder") else "right")
     table.add_column("loss flattened?")
     for result in results:
-        fell = f"last fifth: -{100 * result['last_gain']:.1f} %" if len(result["selection_loss"]) >= 5 else "under 5 epochs"
+        fell = (
+            f"last fifth: -{100 * result['last_gain']:.1f} %"
+            if len(result["selection_loss"]) >= 5
+            else "under 5 epochs"
+        )
         flat = f"{'yes' if result['flattened'] else 'NO'} ({fell})"
         scores = [number(result["scores"][name]) for name in ATTACK_COLUMNS]
         table.add_row(escape(result["cut"]), str(result["dimension"]), result["decoder"], *scores, flat)

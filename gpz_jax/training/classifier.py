@@ -65,9 +65,12 @@ def recipe_for(config: Config, num_classes: int, channels: int) -> Recipe:
     model = build(
         config.model.model,
         num_classes=num_classes,
-        width=config.model.width,
         size=config.data.size,
+        width=config.model.width,
         dtype=config.model.dtype,
+        depth=config.model.depth,
+        patch=config.model.patch,
+        heads=config.model.heads,
     )
     t = config.training
     kind = resolve_kind(config.data.augment, channels)

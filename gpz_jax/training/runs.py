@@ -65,8 +65,10 @@ def make_folder(folder: Path) -> Path:
 
 def readable_name(config: Config) -> str:
     """``digits-cnn16-ls0.3-seed0``: what a run is, at a glance."""
-    data = config.data.data.replace("/", "_")
-    return f"{data}-{config.model.model}{config.model.width}-ls{config.training.ls:g}-seed{config.seed}"
+    data, model = config.data.data.replace("/", "_"), config.model
+    width = f"-w{model.width}" if model.model[-1:].isdigit() else f"{model.width}"
+    depth = f"-d{model.depth:g}" if model.depth != 1 else ""
+    return f"{data}-{model.model}{width}{depth}-ls{config.training.ls:g}-seed{config.seed}"
 
 
 def start(

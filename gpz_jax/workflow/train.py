@@ -8,6 +8,7 @@ import jax
 from gpz_jax.analysis.radius import Moments, measure, summarise
 from gpz_jax.config import Config, resolve
 from gpz_jax.data import sources, splits
+from gpz_jax.models import MODELS
 from gpz_jax.reporting import figures
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.training import classifier, parallel, runs
@@ -31,7 +32,7 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
       UserError: bad settings (those of the probe that may follow included) or data; a folder that holds another
         run; a loss that is not finite.
     """
-    config = _resolve_dtype(resolve(config))
+    config = _resolve_model(resolve(config))
     dealt, source = load_data(config.data, config.seed)
     channels = source.train_images.shape[-1]
     recipe = classifier.recipe_for(config, dealt.num_classes, channels)
@@ -102,11 +103,15 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
     return run
 
 
-def _resolve_dtype(config: Config) -> Config:
-    if config.model.dtype != "auto":
-        return config
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
+def _resolve_model(config: Config) -> Config:
+    """With the width and the dtype that the defaults stand for, so that config.json holds what was run."""
+    model = config.model
+    family = MODELS.get(model.model)  # an unknown one is refused by name where it is built
+    width = family.default_width if model.width is None and family else model.width
+    dtype = model.dtype
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return dataclasses.replace(config, model=dataclasses.replace(model, width=width, dtype=dtype))
 
 
 def _cut_summary(network: TappedNetwork, moments: dict[str, Moments]) -> dict[str, dict[str, Any]]:

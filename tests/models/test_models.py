@@ -97,7 +97,7 @@ def test_max_pool(key):
 
 def test_build_is_the_table():
     assert build("cnn", num_classes=7, width=3, size=48) == CNN(7, 3)
-    assert list(MODELS) == ["cnn"]
+    assert list(MODELS) == ["cnn", "resnet18", "resnet50", "vgg16", "vgg19", "ir50", "ir100", "ir152", "vit"]
 
 
 @pytest.mark.parametrize(
