@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gpz_jax.config import Config, from_mapping
@@ -289,22 +290,37 @@ class Checkpoints:
     def __init__(self, run: Run):
         self._folder = run.subfolder("checkpoints")
         self._writer: Any = None
+        self._under_way: tuple[int, dict[str, str], Any] | None = None
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._finish()
         if self._writer is not None:
             self._writer.close()
 
     def save(self, epoch: int, state: State, *, accuracy: float, loss: float, candidate: bool) -> None:
-        """Save the state after ``epoch`` epochs; ``candidate`` for the best (not while warming up)."""
+        """Save the state after ``epoch`` epochs; ``candidate`` for the best (not while warming up).
+
+        The files are written while the next epoch trains; a kill meanwhile costs that epoch, no more.
+        """
+        self._finish()
         if self._writer is None:
             self._writer = self._open_writer()
         metrics: Any = {"accuracy": accuracy, "loss": loss} if candidate else None
-        self._writer.save(epoch, state, metrics=metrics, overwrite=True)
+        state = jax.tree.map(jnp.copy, state)  # the next step donates the original
+        response = self._writer.save_async(epoch, state, metrics=metrics, overwrite=True)
+        self._under_way = (epoch, _shapes(state), response)
+
+    def _finish(self) -> None:
+        """Wait for the checkpoint that is being written, and seal it."""
+        if self._under_way is None:
+            return
+        (epoch, shapes, response), self._under_way = self._under_way, None
+        response.result()
         folder = self._folder / str(epoch)
-        write_json(folder / _SEAL, {"files": _hashes(folder), "arrays": _shapes(state)})
+        write_json(folder / _SEAL, {"files": _hashes(folder), "arrays": shapes})
 
     def _open_writer(self) -> Any:
         from orbax.checkpoint import v1 as ocp
@@ -315,6 +331,7 @@ class Checkpoints:
         return ocp.training.Checkpointer(str(self._folder), preservation_policy=keep)
 
     def _steps(self) -> list[int]:
+        self._finish()
         return sorted(int(path.name) for path in self._folder.iterdir() if path.is_dir() and path.name.isdecimal())
 
     def discard_damaged(self) -> list[int]:
