@@ -5,6 +5,7 @@ the auxiliary split, picks its best epoch on a part of it held out, and is score
 the classifier has trained on.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,6 +29,10 @@ from gpz_jax.training import parallel
 
 #: The attack has flattened when its best selection loss fell by less than this share over the last fifth of it.
 FLAT = 0.01
+
+#: What the edge sends for the attacker's images is asked for once and kept on the device up to this many bytes; beyond
+#: that it is asked for again at every step, which costs a forward pass of the edge but no memory.
+KEPT_BYTES = 2**30
 
 
 class Edge(NamedTuple):
@@ -88,12 +93,15 @@ def _plateau() -> optax.GradientTransformationExtraArgs:
     static_argnames=("edge", "decoder", "size", "batch_size", "lr", "mesh"),
     donate_argnames="attacker",
 )
-def attack_step(attacker, victim, images, order, index, *, edge, decoder, size, batch_size, lr, mesh):
-    """One step of the decoder on batch ``index``: least squares in pixels, un-normalised, in [0, 1]."""
+def attack_step(attacker, victim, images, sent, order, index, *, edge, decoder, size, batch_size, lr, mesh):
+    """One step of the decoder on batch ``index``: least squares in pixels, un-normalised, in [0, 1].
+
+    ``sent`` is what the edge sends for all ``images``, or None to ask it here.
+    """
     batch = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
     batch = jax.lax.with_sharding_constraint(batch, jax.NamedSharding(mesh, PartitionSpec("data")))
     x = pixels(images[batch], size)
-    z = edge.send(victim, images[batch])
+    z = edge.send(victim, images[batch]) if sent is None else sent[batch]
 
     def loss_of(params):
         variables = {"params": params, "batch_stats": attacker.batch_stats}
@@ -106,9 +114,14 @@ def attack_step(attacker, victim, images, order, index, *, edge, decoder, size, 
     return Attacker(optax.apply_updates(attacker.params, updates), batch_stats, optimiser, attacker.plateau)
 
 
-@partial(jax.jit, static_argnames=("edge", "decoder", "size"))
-def _reconstruct_batch(variables, victim, images, *, edge, decoder, size):
-    return pixels(images, size), decoder.apply(variables, edge.send(victim, images), train=False)
+@partial(jax.jit, static_argnames="edge")
+def _send(victim, images, *, edge):
+    return edge.send(victim, images)
+
+
+@partial(jax.jit, static_argnames=("decoder", "size"))
+def _reconstruct_batch(variables, images, z, *, decoder, size):
+    return pixels(images, size), decoder.apply(variables, z, train=False)
 
 
 @jax.jit
@@ -163,25 +176,21 @@ def train_attacker(
         _plateau().init({}),
     )
     attacker, images = parallel.replicate((attacker, fit.take()[0]), mesh)
+    sent, sent_selection = None, None
+    if 4 * math.prod(z.shape[1:]) * len(auxiliary) <= KEPT_BYTES:
+        sent_selection = sent_batches(edge, victim, selection)
+        sent = parallel.replicate(jnp.concatenate(sent_batches(edge, victim, fit))[: len(fit)], mesh)
     losses: list[float] = []
     best: dict[str, Any] = {}
     for epoch in range(attack.epochs):
         order = epoch_order(order_key, epoch, len(fit))
         for index in range(len(fit) // batch_size):
             attacker = attack_step(
-                attacker, victim, images, order, jnp.int32(index),
+                attacker, victim, images, sent, order, jnp.int32(index),
                 edge=edge, decoder=decoder, size=size, batch_size=batch_size, lr=attack.lr, mesh=mesh,
             )  # fmt: skip
-        loss = float(
-            np.mean(
-                np.concatenate(
-                    [
-                        np.asarray(metrics.mse(x, x_hat))
-                        for x, x_hat in reconstruct(edge, victim, decoder, attacker.variables, selection, size=size)
-                    ]
-                )
-            )
-        )
+        pairs = reconstruct(edge, victim, decoder, attacker.variables, selection, size=size, sent=sent_selection)
+        loss = float(np.mean(np.concatenate([np.asarray(metrics.mse(x, x_hat)) for x, x_hat in pairs])))
         if not np.isfinite(loss):
             raise UserError(
                 f"the attack on {edge.cut} diverged in epoch {epoch + 1}: its loss is not finite; lower --lr "
@@ -210,8 +219,26 @@ def last_gain(losses: Float[np.ndarray, " E"]) -> float:
     return float((before - best[-1]) / before) if before > 0 else 0.0
 
 
-def reconstruct(edge: Edge, victim: Any, decoder: Decoder, variables: Any, split: Split, *, size: int):
-    """Yield (originals, reconstructions) batch by batch, float32 pixels ``(n, size, size, C)``, padding removed."""
-    for images, _, mask in padded_batches(split, 256):
-        x, x_hat = _reconstruct_batch(variables, victim, images, edge=edge, decoder=decoder, size=size)
+def sent_batches(edge: Edge, victim: Any, split: Split) -> list[Array]:
+    """What the edge sends for a split, ``(256, …)`` a batch, the last one padded; kept on the device."""
+    return [_send(victim, images, edge=edge) for images, _, _ in padded_batches(split, 256)]
+
+
+def reconstruct(
+    edge: Edge,
+    victim: Any,
+    decoder: Decoder,
+    variables: Any,
+    split: Split,
+    *,
+    size: int,
+    sent: list[Array] | None = None,
+):
+    """Yield (originals, reconstructions) batch by batch, float32 pixels ``(n, size, size, C)``, padding removed.
+
+    ``sent`` is what :func:`sent_batches` gave for this split, if it is at hand.
+    """
+    for i, (images, _, mask) in enumerate(padded_batches(split, 256)):
+        z = _send(victim, images, edge=edge) if sent is None else sent[i]
+        x, x_hat = _reconstruct_batch(variables, images, z, decoder=decoder, size=size)
         yield x[mask], x_hat[mask]

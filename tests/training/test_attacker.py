@@ -112,6 +112,20 @@ def test_an_attack_is_deterministic(victim, parts):
         np.testing.assert_array_equal(a, b)
 
 
+def test_what_does_not_fit_is_asked_for_again(victim, parts, monkeypatch):
+    """The decoder learns the same whether z is kept or recomputed at every step."""
+    short = AttackConfig(epochs=2, decoder_width=4)
+    kept = attack(victim, parts.auxiliary, short)
+    monkeypatch.setattr(attacker, "KEPT_BYTES", 0)
+    asked = []
+    honest = attacker.Edge.send
+    monkeypatch.setattr(attacker.Edge, "send", lambda *a: asked.append(len(a[2])) or honest(*a))
+    jax.clear_caches()
+    again = attack(victim, parts.auxiliary, short)
+    assert 64 in asked  # the training step asks, too
+    np.testing.assert_allclose(again.selection_loss, kept.selection_loss, rtol=1e-4)
+
+
 def test_reconstruct_drops_padding_and_keeps_the_order(victim, parts, trained):
     edge = attacker.Edge(NETWORK, "block_1")
     some = Split(parts.test.images, None, parts.test.indices[:259])  # 256 and 3, the second padded
