@@ -24,8 +24,11 @@ class DataConfig:
     DATA_DIR/NAME/train/CLASS/*.png, or a TensorFlow Datasets name (needs gpz-jax[tfds])."""
     data_dir: str = "data"
     """Folder that holds the .npz files and image folders."""
-    aux: str | None = None
-    """The attacker's images: another data set; without it a held-out part of --data that the classifier never sees."""
+    aux: str | None = "auto"
+    """The attacker's images: NAME of another data set; 'held-out' for a part of --data that the classifier never sees;
+    'auto' for the paper's pairing (MNIST <- KMNIST, …) if that lies in --data-dir, else held-out."""
+    train_limit: int | None = None
+    """Use no more than this many of the data set's training images, balanced over the classes, for all parties."""
     size: int = 32
     """Side in pixels to which images are resized, a multiple of 16 (the paper: 64)."""
     augment: Literal["auto", "none", "grey", "colour"] = "auto"
@@ -160,7 +163,8 @@ def resolve(config: Config) -> Config:
         raise UserError(f"--ls must be a finite number below 1, got {t.ls:g}; one-hot is 0, the paper's LS+ is 0.3")
     _at_least(1, epochs=t.epochs, batch_size=t.batch_size, patience=t.patience, track_size=t.track_size)
     _at_least(0, null_seeds=p.null_seeds, seed=config.seed)
-    _at_least(1, bootstrap=p.bootstrap, **({"limit": p.limit} if p.limit is not None else {}))
+    limits = {"limit": p.limit, "train_limit": d.train_limit}
+    _at_least(1, bootstrap=p.bootstrap, **{name: value for name, value in limits.items() if value is not None})
     _positive(lr=t.lr)
     _fraction(validation_fraction=d.validation_fraction, auxiliary_fraction=d.auxiliary_fraction)
     warmup = t.warmup_epochs

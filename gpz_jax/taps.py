@@ -3,14 +3,15 @@
 ``nn.intercept_methods`` sees every module call; a :class:`TappedNetwork` uses it to return the activations asked
 for, to add an offset to them (so that one backward pass gives the gradient at every cut), or to put others in their
 place (so that the cloud half runs from a given representation z). What is not asked for costs nothing: XLA removes
-dead code, so returning only ``taps["block_3"]`` compiles just the edge half.
+dead code, so returning only ``taps["block_3"]`` compiles just the edge half. Flax NNX models are tapped by
+``gpz_jax.taps_nnx.tap_nnx``, which finds the modules' outputs in another way and shares all the rest.
 """
 
 import dataclasses
 import fnmatch
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -24,6 +25,11 @@ from gpz_jax.errors import UserError, did_you_mean
 LOGITS = "logits"
 
 Variables = Mapping[str, Any]
+
+#: What called a cut into being: a :class:`Tap`, a module that the model itself holds, or one further down.
+Kind = Literal["mark", "child", "deeper"]
+
+AtCut = Callable[[str, Any, Kind], Any]
 
 
 class Tap(nn.Module):
@@ -40,14 +46,14 @@ class TappedNetwork:
     """A network whose activations have names. Hashable, so that it can be a static argument of ``jax.jit``.
 
     Attributes:
-      model: the Flax Linen module.
+      model: the Flax Linen module (from ``tap_nnx``: the graph of the NNX model).
       cuts: names of the cut points in the order of computation; the last is always ``"logits"``. The order lives
         here because a dict that passes through ``jit`` comes back with its keys sorted.
       prepare: what happens to the input before the model sees it (resizing, normalising); identity by default.
       arguments: further keyword arguments of the model's ``__call__``, such as ``(("train", False),)``.
     """
 
-    model: nn.Module
+    model: Any
     cuts: tuple[str, ...]
     prepare: Callable[[Any], Any] | None = None
     arguments: tuple[tuple[str, Hashable], ...] = ()
@@ -79,7 +85,7 @@ class TappedNetwork:
             self.check(name)
         found: dict[str, Array] = {}
 
-        def at_cut(name: str, value: Any, module: nn.Module) -> Any:
+        def at_cut(name: str, value: Any, kind: Kind) -> Any:
             if name not in self.cuts:
                 return value
             value = replace.get(name, value)
@@ -147,21 +153,26 @@ def tap(
       >>> taps["layers_0"].shape
       (2, 4)
     """
+    return find_cuts(model, variables, x, None if cuts is None else tuple(cuts), arguments)
+
+
+def find_cuts(
+    model: Any, variables: Any, x: Any, patterns: tuple[str, ...] | None, arguments: Mapping[str, Hashable]
+) -> TappedNetwork:
+    """What :func:`tap` does, of whatever :func:`_visit` can visit."""
     shapes: dict[str, Any] = {}
-    marks: list[str] = []
+    kinds: dict[str, Kind] = {}
     inside: dict[str, bool] = {}
 
-    def record(name: str, value: Any, module: nn.Module) -> Any:
+    def record(name: str, value: Any, kind: Kind) -> Any:
         shapes[name] = jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), value)
-        if isinstance(module, Tap):
-            marks.append(name)
+        kinds[name] = kind
         return value
 
     jax.eval_shape(lambda v, x: inside.update(_visit(model, v, x, arguments, record)), variables, x)
     if not _is_batched_array(shapes.get(LOGITS)):
         raise UserError("the model's __call__ must return the logits as one array (N, K); wrap it if it returns more")
-    chosen = _select(shapes, marks, inside, None if cuts is None else tuple(cuts))
-    return TappedNetwork(model, chosen, None, tuple(sorted(arguments.items())))
+    return TappedNetwork(model, _select(shapes, kinds, inside, patterns), None, tuple(sorted(arguments.items())))
 
 
 def tap_shapes(network: TappedNetwork, variables: Variables, x: Any) -> dict[str, tuple[int, ...]]:
@@ -234,12 +245,14 @@ def split_at(
     return jax.jit(edge), jax.jit(cloud)
 
 
-def _visit(model, variables, x, arguments, at_cut: Callable[[str, Any, nn.Module], Any]) -> dict[str, bool]:
+def _visit(model, variables, x, arguments, at_cut: AtCut) -> dict[str, bool]:
     """Apply the model and pass every module's output, under its name, through ``at_cut``.
 
     Returns the names of modules inside ``nn.scan``, ``nn.remat`` and the like, and whether they are marks: their
     outputs belong to an inner trace, where "the activation" is not one array, so they are not passed on.
     """
+    if not isinstance(model, nn.Module):
+        return model.visit(variables, x, arguments, at_cut)  # an NNX model: taps_nnx.Graph
     calls = Counter([LOGITS])  # the model's own output has that name; a layer called "logits" is "logits:2"
     inside: dict[str, bool] = {}
     home = get_opaque_trace_state(convention="flax")
@@ -251,17 +264,24 @@ def _visit(model, variables, x, arguments, at_cut: Callable[[str, Any, nn.Module
         module = context.module
         path = module.path
         if not path:
-            return at_cut(LOGITS, value, module)
-        name = path[-1] if isinstance(module, Tap) else "/".join(path)
+            return at_cut(LOGITS, value, "child")
+        is_mark = isinstance(module, Tap)
+        name = path[-1] if is_mark else "/".join(path)
         if get_opaque_trace_state(convention="flax") != home:
-            inside[name] = isinstance(module, Tap)
+            inside[name] = is_mark
             return value
-        calls[name] += 1
-        return at_cut(name if calls[name] == 1 else f"{name}:{calls[name]}", value, module)
+        kind: Kind = "mark" if is_mark else "child" if len(path) == 1 else "deeper"
+        return at_cut(numbered(name, calls), value, kind)
 
     with nn.intercept_methods(intercept):
         model.apply(variables, x, **arguments)
     return inside
+
+
+def numbered(name: str, calls: Counter[str]) -> str:
+    """Count a call of ``name``: the first keeps the name, the second is ``name:2``, and so on."""
+    calls[name] += 1
+    return name if calls[name] == 1 else f"{name}:{calls[name]}"
 
 
 def _is_batched_array(value: Any) -> bool:
@@ -269,7 +289,7 @@ def _is_batched_array(value: Any) -> bool:
 
 
 def _select(
-    shapes: dict, marks: list[str], inside: dict[str, bool], patterns: tuple[str, ...] | None
+    shapes: dict, kinds: dict[str, Kind], inside: dict[str, bool], patterns: tuple[str, ...] | None
 ) -> tuple[str, ...]:
     """The names to tap, in the order of computation, ``"logits"`` last."""
     arrays = {name for name, shape in shapes.items() if _is_batched_array(shape)}
@@ -279,7 +299,8 @@ def _select(
                 f"mark {name!r} lies inside nn.scan, nn.remat or another inner trace, where no single activation "
                 "exists; name the cuts that you want, outside of it"
             )
-        chosen = set(marks) or {name for name in arrays if "/" not in name}
+        marks = {name for name, kind in kinds.items() if kind == "mark"}
+        chosen = marks or {name for name in arrays if kinds[name] == "child"}
     else:
         chosen = set[str]()
         for pattern in patterns:

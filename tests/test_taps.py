@@ -350,6 +350,28 @@ def test_around_scan_and_remat_cuts_are_fine(vector, model):
     np.testing.assert_allclose(cloud(variables, taps["stem"]), logits, atol=1e-6)
 
 
+@pytest.mark.parametrize("model", [Scanned(), Rematerialised()])
+def test_values_and_gradients_pass_through_scan_and_remat(vector, model):
+    network, variables = tapped(model, vector, cuts=["stem", "head"])
+    logits, taps = network(variables, vector)
+    np.testing.assert_allclose(logits, model.apply(variables, vector), atol=1e-6)
+
+    def by_hand(z):
+        params = variables["params"]
+        if "block" in params:
+            z = z + nn.relu(z @ params["block"]["dense"]["kernel"] + params["block"]["dense"]["bias"])
+        else:
+            cells = params["cells"]["dense"]
+            for kernel, bias in zip(cells["kernel"], cells["bias"], strict=True):
+                z = jnp.tanh(z @ kernel + bias)
+        return jnp.sum(jnp.sin(z @ params["head"]["kernel"] + params["head"]["bias"]))
+
+    zero = jax.tree.map(jnp.zeros_like, taps)
+    found = jax.grad(lambda offset: jnp.sum(jnp.sin(network(variables, vector, offset=offset)[0])))(zero)
+    np.testing.assert_allclose(found["stem"], jax.grad(by_hand)(taps["stem"]), atol=1e-5)
+    np.testing.assert_allclose(found["head"], jnp.cos(logits), atol=1e-6)
+
+
 def test_marks_inside_remat_are_refused_too(vector):
     with pytest.raises(UserError, match=r"mark 'branch' lies inside nn\.scan, nn\.remat"):
         tapped(Rematerialised(), vector)

@@ -19,7 +19,8 @@ class Source:
     """A checked data set on the host. Images have values 0..255; labels 0..K-1, each with a train image.
 
     ``aux_images`` are extra unlabelled images for the attacker; they may differ from the others in height and
-    width, never in channels.
+    width, never in channels. ``train_group`` numbers the person or patient behind each train image, if known: whose
+    images are never dealt to two parties.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Source:
     test_labels: Int32[np.ndarray, "test"]
     aux_images: UInt8[np.ndarray, "aux aux_H aux_W C"] | None
     num_classes: int
+    train_group: Int32[np.ndarray, "train"] | None = None
 
 
 def from_arrays(
@@ -39,6 +41,9 @@ def from_arrays(
     test_images: np.ndarray,
     test_labels: np.ndarray,
     aux_images: np.ndarray | None = None,
+    train_group: np.ndarray | None = None,
+    test_group: np.ndarray | None = None,
+    aux_group: np.ndarray | None = None,
     where: str | None = None,
     auxiliary: bool = False,
 ) -> Source:
@@ -48,6 +53,9 @@ def from_arrays(
     or floats within [0, 1], which become round(255 v). Train and test share H, W and C; aux shares C. Labels
     are integers (N,): 0..K-1, K >= 2, each of them with a train image. With ``auxiliary=True`` this rule on
     classes is left out, since only the images will be used. Errors name the origin by ``where``.
+
+    Groups (identities, patients) are integers or strings (N,); one that train shares with test or aux is refused,
+    since the classifier, or the attacker, would then be judged on someone it knows.
 
     Raises UserError: one line naming the array, what is wrong with it and what to do.
 
@@ -79,6 +87,8 @@ def from_arrays(
         num_classes = max(num_classes, int(test_labels.max()) + 1)
     else:
         _check_classes(train_labels, test_labels, where)
+    for party, images, group in (("test", test_images, test_group), ("aux", aux_images, aux_group)):
+        _check_apart(train_group, group, train_images, images, where, party)
     return Source(
         name=name,
         train_images=train_images,
@@ -87,11 +97,12 @@ def from_arrays(
         test_labels=test_labels.astype(np.int32, copy=False),
         aux_images=aux_images,
         num_classes=num_classes,
+        train_group=None if train_group is None else np.unique(train_group, return_inverse=True)[1].astype(np.int32),
     )
 
 
 def fingerprint(source: Source) -> str:
-    """Return the SHA-256 (hex) over the shapes and bytes of all arrays: equal exactly when the data are.
+    """Return the SHA-256 (hex) over the shapes and bytes of all arrays: equal exactly when the data (and groups) are.
 
     The name does not enter, nor does the memory layout; nothing larger than a chunk is copied.
 
@@ -101,7 +112,8 @@ def fingerprint(source: Source) -> str:
     True
     """
     digest = hashlib.sha256()
-    for field in ("train_images", "train_labels", "test_images", "test_labels", "aux_images"):
+    fields = ["train_images", "train_labels", "test_images", "test_labels", "aux_images"]
+    for field in fields if source.train_group is None else [*fields, "train_group"]:
         array = getattr(source, field)
         digest.update(f"{field} {None if array is None else array.shape}\n".encode())
         if array is not None:
@@ -176,6 +188,34 @@ def _as_labels(labels: np.ndarray, count: int, what: str) -> np.ndarray:
     if low < 0 or high > np.iinfo(np.int32).max:
         raise UserError(f"{what} holds the label {low if low < 0 else high}; number the classes from 0")
     return labels
+
+
+def _check_groups(group: np.ndarray, count: int, what: str) -> None:
+    if group.shape != (count,):
+        raise UserError(f"{what} has the shape {group.shape} for {count} images; give one group per image")
+    if group.dtype.kind not in "iuSU":
+        raise UserError(f"{what} has dtype {group.dtype}; name groups by integers or strings")
+
+
+def _check_apart(train_group, group, train_images, images, where: str, party: str) -> None:
+    """Refuse groups that are malformed, or that two parties share."""
+    if train_group is not None:
+        _check_groups(train_group, len(train_images), f"{where}: train_group")
+    if group is None or images is None:
+        return
+    _check_groups(group, len(images), f"{where}: {party}_group")
+    if train_group is None:
+        return
+    if (train_group.dtype.kind in "iu") != (group.dtype.kind in "iu"):
+        raise UserError(
+            f"{where}: train_group and {party}_group name groups differently; use integers or strings in both"
+        )
+    shared = np.intersect1d(train_group, group)
+    if shared.size:
+        raise UserError(
+            f"{where}: {shared.size} groups are in both train and {party} ({str(shared[0])!r}, for one); keep all "
+            "images of a group in one of them"
+        )
 
 
 def _check_classes(train: np.ndarray, test: np.ndarray, where: str) -> None:

@@ -16,7 +16,11 @@ _NPZ_KEYS = {
     "test_images": ("test_images", "test_data"),
     "test_labels": ("test_labels",),
     "aux_images": ("aux_images", "auxiliary_data"),
+    "train_group": ("train_group", "train_patient"),
+    "test_group": ("test_group", "test_patient"),
+    "aux_group": ("aux_group", "aux_patient"),
 }
+_REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -24,8 +28,9 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
     """Read the data set in one ``.npz``; its name is the file's.
 
     Keys: train_images, train_labels, test_images, test_labels and optionally aux_images; or, as the paper's
-    released code writes them, train_data, test_data and auxiliary_data for the images. Further keys are
-    ignored unread. Pickled objects are never loaded.
+    released code writes them, train_data, test_data and auxiliary_data for the images. train_group, test_group and
+    aux_group (or …_patient), optional, say whose image each is. Further keys are ignored unread. Pickled objects are
+    never loaded.
 
     Raises UserError for no such file, one that is not an .npz or is damaged, pickled objects, missing keys,
     and arrays that :func:`from_arrays` refuses.
@@ -105,7 +110,7 @@ def _check_zip(path: pathlib.Path) -> None:
 
 def _npz_keys(path: pathlib.Path, found: list[str]) -> dict[str, str]:
     keys = {field: next((k for k in names if k in found), None) for field, names in _NPZ_KEYS.items()}
-    missing = [" or ".join(_NPZ_KEYS[f]) for f, key in keys.items() if key is None and f != "aux_images"]
+    missing = [" or ".join(_NPZ_KEYS[field]) for field in _REQUIRED if keys[field] is None]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(found) or 'nothing'}")
     return {field: key for field, key in keys.items() if key is not None}

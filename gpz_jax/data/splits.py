@@ -9,13 +9,14 @@ A part is a set of indices into an array shared by all of them: parts of one arr
 their indices are, and nothing is copied.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
-from gpz_jax.data.arrays import Source, chunks, to_channels
+from gpz_jax.data.arrays import Source, to_channels
 from gpz_jax.errors import UserError
 
 
@@ -62,14 +63,17 @@ def make_splits(
 
     ``test`` is the source's test part. Of each class's n train images, round(validation_fraction n) go to
     ``validation`` and round(auxiliary_fraction n) to ``auxiliary``, by a shuffle fixed by ``seed`` (0 or
-    more); the rest is ``train``. The validation part depends on the seed and its own fraction alone.
+    more), but at least 2 each of a class of 6 or more; the rest is ``train``. The validation part
+    depends on the seed and its own fraction alone. Where the source has groups (people, patients), whole groups are
+    dealt, each counted to the class of most of its images, and the fractions are met as nearly as groups allow.
 
     An attacker with images of its own takes no fraction: its images are all train images of the data set
     ``auxiliary`` if given (channels converted to the source's, said in ``notes``), else the source's
     ``aux_images`` if it has any; in both cases without labels.
 
-    Raises UserError for a fraction outside (0, 1) or fractions that leave nothing, for the source as its own
-    auxiliary, and for a class with fewer than two images in a labelled part (its radius is undefined there).
+    Raises UserError for a fraction outside (0, 1) or fractions that leave nothing, for an auxiliary that is the source
+    or shares images with it, and for a class with fewer than two images in a labelled part (its radius is undefined
+    there).
 
     >>> from gpz_jax.data.sources import load
     >>> parts = make_splits(load("digits"), seed=0)
@@ -91,14 +95,19 @@ def make_splits(
         )
 
     images, labels = source.train_images, source.train_labels
-    *dealt, rest = _deal(labels, source.num_classes, list(fractions.values()), np.random.default_rng(seed))
+    rng, shares = np.random.default_rng(seed), list(fractions.values())
+    if source.train_group is None:
+        *dealt, rest = _deal(labels, source.num_classes, shares, rng)
+    else:
+        *dealt, rest = _deal_groups(labels, source.train_group, source.num_classes, shares, rng)
     train, validation = Split(images, labels, rest), Split(images, labels, dealt[0])
     test = Split(source.test_images, source.test_labels, _everything(source.test_images))
-    notes: tuple[str, ...] = ()
+    notes = _imbalance(source)
     if own_images:
         attacker = Split(images, labels, dealt[1])
     else:
-        attacker, notes = _foreign(source, auxiliary)
+        attacker, said = _foreign(source, auxiliary)
+        notes += said
     _check_counts("train", train, source, "lower the fractions held out or add images of the class")
     _check_counts("validation", validation, source, "raise validation_fraction or add images of the class")
     if own_images:
@@ -159,6 +168,22 @@ def limit(split: Split, size: int | None, *, seed: int) -> Split:
     return split if size is None else balanced_subset(split, size, seed=seed)
 
 
+def limit_source(source: Source, size: int, *, seed: int) -> Source:
+    """Keep no more than ``size`` train images of a source, as a :func:`balanced_subset` does; test images stay.
+
+    >>> from gpz_jax.data.sources import load
+    >>> len(limit_source(load("digits"), 500, seed=0).train_images)
+    500
+    """
+    kept = balanced_subset(full(source), size, seed=seed).indices
+    return dataclasses.replace(
+        source,
+        train_images=source.train_images[kept],
+        train_labels=source.train_labels[kept],
+        train_group=None if source.train_group is None else source.train_group[kept],
+    )
+
+
 def _deal(
     labels: np.ndarray, num_classes: int, fractions: list[float], rng: np.random.Generator
 ) -> list[Int32[np.ndarray, "_"]]:
@@ -166,10 +191,42 @@ def _deal(
     ends = np.cumsum(np.bincount(labels, minlength=num_classes))
     parts: list[list[np.ndarray]] = [[] for _ in range(len(fractions) + 1)]
     for members in np.split(np.argsort(labels, kind="stable"), ends[:-1]):
-        cuts = np.cumsum([round(fraction * len(members)) for fraction in fractions])
+        least = 2 if len(members) >= 6 else 0  # as many as its radius needs, in three parts
+        cuts = np.cumsum([max(round(fraction * len(members)), least) for fraction in fractions])
         for part, piece in zip(parts, np.split(rng.permutation(members), cuts), strict=True):
             part.append(piece)
     return [np.sort(np.concatenate(part)).astype(np.int32) for part in parts]
+
+
+def _deal_groups(
+    labels: np.ndarray, groups: np.ndarray, num_classes: int, fractions: list[float], rng: np.random.Generator
+) -> list[Int32[np.ndarray, "_"]]:
+    """As :func:`_deal`, but a group's images stay together."""
+    size = np.bincount(groups)
+    counts = np.zeros((len(size), num_classes), np.int64)
+    np.add.at(counts, (groups, labels), 1)
+    owner = np.empty(len(size), np.int64)  # the part that a group goes to
+    for c in range(num_classes):
+        members = rng.permutation(np.flatnonzero(counts.argmax(axis=1) == c))
+        filled = np.concatenate([[0], np.cumsum(size[members])])
+        targets = np.cumsum([round(fraction * filled[-1]) for fraction in fractions])
+        ends = [int(np.abs(filled - target).argmin()) for target in targets]
+        for number, piece in enumerate(np.split(members, ends)):
+            owner[piece] = number
+    return [np.flatnonzero(owner[groups] == part).astype(np.int32) for part in range(len(fractions) + 1)]
+
+
+def _imbalance(source: Source) -> tuple[str, ...]:
+    """Say it where the classes differ by more than half in their number of train images."""
+    counts = np.bincount(source.train_labels, minlength=source.num_classes)
+    if counts.max() <= 1.5 * counts.min():
+        return ()
+    most = int(counts.argmax())
+    always = float(np.mean(source.test_labels == most))
+    return (
+        f"the classes of {source.name!r} are not balanced: {counts.max()} train images of class {most}, {counts.min()} "
+        f"of class {int(counts.argmin())}; always answering {most} has test accuracy {always:.3f}",
+    )
 
 
 def _foreign(source: Source, auxiliary: Source | None) -> tuple[Split, tuple[str, ...]]:
@@ -177,7 +234,7 @@ def _foreign(source: Source, auxiliary: Source | None) -> tuple[Split, tuple[str
     if auxiliary is None:
         assert source.aux_images is not None
         return Split(source.aux_images, None, _everything(source.aux_images)), ()
-    if auxiliary.name == source.name or _same(auxiliary.train_images, source.train_images):
+    if auxiliary.name == source.name:
         raise UserError(
             f"data set {source.name!r} cannot be its own auxiliary ({auxiliary.name!r}): the attacker "
             "would hold the classifier's images; name another, or none to hold a part of it out"
@@ -190,11 +247,21 @@ def _foreign(source: Source, auxiliary: Source | None) -> tuple[Split, tuple[str
         how = "grey repeated" if channels == 3 else "luminance"
         notes.append(f"auxiliary {auxiliary.name!r} converted from {theirs} to {channels} channels ({how})")
     images = to_channels(auxiliary.train_images, channels)
+    shared = _in_common(images, source.train_images) + _in_common(images, source.test_images)
+    if shared:
+        raise UserError(
+            f"{shared} images of auxiliary {auxiliary.name!r} are also in {source.name!r}: the attacker would hold the "
+            "classifier's own images; remove them from one of the two"
+        )
     return Split(images, None, _everything(images)), tuple(notes)
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return a.shape == b.shape and all(np.array_equal(a[rows], b[rows]) for rows in chunks(a))
+def _in_common(theirs: np.ndarray, ours: np.ndarray) -> int:
+    """How many of their images are, byte for byte, among ours."""
+    if theirs.shape[1:] != ours.shape[1:]:
+        return 0
+    known = {hash(image.tobytes()) for image in ours}
+    return sum(hash(image.tobytes()) in known for image in theirs)
 
 
 def _everything(images: np.ndarray) -> Int32[np.ndarray, "_"]:

@@ -1,6 +1,10 @@
 """Data sets from TensorFlow Datasets, an extra that is imported only where it is used."""
 
+import contextlib
+import importlib.util
 import pathlib
+import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -16,12 +20,15 @@ TFDS_NAMES = {
     "emnist_letters": "emnist/letters",
     "celeb_a": "celeb_a",
 }
+_INSTALL = "pip install 'gpz-jax[tfds]'"
 
 
 def read_tfds(name: str, folder: pathlib.Path | None) -> Source:
-    """Read one of ``TFDS_NAMES``, kept under ``<folder>/tfds``.
+    """Read one of ``TFDS_NAMES``, kept under ``<folder>/tfds``; downloaded and prepared there if it is not.
 
-    EMNIST letters are turned upright and labelled 0..25; CelebA is the centre 178x178 at 64x64, labelled by "Male".
+    EMNIST letters are turned upright and labelled 0..25; CelebA is the centre 178x178 at 64x64, labelled by "Male",
+    with people as groups. What is prepared as ArrayRecord, as we do it, is read without TensorFlow; preparing anything
+    and reading what others prepared as TFRecord needs it.
 
     Raises UserError where the extra is not installed, or cannot provide the data.
     """
@@ -29,39 +36,67 @@ def read_tfds(name: str, folder: pathlib.Path | None) -> Source:
     try:
         import tensorflow_datasets as tfds  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise UserError(
-            f"data set {name!r} is {place}; to take it from TensorFlow Datasets: pip install 'gpz-jax[tfds]'"
-        ) from error
-    where = {} if folder is None else {"data_dir": str(folder / "tfds")}
-    arrays = {}
-    for split in ("train", "test"):
-        try:
-            records = tfds.data_source(TFDS_NAMES[name], split=split, **where)
-        except Exception as error:  # no network, no disk, no TensorFlow to prepare it with
-            why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"data set {name!r} is {place}; to take it from TensorFlow Datasets: {_INSTALL}") from error
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # where it reports its download; our tables go to stdout
+            builder = _prepared(tfds, TFDS_NAMES[name], {} if folder is None else {"data_dir": str(folder / "tfds")})
+            arrays = {}
+            for part in ("train", "test"):
+                count = builder.info.splits[part].num_examples
+                for what, array in _stack(name, count, _records(tfds, builder, part)).items():
+                    arrays[f"{part}_{what}"] = array
+    except Exception as error:  # no network, no disk, no TensorFlow to prepare it with
+        if importlib.util.find_spec("tensorflow") is None:
             raise UserError(
-                f"data set {name!r} is {place} and TensorFlow Datasets cannot provide it "
-                f"({why}); it needs a network and pip install 'gpz-jax[tfds]'"
+                f"data set {name!r} is {place} as TensorFlow Datasets' ArrayRecord, and to prepare it or to read another "
+                f"format takes TensorFlow: {_INSTALL}"
             ) from error
-        arrays[f"{split}_images"], arrays[f"{split}_labels"] = _stack(name, records)
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise UserError(
+            f"data set {name!r} is {place} and TensorFlow Datasets cannot provide it ({why}); it needs a network and "
+            f"{_INSTALL}"
+        ) from error
     return from_arrays(name, **arrays)
 
 
-def _stack(name: str, records: Any) -> tuple[np.ndarray, np.ndarray]:
-    first, _ = _example(name, records[0])
-    images, labels = np.empty((len(records), *first.shape), np.uint8), np.empty(len(records), np.int32)
-    for i in range(len(records)):
-        images[i], labels[i] = _example(name, records[i])
-    return images, labels
+def _prepared(tfds: Any, name: str, where: dict[str, str]) -> Any:
+    """The builder of a data set whose files are there, in whatever format; ArrayRecord if we prepare them."""
+    builder = tfds.builder(name, **where)
+    if not builder.is_prepared():
+        builder = tfds.builder(name, file_format="array_record", **where)
+        builder.download_and_prepare()
+    return builder
 
 
-def _example(name: str, record: Any) -> tuple[np.ndarray, int]:
+def _records(tfds: Any, builder: Any, part: str) -> Iterable[Any]:
+    """Examples of a part, in the order in which they lie in the files."""
+    if builder.info.file_format.value == "array_record":
+        source = builder.as_data_source(split=part)
+        return (source[i] for i in range(len(source)))
+    one_by_one = tfds.ReadConfig(interleave_cycle_length=1)  # files in turn: the order of ArrayRecord
+    return tfds.as_numpy(builder.as_dataset(split=part, read_config=one_by_one))
+
+
+def _stack(name: str, count: int, records: Iterable[Any]) -> dict[str, np.ndarray]:
+    """Images (count, H, W, C), labels (count,) and, where people are known, group (count,)."""
+    stacked: dict[str, np.ndarray] = {}
+    for i, record in enumerate(records):
+        for what, value in _example(name, record).items():
+            if i == 0:
+                dtype = np.uint8 if what == "images" else np.int64
+                stacked[what] = np.empty((count, *np.shape(value)), dtype)
+            stacked[what][i] = value
+    return stacked
+
+
+def _example(name: str, record: Any) -> dict[str, Any]:
     image = record["image"]
     if name == "emnist_letters":  # stored transposed, and labelled 1..26
-        return image.transpose(1, 0, 2), int(record["label"]) - 1
+        return {"images": image.transpose(1, 0, 2), "labels": int(record["label"]) - 1}
     if name == "celeb_a":
-        return _face(image), int(record["attributes"]["Male"])
-    return image, int(record["label"])
+        known = {"group": int(record["identity"]["Identity_No"])} if "identity" in record else {}
+        return {"images": _face(image), "labels": int(record["attributes"]["Male"]), **known}
+    return {"images": image, "labels": int(record["label"])}
 
 
 def _face(image: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gpz_jax.config import DataConfig
-from gpz_jax.data import sources, splits
+from gpz_jax.data import pairings, sources, splits
 from gpz_jax.data.batches import padded_batches
 from gpz_jax.data.splits import Split, Splits
 from gpz_jax.training import classifier, parallel
@@ -35,6 +35,11 @@ def progress_bar() -> Progress:
 def load_data(data: DataConfig, seed: int) -> tuple[Splits, sources.Source]:
     """The images of a configuration, dealt out to target, attacker and test."""
     source = sources.load(data.data, data.data_dir)
+    if data.train_limit is not None:
+        source = splits.limit_source(source, data.train_limit, seed=seed)
+    data, chosen = pairings.resolve_auxiliary(data)
+    if chosen:
+        say(chosen)
     auxiliary = sources.load(data.aux, data.data_dir, auxiliary=True) if data.aux else None
     dealt = splits.make_splits(
         source,

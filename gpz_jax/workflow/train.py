@@ -8,6 +8,7 @@ import jax
 from gpz_jax.analysis.radius import Moments, measure, summarise
 from gpz_jax.config import Config, resolve
 from gpz_jax.data import sources, splits
+from gpz_jax.data.pairings import resolve_auxiliary
 from gpz_jax.models import MODELS
 from gpz_jax.reporting import figures
 from gpz_jax.taps import TappedNetwork
@@ -33,6 +34,10 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
         run; a loss that is not finite.
     """
     config = _resolve_model(resolve(config))
+    data, chosen = resolve_auxiliary(config.data)
+    config = dataclasses.replace(config, data=data)
+    if chosen:
+        say(chosen)
     dealt, source = load_data(config.data, config.seed)
     channels = source.train_images.shape[-1]
     recipe = classifier.recipe_for(config, dealt.num_classes, channels)

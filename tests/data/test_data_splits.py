@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpz_jax.data.sources import from_arrays, load, to_channels
-from gpz_jax.data.splits import Split, balanced_subset, full, limit, make_splits
+from gpz_jax.data.sources import fingerprint, from_arrays, load, to_channels
+from gpz_jax.data.splits import Split, balanced_subset, full, limit, limit_source, make_splits
 from gpz_jax.errors import UserError
 
 
-def make_source(counts, *, name="made", channels=1, test_counts=None, aux=None, seed=0):
+def make_source(counts, *, name="made", channels=1, test_counts=None, aux=None, seed=0, **groups):
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
     test_labels = np.repeat(np.arange(len(counts)), [2] * len(counts) if test_counts is None else test_counts)
@@ -19,6 +19,7 @@ def make_source(counts, *, name="made", channels=1, test_counts=None, aux=None, 
         test_images=rng.integers(0, 256, (len(test_labels), 2, 2, channels), dtype=np.uint8),
         test_labels=test_labels,
         aux_images=aux,
+        **groups,
     )
 
 
@@ -46,7 +47,8 @@ def test_parts_are_disjoint_complete_and_stratified(counts, validation, auxiliar
         assert part.indices.dtype == np.int32
     np.testing.assert_array_equal(parts.test.indices, np.arange(2 * len(counts)))
     assert parts.test.images is source.test_images
-    assert (parts.num_classes, parts.notes) == (len(counts), ())
+    assert parts.num_classes == len(counts)
+    assert len(parts.notes) == (max(counts) > 1.5 * min(counts))
 
 
 def test_the_seed_decides():
@@ -106,9 +108,104 @@ def test_a_named_auxiliary_replaces_the_one_inside_and_says_so():
 
 def test_a_data_set_is_not_its_own_auxiliary():
     source = make_source([20, 30])
-    for auxiliary in (source, make_source([9, 9], seed=5), make_source([20, 30], name="copy")):
+    for auxiliary in (source, make_source([9, 9], seed=5)):
         with pytest.raises(UserError, match="'made' cannot be its own auxiliary"):
             make_splits(source, seed=0, auxiliary=auxiliary)
+
+
+def test_an_auxiliary_that_shares_images_is_refused_with_their_number():
+    source = make_source([20, 30])
+    with pytest.raises(UserError, match="50 images of auxiliary 'copy' are also in 'made': the attacker would hold"):
+        make_splits(source, seed=0, auxiliary=make_source([20, 30], name="copy"))
+    other = make_source([9, 9], name="other", seed=1)
+    other.train_images[4] = source.test_images[1]
+    with pytest.raises(UserError, match=r"^1 images of auxiliary 'other' are also in 'made'"):
+        make_splits(source, seed=0, auxiliary=other)
+
+
+def test_classes_of_different_size_are_said():
+    (note,) = make_splits(make_source([20, 31, 25], test_counts=[2, 5, 3]), seed=0).notes
+    assert note == (
+        "the classes of 'made' are not balanced: 31 train images of class 1, 20 of class 0; always answering 1 has "
+        "test accuracy 0.500"
+    )
+
+
+@pytest.mark.parametrize("n", [6, 8, 14])
+def test_a_small_class_gives_two_images_to_every_part(n):
+    parts = make_splits(make_source([40, n]), seed=0)
+    assert all(counts_of(part, 2)[1] >= 2 for part in parts[:3])
+
+
+# Groups --------------------------------------------------------------------------------------------------------------
+
+
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=40, max_size=80),
+    mixed=st.booleans(),
+    seed=st.integers(0, 2**32),
+    data=st.data(),
+)
+def test_groups_are_never_split(sizes, mixed, seed, data):
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    labels = groups % 2  # a person of one class …
+    if mixed:  # … or of both
+        labels = np.where(
+            data.draw(st.permutations(range(len(groups)))) < np.int64(len(groups) // 5), 1 - labels, labels
+        )
+    images = np.arange(len(groups), dtype=np.uint32).view(np.uint8).reshape(-1, 2, 2, 1)
+    two = np.zeros((4, 2, 2, 1), np.uint8)
+    source = from_arrays(
+        "people", train_images=images, train_labels=labels, test_images=two, test_labels=np.array([0, 1, 0, 1]),
+        train_group=np.array([f"person {g}" for g in groups]),
+    )  # fmt: skip
+    parts = make_splits(source, seed=seed, validation_fraction=0.2, auxiliary_fraction=0.25)
+    held = [set(groups[part.indices].tolist()) for part in parts[:3]]
+    assert not held[0] & held[1]
+    assert not held[0] & held[2]
+    assert not held[1] & held[2]
+    together = np.concatenate([part.indices for part in parts[:3]])
+    np.testing.assert_array_equal(np.sort(together), np.arange(len(groups)))
+    # No nearer to the fractions than a group or two of each class allows.
+    for part, fraction in zip(parts[:3], (0.55, 0.2, 0.25), strict=True):
+        assert abs(len(part) - fraction * len(groups)) <= 2 * max(sizes) + 2
+    again = make_splits(source, seed=seed, validation_fraction=0.2, auxiliary_fraction=0.25)
+    for one, other in zip(parts[:3], again[:3], strict=True):
+        np.testing.assert_array_equal(one.indices, other.indices)
+
+
+def test_groups_are_part_of_the_data():
+    plain = make_source([20, 30])
+    groups = np.arange(50) // 2
+    grouped, renamed = make_source([20, 30], train_group=groups), make_source([20, 30], train_group=groups + 7)
+    assert fingerprint(plain) != fingerprint(grouped)
+    assert fingerprint(grouped) == fingerprint(renamed)  # whatever they are called
+    limited = limit_source(grouped, 30, seed=0)
+    kept = balanced_subset(full(grouped), 30, seed=0).indices
+    np.testing.assert_array_equal(limited.train_group, grouped.train_group[kept])
+    np.testing.assert_array_equal(limited.train_images, grouped.train_images[kept])
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ({"train_group": np.arange(49)}, r"train_group has the shape \(49,\) for 50 images"),
+        ({"train_group": np.zeros((50, 1), int)}, r"train_group has the shape \(50, 1\)"),
+        ({"train_group": np.full(50, np.nan)}, "train_group has dtype float64; name groups by integers or strings"),
+        ({"train_group": np.arange(50), "test_group": np.arange(3)}, r"test_group has the shape \(3,\) for 4 images"),
+        ({"train_group": np.arange(50), "test_group": np.array(list("abcd"))}, "groups differently; use integers or"),
+        ({"train_group": np.arange(50), "test_group": np.array([50, 7, 8, 51])}, r"2 groups are in both .* \('7', for"),
+    ],
+)
+def test_malformed_groups(groups, message):
+    with pytest.raises(UserError, match=message):
+        make_source([20, 30], **groups)
+
+
+def test_the_attackers_own_images_are_of_other_people():
+    aux = np.zeros((3, 2, 2, 1), np.uint8)
+    with pytest.raises(UserError, match="1 groups are in both train and aux"):
+        make_source([20, 30], aux=aux, train_group=np.arange(50), aux_group=np.array([60, 61, 3]))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5, float("nan")])
@@ -134,15 +231,11 @@ def test_negative_seeds():
 
 def test_classes_too_small_for_a_part_are_named():
     with pytest.raises(
-        UserError, match=r"class 1 of data set 'made' has only 1 image in the validation split, .* raise"
+        UserError, match=r"class 1 of data set 'made' has only 1 image in the auxiliary split, .* raise"
     ):
-        make_splits(make_source([40, 10]), seed=0)
+        make_splits(make_source([40, 5]), seed=0, validation_fraction=0.45)
     with pytest.raises(UserError, match=r"class 0 \(and 1 more\) .* has no image in the validation split"):
         make_splits(make_source([4, 4]), seed=0)
-    with pytest.raises(
-        UserError, match=r"class 1 .* has only 1 image in the auxiliary split, .* raise auxiliary_fract"
-    ):
-        make_splits(make_source([90, 20]), seed=0, auxiliary_fraction=0.05)
     with pytest.raises(UserError, match=r"class 1 .* has no image in the train split, .* lower the fractions"):
         make_splits(make_source([900, 4]), seed=0, validation_fraction=0.49, auxiliary_fraction=0.5)
     with pytest.raises(UserError, match=r"class 1 .* has only 1 image in the test split, .* add test images"):

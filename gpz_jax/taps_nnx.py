@@ -1,0 +1,147 @@
+"""Taps for Flax NNX models: read, nudge and replace as in ``taps.py``, with the same names and the same refusals.
+
+NNX has nothing like Linen's ``nn.intercept_methods``. But ``nnx.merge(graphdef, state)`` makes a new model, so every
+call merges one of its own and gives each module in it a subclass of its class whose ``__call__`` passes the output
+on. The model that the user holds, its class and its arrays are never touched. What each module of the copy does at
+its cut is one of its static attributes, so that ``nnx.scan``, ``nnx.remat`` or ``nnx.jit`` within the model carry it
+along, and a module called inside them is known by name and refused.
+"""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any
+
+from jax.extend.core import get_opaque_trace_state
+
+from gpz_jax.errors import UserError
+from gpz_jax.taps import LOGITS, AtCut, Kind, TappedNetwork, find_cuts, numbered
+
+
+def tap_nnx(
+    model: Any, x: Any, *, cuts: Iterable[str] | None = None, **arguments: Hashable
+) -> tuple[TappedNetwork, Any]:
+    """Find the cut points of a Flax NNX model by tracing it once (shapes only, nothing is computed).
+
+    The network runs in evaluation mode whatever mode the model is in, as ``model.eval()`` would have it: dropout
+    passes everything and batch norms use their running statistics. The model itself stays as it is. (Call the network
+    inside ``jax.jit``, as all of this package does: a model with an ``nnx.jit`` of its own is else compiled at every
+    call.)
+
+    Args:
+      model: any ``nnx.Module`` whose ``__call__`` returns the logits ``(N, K)`` as one array; or its abstract twin from
+        ``nnx.eval_shape``.
+      x: an example input, or its ``ShapeDtypeStruct`` twin.
+      cuts: names or globs (``"blocks/*/attention"``) of module paths, joined by ``/``; default: the model's direct
+        children, those in its lists and dicts among them. ``"logits"`` is always the last cut. A module called more
+        than once is ``name``, ``name:2``, …; one that the model holds under two paths goes by the first of them in the
+        order of ``nnx.iter_modules``, which is alphabetical.
+      **arguments: passed to ``model.__call__``.
+
+    Returns:
+      ``(network, variables)``: the tapped network, for everything that takes one from :func:`gpz_jax.tap`, and the
+      model's state as it is now, an ``nnx.State``; ``nnx.state(model)`` gives it anew after more training. It holds
+      whatever the model holds, keys and counters of its random streams as well, which cannot be differentiated: for
+      gradients in the parameters take those out with ``nnx.split_state(variables, nnx.Param, ...)``.
+
+    Raises:
+      UserError: ``model`` is no ``nnx.Module``; a name or glob that matches no activation (the nearest is suggested);
+        an activation that is not one array with a leading batch axis; a cut inside ``nnx.scan``, ``nnx.remat`` or
+        another transformation; logits that are not one array.
+
+    Example:
+      >>> from flax import nnx
+      >>> import gpz_jax, jax, jax.numpy as jnp
+      >>> rngs = nnx.Rngs(0)
+      >>> model = nnx.Sequential(nnx.Linear(5, 4, rngs=rngs), nnx.Dropout(0.5, rngs=rngs), nnx.Linear(4, 3, rngs=rngs))
+      >>> x = jnp.ones((2, 5))
+      >>> network, variables = gpz_jax.tap_nnx(model, x)
+      >>> network.cuts
+      ('layers/0', 'layers/1', 'layers/2', 'logits')
+      >>> logits, taps = network(variables, x)
+      >>> taps["layers/1"].shape
+      (2, 4)
+      >>> edge, cloud = gpz_jax.split_at(network, variables, x, "layers/1")
+      >>> bool(jnp.allclose(cloud(variables, edge(variables, x)), logits))
+      True
+
+      The gradient of the summed logits in the parameters; each bias of the last layer counts once an image:
+
+      >>> params, rest = nnx.split_state(variables, nnx.Param, ...)
+      >>> total = lambda params: jnp.sum(network(nnx.merge_state(params, rest), x)[0])
+      >>> jax.grad(total)(params)["layers"][2]["bias"][...].tolist()
+      [2.0, 2.0, 2.0]
+    """
+    from flax import nnx
+
+    if not isinstance(model, nnx.Module):
+        raise UserError(f"tap_nnx takes a flax.nnx.Module, not {type(model).__name__}; for Flax Linen there is tap")
+    copy = nnx.clone(model)
+    copy.eval()
+    graphdef, variables = nnx.split(copy)
+    return find_cuts(Graph(graphdef), variables, x, None if cuts is None else tuple(cuts), arguments), variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Graph:
+    """What an NNX model is without its arrays; a :class:`TappedNetwork` holds it where it holds a Linen module.
+
+    Attributes:
+      graphdef: the ``nnx.GraphDef`` of the model in evaluation mode.
+    """
+
+    graphdef: Any
+
+    def visit(self, variables: Any, x: Any, arguments: dict[str, Any], at_cut: AtCut) -> dict[str, bool]:
+        """Run the model and pass every module's output through ``at_cut``, as ``taps._visit`` does for Linen."""
+        from flax import nnx
+
+        calls = Counter([LOGITS])  # the model's own output has that name; a layer called "logits" is "logits:2"
+        inside: dict[str, bool] = {}
+        home = get_opaque_trace_state(convention="nnx")
+        listening = [at_cut]
+
+        def pass_on(name: str, kind: Kind, value: Any) -> Any:
+            if get_opaque_trace_state(convention="nnx") != home:
+                inside[name] = False
+                return value
+            return listening[0](numbered(name, calls), value, kind)
+
+        model = nnx.merge(self.graphdef, variables, copy=True)  # or it would write to the caller's own nnx.Variables
+        for name, kind, module in list(_modules(model)):
+            # Not setattr, which would look for arrays in it. nnx.Dict passes over attributes that begin like this.
+            object.__setattr__(module, "_pytree__tap", functools.partial(pass_on, name, kind))
+            object.__setattr__(module, "__class__", _listened_to(type(module)))
+        try:
+            at_cut(LOGITS, model(x, **arguments), "child")
+        finally:
+            listening.clear()  # an nnx.jit within the model keeps pass_on in its cache, but no activations with it
+        return inside
+
+
+def _modules(model: Any) -> Iterator[tuple[str, Kind, Any]]:
+    """Name, kind and module of all that can be called below ``model``; containers such as ``nnx.List`` cannot."""
+    from flax import nnx
+
+    found = {path: module for path, module in nnx.iter_modules(model) if path and callable(module)}
+    for path, module in found.items():
+        below_another = any(path[:length] in found for length in range(1, len(path)))
+        yield "/".join(map(str, path)), "deeper" if below_another else "child", module
+
+
+@functools.cache  # NNX and JAX register every class for good, so there must be one for each and not one a call
+def _listened_to(cls: type) -> type:
+    """The subclass of ``cls`` whose outputs pass through the ``_pytree__tap`` of the instance."""
+
+    @functools.wraps(cls.__call__)  # nnx.Sequential looks at the signature
+    def __call__(self, *args, **kwargs):
+        return self._pytree__tap(cls.__call__(self, *args, **kwargs))
+
+    names = {
+        "__call__": __call__,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+    }
+    return type(cls)(cls.__name__, (cls,), names, pytree=cls._pytree__is_pytree)
