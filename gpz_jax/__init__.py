@@ -10,15 +10,19 @@ Whole runs (train, probe, attack a run folder) are functions of ``gpz_jax.workfl
 """
 
 from gpz_jax.analysis.bounds import decision_bound, feature_bound, information_ceiling, quantiser
+from gpz_jax.analysis.cost import Price, price_cuts
 from gpz_jax.analysis.labels import cluster_labels, predicted_labels
 from gpz_jax.analysis.null import null_variables
 from gpz_jax.analysis.radius import Moments, deviations, measure, merge, radius, scatter, summarise, update
 from gpz_jax.analysis.zone import LayerStatistics, Zone, bootstrap_shares, locate, null_rule, paper_rule
 from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, ProbeConfig, TrainingConfig
+from gpz_jax.deployment.files import load_halves, save_halves
+from gpz_jax.deployment.halves import export_halves
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.decoder import Decoder, TransposedConv, decoder_for
 from gpz_jax.models import CNN
 from gpz_jax.taps import Tap, TappedNetwork, split_at, tap, tap_shapes, valid_cuts
+from gpz_jax.taps_nnx import tap_nnx
 from gpz_jax.targets import cross_entropy, output_entropy, soft_targets
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "LayerStatistics",
     "ModelConfig",
     "Moments",
+    "Price",
     "ProbeConfig",
     "Tap",
     "TappedNetwork",
@@ -43,8 +48,10 @@ __all__ = [
     "decision_bound",
     "decoder_for",
     "deviations",
+    "export_halves",
     "feature_bound",
     "information_ceiling",
+    "load_halves",
     "locate",
     "measure",
     "merge",
@@ -53,13 +60,16 @@ __all__ = [
     "output_entropy",
     "paper_rule",
     "predicted_labels",
+    "price_cuts",
     "quantiser",
     "radius",
+    "save_halves",
     "scatter",
     "soft_targets",
     "split_at",
     "summarise",
     "tap",
+    "tap_nnx",
     "tap_shapes",
     "update",
     "valid_cuts",

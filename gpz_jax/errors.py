@@ -39,7 +39,7 @@ def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
             _stop(str(error))
         except OSError as error:  # a full disk, a folder taken away in mid-run
             where = f": {error.filename}" if error.filename else ""
-            _stop(f"{error.strerror or error}{where}; everything up to the last checkpoint is kept")
+            _stop(f"{error.strerror or error}{where}; what was finished before is kept")
         except KeyboardInterrupt:
             print(
                 "gpz: stopped; everything up to the last checkpoint is kept, --resume continues",

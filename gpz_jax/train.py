@@ -16,6 +16,7 @@ follows from its settings and its seed. Examples:
   python -m gpz_jax.train --ls 0.3                            # LS+ on the bundled digits, about a minute on 2 cores
   python -m gpz_jax.train --data mnist --data-dir DIR --epochs 5
   python -m gpz_jax.train --run runs/digits-cnn16-ls0.3-seed0 --ls 0.3 --resume
+  python -m gpz_jax.train --from-torch FILE.pth --model ir152 --size 64 --data cifar10     # released weights
 """
 
 
@@ -28,6 +29,8 @@ class Train:
     """Run folder to write; default: a readable name under runs/."""
     resume: bool = False
     """Continue the run in the folder from its last checkpoint; the result is that of an uninterrupted run."""
+    from_torch: str | None = None
+    """PyTorch weights of the paper's release (.pth, .pt, .safetensors) to make a run of; no training step is taken."""
     config: str | None = None
     """TOML file with tables [data], [model], [training], [probe]; flags win over it."""
 
@@ -37,7 +40,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Train, argv, prog="python -m gpz_jax.train", description=DESCRIPTION, sections=("settings",))
-    run = workflow.train_run(flags.settings, folder=flags.run, resume=flags.resume)
+    if flags.from_torch is not None:
+        run = workflow.import_run(flags.from_torch, flags.settings, folder=flags.run, resume=flags.resume)
+    else:
+        run = workflow.train_run(flags.settings, folder=flags.run, resume=flags.resume)
     victim = workflow.load_run(str(run.folder))
     workflow.report_accuracy(victim)
     workflow.report_probe(workflow.probe_run(victim, flags.settings.probe), tables.console())

@@ -440,6 +440,4 @@ def test_a_disk_that_fails_is_one_line(attacked, tmp_path, monkeypatch, capsys):
         attack.main([str(folder), "--cut", "logits", "--epochs", "1", "--decoder-width", "4", "--seed", "5"])
     assert stop.value.code == 2
     said = capsys.readouterr().err.splitlines()[-1]
-    assert said == (
-        "gpz: error: No space left on device: scores.csv; everything up to the last checkpoint is kept"
-    )
+    assert said == ("gpz: error: No space left on device: scores.csv; what was finished before is kept")

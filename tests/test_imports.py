@@ -18,14 +18,16 @@ LAYERS = [
     ["errors"],
     ["config"],
     ["taps", "targets"],
+    ["taps_nnx"],
     ["data"],
     ["models"],
     ["analysis"],
     ["inversion"],
+    ["deployment"],
     ["training"],
     ["reporting"],
     ["workflow"],
-    ["train", "probe", "attack"],
+    ["train", "probe", "attack", "split", "cuts"],
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
@@ -35,6 +37,7 @@ ONLY = {
     "models": {"models", "taps", "errors"},
     "analysis": {"analysis", "taps", "targets", "config", "errors"},
     "inversion": {"inversion", "data", "taps", "targets", "config", "errors"},
+    "deployment": {"deployment", "analysis", "taps", "errors"},
     "reporting": {"reporting", "config", "errors"},
 }
 
@@ -115,6 +118,7 @@ def test_importing_starts_no_device_and_nothing_heavy():
     top = {name.split(".")[0] for name in before["modules"]}
     assert {"jax", "flax", "gpz_jax"} <= top
     assert not top & set(HEAVY)
+    assert "flax.nnx" not in before["modules"]  # a tenth of a second, for those who tap NNX models
 
 
 def test_public_names():

@@ -117,3 +117,76 @@ def reconstruction_grid(originals: np.ndarray, rows: Mapping[str, np.ndarray] | 
             axis.set_yticks([])
         line[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
     figure.savefig(file, dpi=120)
+
+
+def cuts_figure(
+    rows: Sequence[Mapping],
+    file: Path,
+    *,
+    title: str,
+    payload: str = "uint8",
+    limits: Mapping[str, float] | None = None,
+) -> None:
+    """Privacy of every valid cut against the edge's share of the parameters, and against the payload.
+
+    Privacy is the attack's mse over the class-mean floor's (up is private) where a cut was attacked, and rho on an
+    axis that runs downward (up is private as well) where it was only probed. Of a bare model it is the depth of the
+    cut. Cuts in the null rule's zone are filled, those beyond the budget pale; the recommended one is ringed.
+
+    Args:
+      rows: what ``workflow.price_run`` returns.
+      file: a .png to write.
+      title: of the figure.
+      payload: "float32", "bfloat16" or "uint8".
+      limits: budget on ``"edge_share"`` and ``"payload_…"``, drawn as lines.
+    """
+    rows = [row for row in rows if row["valid"]]
+    attacked = np.array([row.get("ratio", np.nan) for row in rows], float)
+    probed = np.where(np.isnan(attacked), [row.get("share", np.nan) for row in rows], np.nan)  # each cut once
+    privacy = {"attack: mse over the class-mean floor's": attacked, r"probe: $\rho$, axis downward": probed}
+    privacy = {label: values for label, values in privacy.items() if np.isfinite(values).any()}
+    privacy = privacy or {"depth: number of the cut": np.arange(1.0, 1.0 + len(rows))}
+    figure, (panels,) = _new(1, 2, (13.0, 4.8))
+    for panel, key, words in (
+        (panels[0], "edge_share", "edge parameters, share of all (%)"),
+        (panels[1], f"payload_{payload}", f"payload, bytes as {payload}"),
+    ):
+        unit = 100 if key == "edge_share" else 1
+        price = unit * np.array([row[key] for row in rows], float)
+        if bool((price > 0).all()):
+            panel.set_xscale("log")
+            panel.xaxis.set_major_formatter("{x:g}")
+        for number, (label, values) in enumerate(privacy.items()):
+            axis = panel if number == 0 else panel.twinx()
+            _draw_cuts(axis, rows, price, values, "os"[number], f"C{number}")
+            axis.set_ylabel(label, fontsize=9, color=f"C{number}")
+            axis.margins(x=0.1, y=0.1)
+            if label.startswith("probe"):
+                axis.invert_yaxis()
+            if label.startswith("attack"):
+                axis.axhline(1, color="0.8", linewidth=1, zorder=0)
+        if limits and key in limits:
+            panel.axvline(unit * limits[key], color="C3", linestyle="--", linewidth=1, label="budget")
+        if any("zone_null" in row for row in rows):
+            panel.plot([], [], "o", color="0.3", label="in the null rule's zone")
+        if panel.get_legend_handles_labels()[0]:
+            panel.legend(fontsize=8)
+        panel.set_xlabel(words, fontsize=9)
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    figure.savefig(file, dpi=120)
+
+
+def _draw_cuts(axis, rows: Sequence[Mapping], price: np.ndarray, privacy: np.ndarray, marker: str, colour: str) -> None:
+    step = -(-len(rows) // 12)  # of many cuts every so many is named, else nothing could be read
+    for i, (row, *at) in enumerate(zip(rows, price, privacy, strict=True)):
+        if np.isnan(at[1]):
+            continue
+        pale = 1.0 if row["within_budget"] else 0.3
+        fill = colour if row.get("zone_null", True) else "none"
+        axis.plot(*at, marker, color=colour, mfc=fill, alpha=pale, markersize=6)
+        if row["recommended"]:
+            axis.plot(*at, "o", color="C3", mfc="none", markersize=13, markeredgewidth=2)
+        if row["recommended"] or i % step == 0 or i == len(rows) - 1:
+            axis.annotate(
+                row["cut"], at, (5, 5), textcoords="offset points", fontsize=7, alpha=max(pale, 0.6), parse_math=False
+            )

@@ -33,13 +33,14 @@ _PACKAGES = ("gpz-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 
 
 class Run(NamedTuple):
-    """A run folder and what its config.json says."""
+    """A run folder and what its config.json says; ``imported``: of the file that its weights were read from, if so."""
 
     folder: Path
     config: Config
     fingerprint: str
     num_classes: int
     channels: int
+    imported: dict[str, Any] | None = None
 
     @property
     def metrics_file(self) -> Path:
@@ -73,7 +74,14 @@ def readable_name(config: Config) -> str:
 
 
 def start(
-    config: Config, *, folder: str | None, resume: bool, fingerprint: str, num_classes: int, channels: int
+    config: Config,
+    *,
+    folder: str | None,
+    resume: bool,
+    fingerprint: str,
+    num_classes: int,
+    channels: int,
+    imported: dict[str, Any] | None = None,
 ) -> Run:
     """A new run folder, or with ``resume`` the one that is there.
 
@@ -84,6 +92,7 @@ def start(
       fingerprint: of the data, as ``sources.fingerprint`` gives it.
       num_classes: K.
       channels: of the images.
+      imported: what is known of the file that the weights were read from; None for a run that is trained here.
 
     Raises:
       UserError: the folder holds a run and ``resume`` is off; it holds a run of another configuration or other
@@ -92,7 +101,7 @@ def start(
     path = Path(folder) if folder else Path("runs") / readable_name(config)
     if folder is None and not resume:
         path = _free(path)
-    run = Run(path.absolute(), config, fingerprint, num_classes, channels)
+    run = Run(path.absolute(), config, fingerprint, num_classes, channels, imported)
     if (path / "config.json").exists():
         if not resume:
             raise UserError(
@@ -113,6 +122,7 @@ def start(
             "channels": channels,
             "versions": {name: _version(name) for name in _PACKAGES},
             "devices": [str(device) for device in jax.devices()],
+            "imported": imported,
         },
     )
     return run
@@ -130,11 +140,13 @@ def open_run(folder: str | Path) -> Run:
         written = json.loads(file.read_text())
         config = from_mapping(Config, written["config"], where=str(file))
         fields = (str(written["fingerprint"]), int(written["num_classes"]), int(written["channels"]))
+        imported = written.get("imported")
+        imported = None if imported is None else dict(imported)
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}); is it a gpz_jax run?") from None
-    return Run(path.absolute(), config, *fields)
+    return Run(path.absolute(), config, *fields, imported)
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:
@@ -152,6 +164,19 @@ def differences(ours: Config, theirs: Config) -> list[str]:
 
 
 def _check_same(old: Run, new: Run) -> None:
+    if old.imported and not new.imported:
+        raise UserError(
+            f"{old.folder} holds weights read from {old.imported.get('file')}, no training; probe or attack it, make "
+            "it anew with --from-torch FILE --resume, or choose another folder with --run"
+        )
+    if new.imported and not old.imported:
+        raise UserError(f"{old.folder} holds a trained run, none of imported weights; choose another folder with --run")
+    if old.imported and new.imported and old.imported.get("sha256") != new.imported["sha256"]:
+        theirs, ours = str(old.imported.get("sha256"))[:12], new.imported["sha256"][:12]
+        raise UserError(
+            f"{old.folder} was made of another file ({old.imported.get('file')}, SHA-256 {theirs}…, not {ours}…); "
+            "choose another folder with --run"
+        )
     longer = dataclasses.replace(
         old.config.training,
         epochs=max(old.config.training.epochs, new.config.training.epochs),

@@ -33,11 +33,7 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
       UserError: bad settings (those of the probe that may follow included) or data; a folder that holds another
         run; a loss that is not finite.
     """
-    config = _resolve_model(resolve(config))
-    data, chosen = resolve_auxiliary(config.data)
-    config = dataclasses.replace(config, data=data)
-    if chosen:
-        say(chosen)
+    config = resolve_here(config)
     dealt, source = load_data(config.data, config.seed)
     channels = source.train_images.shape[-1]
     recipe = classifier.recipe_for(config, dealt.num_classes, channels)
@@ -74,7 +70,7 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
 
         def after_epoch(epoch: int, state: classifier.State, measured: dict[str, float]) -> None:
             moments = measure(network, state.variables, probe_batches(tracked, mesh), dealt.num_classes)
-            cuts = _cut_summary(network, moments)
+            cuts = cut_summary(network, moments)
             runs.append_metrics(run, {"epoch": epoch, **measured, "cuts": cuts})
             checkpoints.save(
                 epoch,
@@ -108,18 +104,26 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
     return run
 
 
-def _resolve_model(config: Config) -> Config:
-    """With the width and the dtype that the defaults stand for, so that config.json holds what was run."""
+def resolve_here(config: Config) -> Config:
+    """Resolve a configuration, with what depends on this machine: the dtype by device, the attacker's images at hand.
+
+    So config.json holds what was run, and means the same elsewhere.
+    """
+    config = resolve(config)
     model = config.model
     family = MODELS.get(model.model)  # an unknown one is refused by name where it is built
     width = family.default_width if model.width is None and family else model.width
     dtype = model.dtype
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return dataclasses.replace(config, model=dataclasses.replace(model, width=width, dtype=dtype))
+    data, chosen = resolve_auxiliary(config.data)
+    if chosen:
+        say(chosen)
+    return dataclasses.replace(config, data=data, model=dataclasses.replace(model, width=width, dtype=dtype))
 
 
-def _cut_summary(network: TappedNetwork, moments: dict[str, Moments]) -> dict[str, dict[str, Any]]:
+def cut_summary(network: TappedNetwork, moments: dict[str, Moments]) -> dict[str, dict[str, Any]]:
+    """What a line of metrics.jsonl keeps of every cut: R_c² of each class, W, W/D, ρ and D."""
     found = jax.device_get(summarise(moments))
     summary = {}
     for cut in network.cuts:

@@ -84,8 +84,10 @@ def report_accuracy(victim: Victim) -> float:
     """Say and return the accuracy on the test images (the run's best epoch by validation)."""
     alpha = victim.run.config.training.ls
     found = classifier.evaluate(victim.variables, victim.splits.test, alpha, recipe=victim.recipe, mesh=victim.mesh)
+    imported = victim.run.imported
+    weights = f"weights of {imported.get('file')}" if imported else f"epoch {victim.epoch} (best by validation)"
     say(
-        f"{victim.run.folder.name}, epoch {victim.epoch} (best by validation): test accuracy {found['accuracy']:.4f} "
-        f"on {len(victim.splits.test)} images, output entropy {found['output_entropy']:.3f} nats"
+        f"{victim.run.folder.name}, {weights}: test accuracy {found['accuracy']:.4f} on {len(victim.splits.test)} "
+        f"images, output entropy {found['output_entropy']:.3f} nats"
     )
     return found["accuracy"]

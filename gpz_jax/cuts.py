@@ -1,0 +1,55 @@
+"""Price every cut of a model or a trained run: ``python -m gpz_jax.cuts ir152 --budget-params 10%``."""
+
+import dataclasses
+import sys
+from typing import Annotated
+
+import tyro
+
+from gpz_jax import workflow
+from gpz_jax.config import parse
+from gpz_jax.errors import one_line_errors
+from gpz_jax.reporting import tables
+from gpz_jax.workflow import BareModel, CutsConfig
+
+DESCRIPTION = """Say what every cut of a network costs: parameters, FLOPs, peak activation memory and latency of the
+edge and the cloud half, and the payload between them. Of a RUN the table also says what python -m gpz_jax.probe and
+python -m gpz_jax.attack found there, so that price and privacy stand side by side.
+
+A budget keeps the cuts that meet it and names the most private of them: the highest attack ratio where a cut was
+attacked, else the lowest rho in the null rule's zone, else the deepest. Which criterion decided is printed. Examples:
+
+  python -m gpz_jax.cuts ir152 --no-latency                        # the paper's, from shapes alone, in seconds
+  python -m gpz_jax.cuts vgg19 --budget-params 10% --budget-payload 40000
+  python -m gpz_jax.cuts runs/digits-cnn16-ls0.3-seed0 --budget-ms 2 --cut block_2
+
+Latency is measured on this machine, piece by piece between cuts; the recommended cut and every --cut are also timed
+as two whole halves, to show what fusion changes. All the rest follows from the network alone.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cuts:
+    """Flags of the cuts command."""
+
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL-or-RUN")]
+    """Name of a model (cnn, resnet18, resnet50, vgg16, vgg19, ir50, ir100, ir152, vit), or a run folder."""
+    cuts: CutsConfig = CutsConfig()
+    model: BareModel = BareModel()
+    data_dir: str | None = None
+    """Folder that holds the run's images now, if they have moved since training."""
+    out: str | None = None
+    """Folder for cuts.csv and cuts.png; default: of a RUN, RUN/cuts.csv and RUN/figures/cuts.png; of a MODEL, none."""
+
+
+@one_line_errors
+def main(argv: list[str] | None = None) -> None:
+    """Run the command."""
+    argv = sys.argv[1:] if argv is None else argv
+    flags = parse(Cuts, argv, prog="python -m gpz_jax.cuts", description=DESCRIPTION)
+    priced = workflow.price(flags.what, flags.cuts, bare=flags.model, data_dir=flags.data_dir, out=flags.out)
+    workflow.report_cuts(priced, tables.console())
+
+
+if __name__ == "__main__":
+    main()

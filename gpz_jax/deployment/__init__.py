@@ -1,0 +1,1 @@
+"""What leaves the laboratory: both halves of a cut network as files."""

@@ -1,0 +1,185 @@
+"""Both halves in a folder: written, read back and checked.
+
+OUT/
+  edge.stablehlo    images -> payload
+  cloud.stablehlo   payload -> logits
+  halves.json       what they take and give, the quantiser, hashes, sizes, versions, accuracy
+  run_halves.py     a script that runs them with jax and NumPy alone
+
+The hashes tell damage, not malice: who can change a file can change its hash. Running a half runs its program, so read
+halves only from those whose programs you would run.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array, export
+
+from gpz_jax.deployment.halves import FORMAT, Halves, described
+from gpz_jax.errors import UserError
+
+EDGE, CLOUD, RECORD, SCRIPT = "edge.stablehlo", "cloud.stablehlo", "halves.json", "run_halves.py"
+
+#: Written beside the halves, so that they can be run where neither this package nor Flax is.
+RUN_HALVES = '''\
+"""Run both halves with jax alone (and the flatbuffers with which it reads them): python run_halves.py [IMAGES.npy]"""
+import pathlib, sys
+import numpy as np
+from jax import export
+files = (pathlib.Path(__file__).with_name(f"{half}.stablehlo") for half in ("edge", "cloud"))
+edge, cloud = (export.deserialize(bytearray(file.read_bytes())) for file in files)
+random = np.random.default_rng(0).integers(0, 256, (4, *edge.in_avals[0].shape[1:])).astype(edge.in_avals[0].dtype)
+images = np.load(sys.argv[1]) if sys.argv[1:] else random  # (any number, H, W, C), as the data set holds them
+payload = edge.call(images)  # on the device; this is what is sent
+logits = cloud.call(payload)  # in the cloud
+print(f"{images.dtype} {images.shape} -> {payload.dtype} {payload.shape}; classes {logits.argmax(axis=1)}")
+'''
+
+
+def check_folder(folder: str | Path) -> Path:
+    """Return ``folder`` as a path if halves may be written there: it is new, empty, or holds halves to be replaced.
+
+    Nothing is made or changed.
+
+    Raises:
+      UserError: it is none of these, or cannot be written to.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        foreign = sorted({entry.name for entry in path.iterdir()} - {EDGE, CLOUD, RECORD, RECORD + ".partial", SCRIPT})
+        if foreign and not _is_export(path):
+            raise UserError(f"{path} exists and is no export of halves ({foreign[0]} is in it); choose another folder")
+    nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to folder {path}: {nearest} is not a folder that can be written to")
+    return path
+
+
+def save_halves(halves: Halves, folder: str | Path) -> Path:
+    """Write the two halves, halves.json and run_halves.py; replaces halves that are there.
+
+    Args:
+      halves: what :func:`export_halves` made.
+      folder: where; made if it is not there.
+
+    Raises:
+      UserError: as :func:`check_folder`.
+    """
+    path = check_folder(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to folder {path}: {error.strerror or error}") from None
+    # Last comes the record, whole or not at all: its presence says that all the rest is there.
+    (path / RECORD).unlink(missing_ok=True)
+    (path / EDGE).write_bytes(halves.edge)
+    (path / CLOUD).write_bytes(halves.cloud)
+    (path / SCRIPT).write_text(RUN_HALVES)
+    partial_file = path / f"{RECORD}.partial"
+    partial_file.write_text(json.dumps(halves.metadata, indent=2))
+    partial_file.replace(path / RECORD)
+    return path
+
+
+class Half:
+    """One half, read back: ``half(x)``, compiled anew for every batch size that it meets.
+
+    Attributes:
+      name: ``edge`` or ``cloud``.
+      shape: of one image of its argument, without the batch axis.
+      dtype: of its argument.
+    """
+
+    def __init__(self, name: str, exported: export.Exported):
+        self.name = name
+        self.shape: tuple[int, ...] = tuple(exported.in_avals[0].shape[1:])
+        self.dtype: np.dtype = np.dtype(exported.in_avals[0].dtype)
+        self._platforms = exported.platforms
+        self._call = jax.jit(exported.call)
+
+    def __call__(self, x: Any) -> Array:
+        """Run it. Raises :class:`UserError` for another shape, dtype or platform than it was exported for."""
+        shape, dtype = getattr(x, "shape", ()), getattr(x, "dtype", type(x).__name__)
+        if str(dtype) != str(self.dtype) or tuple(shape[1:]) != self.shape or not shape or shape[0] < 1:
+            wanted = ", ".join(["batch", *map(str, self.shape)])
+            raise UserError(f"the {self.name} half takes {self.dtype} ({wanted}), got {dtype} {tuple(shape)}")
+        if not self.runs_here():
+            raise UserError(
+                f"the {self.name} half was exported for {', '.join(self._platforms)}, not for this machine's "
+                f"{jax.default_backend()}; export it with another --platform"
+            )
+        return self._call(x)
+
+    def runs_here(self) -> bool:
+        """Whether it was exported for what this machine computes on."""
+        return {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend()) in self._platforms
+
+
+def load_halves(folder: str | Path) -> tuple[Half, Half, dict[str, Any]]:
+    """Read halves that :func:`save_halves` wrote.
+
+    The names of the files are fixed: nothing in halves.json is taken for a path.
+
+    Args:
+      folder: where they are.
+
+    Returns:
+      ``(edge, cloud, metadata)``: ``cloud(edge(images))`` are the logits; the metadata are those of halves.json.
+
+    Raises:
+      UserError: a file that is missing, damaged, or not the one that halves.json was written for.
+    """
+    path = Path(folder)
+    record = _read_record(path)
+    edge, cloud = _read_half(path, EDGE, record), _read_half(path, CLOUD, record)
+    found = {"input": edge.in_avals[0], "payload": cloud.in_avals[0], "output": cloud.out_avals[0]}
+    for what, array in found.items():
+        if {key: record[what].get(key) for key in ("shape", "dtype")} != described(array):
+            raise UserError(f"{path / RECORD} is damaged: its {what} is not that of the files; export it again")
+    if described(edge.out_avals[0]) != described(cloud.in_avals[0]):
+        raise UserError(f"{path / EDGE} and {path / CLOUD} are not of one cut; export it again")
+    return Half("edge", edge), Half("cloud", cloud), record
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    file = path / RECORD
+    try:
+        record = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} holds no {RECORD}; write it with python -m gpz_jax.split RUN --cut CUT OUT") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} cannot be read ({type(error).__name__}); export it again") from None
+    if not isinstance(record, dict) or "format" not in record:
+        raise UserError(f"{file} is damaged: it names no format; export it again")
+    if record["format"] != FORMAT:
+        raise UserError(f"{file} is of format {record['format']!r}, this gpz_jax reads {FORMAT}; export it again")
+    for name in ("input", "payload", "output", "edge", "cloud"):
+        if not isinstance(record.get(name), dict):
+            raise UserError(f"{file} is damaged: it has no {name!r}; export it again")
+    return record
+
+
+def _is_export(path: Path) -> bool:
+    try:
+        return bool(_read_record(path))
+    except UserError:
+        return False
+
+
+def _read_half(path: Path, name: str, record: dict[str, Any]) -> export.Exported:
+    file = path / name
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror or error}); export it again") from None
+    if hashlib.sha256(data).hexdigest() != record[name.removesuffix(".stablehlo")].get("sha256"):
+        raise UserError(f"{file} does not match its SHA-256 in {RECORD}; export it again")
+    try:
+        return export.deserialize(bytearray(data))
+    except Exception as error:  # whatever another version of jax makes of it
+        raise UserError(f"{file} cannot be read by jax {jax.__version__} ({type(error).__name__})") from None

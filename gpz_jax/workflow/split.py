@@ -1,0 +1,94 @@
+"""Write both halves of a trained run as files, and measure what is lost on the way through them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gpz_jax.data.batches import padded_batches
+from gpz_jax.deployment import files
+from gpz_jax.deployment.halves import export_halves
+from gpz_jax.workflow.common import PROBE_BATCH, probe_batches, say, short
+from gpz_jax.workflow.victim import Victim, report_accuracy
+
+
+def split_run(
+    victim: Victim, cut: str, folder: str | Path, *, payload: str = "uint8", platforms: Sequence[str] = ("cpu",)
+) -> dict[str, Any]:
+    """Write the edge and the cloud half of a run to a folder, read them back and measure them on the test images.
+
+    Args:
+      victim: what :func:`load_run` opened; ``uint8`` is calibrated on its training images.
+      cut: where to cut.
+      folder: where to write; new, empty, or halves to be replaced.
+      payload: how z is sent, ``float32``, ``bfloat16`` or ``uint8``.
+      platforms: where the files will run, of ``cpu``, ``tpu`` and ``cuda``. If this machine is none of these, the files
+        are not measured.
+
+    Returns:
+      What halves.json says: shapes, sizes, hashes, and ``accuracy`` on test of the ``whole`` network and of the
+      ``halves`` (None where not measured).
+
+    Raises:
+      UserError: a folder that holds something else; an unknown or bypassed cut.
+    """
+    files.check_folder(folder)
+    test = victim.splits.test
+    example = jax.ShapeDtypeStruct((1, *test.images.shape[1:]), jnp.uint8)
+    made = export_halves(
+        victim.network, victim.variables, example, cut,
+        payload=payload, calibration=_training_images(victim), platforms=platforms,
+    )  # fmt: skip
+    whole = report_accuracy(victim)
+    files.save_halves(made, folder)
+    edge, cloud, metadata = files.load_halves(folder)
+    through_files = None
+    if edge.runs_here():
+        through_files = _accuracy(lambda images: cloud(edge(images)), test)
+    else:
+        say(f"the files are not measured: this machine is none of {', '.join(platforms)}; add it with --platform")
+    accuracy = {"whole": whole, "halves": through_files, "split": "test", "images": len(test)}
+    metadata = {"run": victim.run.folder.name, "epoch": victim.epoch, **metadata, "accuracy": accuracy}
+    files.save_halves(made._replace(metadata=metadata), folder)
+    return metadata
+
+
+def _training_images(victim: Victim) -> Iterator[Any]:
+    # Batches are filled up with an image of the split itself, which changes no minimum and no maximum.
+    return (images for images, _, _ in probe_batches(victim.splits.train, victim.mesh))
+
+
+def _accuracy(predict, split) -> float:
+    hits = sum(
+        int(np.sum((np.argmax(predict(images), axis=-1) == labels) & mask))
+        for images, labels, mask in padded_batches(split, PROBE_BATCH)
+    )
+    return hits / len(split)
+
+
+def report_split(metadata: dict[str, Any], folder: str | Path) -> None:
+    """Print what :func:`split_run` wrote and measured, and the script that runs it."""
+    path = Path(folder)
+    sent, accuracy = metadata["payload"], metadata["accuracy"]
+    print(f"{metadata['run']} cut at {metadata['cut']}, for {', '.join(metadata['platforms'])}: {short(path)}")
+    for name, takes, gives in (("edge", "input", "payload"), ("cloud", "payload", "output")):
+        half = metadata[name]
+        print(
+            f"  {name}.stablehlo  {half['bytes']:,} bytes, {half['parameters']:,} parameters, "
+            f"{_text(metadata[takes])} -> {_text(metadata[gives])}"
+        )
+    image = int(np.prod(metadata["input"]["shape"][1:])) * np.dtype(metadata["input"]["dtype"]).itemsize
+    print(f"payload: {sent['bytes_per_image']:,} bytes an image (the image itself: {image:,})")
+    line = f"test accuracy on {accuracy['images']} images: {accuracy['whole']:.4f} whole network"
+    if accuracy["halves"] is not None:
+        lost = accuracy["whole"] - accuracy["halves"]
+        line += f", {accuracy['halves']:.4f} through the files (drop {lost:.4f})"
+    print(line)
+    print(f"run them with jax alone: python {short(path / files.SCRIPT)} [IMAGES.npy]\n\n{files.RUN_HALVES}", end="")
+
+
+def _text(array: dict[str, Any]) -> str:
+    return f"{array['dtype']} ({', '.join(map(str, array['shape']))})"

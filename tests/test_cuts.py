@@ -1,0 +1,531 @@
+"""What cuts cost, as a person asks for it: of a model by name, of a run, within a budget, and what is refused."""
+
+import csv
+import io
+import json
+import math
+import shutil
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+import xarray as xr
+from PIL import Image
+from tiny_runs import CUTS, TINY, refused
+
+from gpz_jax import attack, cuts, train, workflow
+from gpz_jax.analysis import cost
+from gpz_jax.config import Config, DataConfig, ModelConfig, resolve
+from gpz_jax.data.sources import fingerprint
+from gpz_jax.reporting import figures, tables
+from gpz_jax.training import classifier, runs
+from gpz_jax.workflow import BareModel, CutsConfig
+from gpz_jax.workflow.cuts import recommend
+
+SMALL = ("cnn", "--size", "16", "--width", "4")
+QUICK = ("--no-latency",)
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of one epoch without its training, a probe and an attack as they are written; not to be changed."""
+    with jax.numpy_dtype_promotion("standard"):
+        config = resolve(Config(DataConfig(size=16), ModelConfig(width=4, dtype="float32")))
+        dealt, source = workflow.load_data(config.data, config.seed)
+        folder = str(tmp_path_factory.mktemp("home") / "run")
+        found = runs.start(
+            config, folder=folder, resume=False, fingerprint=fingerprint(source), num_classes=10, channels=1
+        )
+        recipe = classifier.recipe_for(config, dealt.num_classes, 1)
+        with runs.Checkpoints(found) as checkpoints:
+            shapes = jax.eval_shape(lambda: classifier.init_state(jax.random.key(0), recipe, 1))
+            state = jax.tree.map(lambda s: jax.numpy.full(s.shape, 1, s.dtype), shapes)
+            checkpoints.save(1, state, accuracy=0.5, loss=1.0, candidate=True)
+    values = np.arange(1.0, 7.0)
+    record = xr.Dataset(
+        {
+            "radius": ("cut", 100 / values),
+            "share": ("cut", 1 - values / 10),
+            "dimension": ("cut", [256, 128, 64, 32, 50, 10]),
+            "mark": (("rule", "cut"), [["", "onset", "", "", "", ""], ["", "", "", "", "onset", "zone"]]),
+        },
+        coords={"cut": list(CUTS), "rule": ["paper", "null"]},
+        attrs={"epoch": 1},
+    )
+    runs.write_zarr(record, found.subfolder("probe") / "test.zarr")
+    attacked(found.folder, "logits", 0.75, flattened=False)
+    return found.folder
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+@pytest.fixture
+def priced_once(monkeypatch):
+    """One network under many budgets: it is priced for the first of them, and drawn for none."""
+    prices, price = [], cost.price
+    monkeypatch.setattr(
+        cost, "price", lambda traced: prices[0] if prices else prices.append(price(traced)) or prices[0]
+    )
+    monkeypatch.setattr(figures, "cuts_figure", lambda *a, **k: None)
+
+
+def attacked(folder, cut, ratio, *, flattened=True, epoch=1, name="deconvolution"):
+    """Write what is read of an attack."""
+    result = {"cut": cut, "flattened": flattened, "scores": {"mse": ratio / 10, "ratio": ratio}}
+    (folder / "attacks" / f"{cut}-{name}").mkdir(parents=True)
+    file = folder / "attacks" / f"{cut}-{name}" / "result.json"
+    file.write_text(json.dumps({**result, "asked": {"epoch_of_victim": epoch}}))
+
+
+def rewritten(folder, **changed):
+    """The run's probe with other columns in place of its own."""
+    file = folder / "probe" / "test.zarr"
+    with xr.open_zarr(file) as record:
+        record.load()
+    for name, values in changed.items():
+        record[name] = (record[name].dims, values)
+    runs.write_zarr(record, file)
+
+
+def table(text):
+    """First cell -> head (its two lines joined by a space) -> cell, of the table that a command printed."""
+    lines = [[cell.strip() for cell in line.strip().strip("┃│").split("┃" if "┃" in line else "│")]
+             for line in text.splitlines() if line.lstrip().startswith(("┃", "│"))]  # fmt: skip
+    heads = [" ".join(words).strip() for words in zip(*lines[:2], strict=True)]
+    return {row[0]: dict(zip(heads, row, strict=True)) for row in lines[2:]}
+
+
+def printed(capsys, *argv):
+    capsys.readouterr()
+    cuts.main([str(word) for word in argv])
+    return capsys.readouterr().out
+
+
+def read(file):
+    with file.open() as opened:
+        return {row["cut"]: row for row in csv.DictReader(opened)}
+
+
+def assert_png(file):
+    with Image.open(file) as image:
+        image.load()
+        assert image.format == "PNG"
+        assert np.asarray(image.convert("L")).std() > 1
+
+
+# A model -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_papers_deepest_network_in_one_table(capsys, tmp_path):
+    said = printed(capsys, "ir152", *QUICK, "--out", "o")
+    assert "62,091,978 parameters, 6.95 GFLOP, 64x64x3 images (12 KiB), batch of 1" in said
+    rows = table(said)
+    assert list(rows) == [*(f"block_{n}" for n in range(1, 52)), "embedding", "logits"]
+    assert rows["block_49"] == {
+        "cut": "block_49", "shape": "4x4x512", "values": "8,192", "edge parameters": "48,447,680",
+        "share (%)": "78.03", "cloud parameters": "13,644,298", "edge FLOP": "6.73 G", "cloud FLOP": "218 M",
+        "payload float32": "32 KiB", "payload bfloat16": "16 KiB", "payload uint8": "8 KiB", "edge memory": "4.25 MiB",
+    }  # fmt: skip
+    assert rows["logits"]["cloud parameters"] == "0"
+    assert "recommended" not in said
+    for row in read(tmp_path / "o" / "cuts.csv").values():
+        assert int(row["edge_parameters"]) + int(row["cloud_parameters"]) == 62_091_978
+        assert int(row["edge_flops"]) + int(row["cloud_flops"]) == 6_945_103_114
+
+
+def test_a_models_settings_reach_it():
+    def edges(**settings):
+        priced = workflow.price("vit", CutsConfig(no_latency=True), bare=BareModel(size=16, **settings))
+        return priced.rows
+
+    assert edges(depth=0.1)[-1]["edge_parameters"] == edges(depth=0.1, width=128)[-1]["edge_parameters"]  # the paper's
+    small = edges(width=8, heads=2, depth=0.5, patch=8, channels=1, classes=3)
+    assert [row["cut"] for row in small] == ["block_1", "block_2", "block_3", "class_token", "logits"]
+    assert small[0]["shape"] == "5x8"  # 4 patches and the class token
+    assert small[-1]["values"] == 3
+    patches, positions = 8 * 8 * 1 * 8 + 8, 5 * 8 + 8
+    block = 2 * 16 + 4 * (8 * 8 + 8) + (8 * 32 + 32) + (32 * 8 + 8)
+    assert small[0]["edge_parameters"] == patches + positions + block
+    [first, *_] = workflow.price_model(
+        "cnn", BareModel(size=16, width=4), CutsConfig(no_latency=True, batch_size=3)
+    ).rows
+    assert first["payload_bfloat16"] == 3 * 2 * first["values"]
+
+
+def test_a_bare_model_is_timed_by_pieces_and_where_asked_as_whole_halves(capsys, tmp_path):
+    said = printed(capsys, *SMALL, "--repeats", "2", "--cut", "block_3", "--cut", "block_1", "--out", "there")
+    assert "batch of 1; median of 2 runs on cpu" in said
+    words = [line for line in said.splitlines() if "as two whole halves" in line]
+    assert [line.split(":")[0] for line in words] == ["block_1", "block_3"]
+    rows, shown = read(tmp_path / "there" / "cuts.csv"), table(said)
+    assert tuple(rows) == tuple(shown) == CUTS
+    total = float(rows["logits"]["edge_ms"])
+    for cut, row in rows.items():
+        assert float(row["edge_ms"]) + float(row["cloud_ms"]) == pytest.approx(total)
+        assert shown[cut]["edge ms by pieces"] == tables.number(float(row["edge_ms"]))
+        assert math.isfinite(float(row["edge_ms_whole"])) == (cut in ("block_1", "block_3"))
+    assert rows["logits"]["cloud_ms"] == "0.0"
+    assert_png(tmp_path / "there" / "cuts.png")
+
+
+def test_no_latency_times_and_fills_nothing(capsys, monkeypatch):
+    for name in ("time_pieces", "time_halves"):
+        monkeypatch.setattr(cost, name, lambda *a, **k: pytest.fail("it timed"))
+    monkeypatch.setattr("gpz_jax.workflow.cuts._values", lambda *a: pytest.fail("it filled the network with numbers"))
+    assert "ms" not in printed(capsys, *SMALL, *QUICK)
+
+
+@pytest.mark.parametrize(
+    ("width", "payload", "gone", "kept"),
+    [
+        (200, "uint8", [], ["payload float32", "payload bfloat16", "payload uint8", "mse"]),
+        (120, "uint8", ["payload bfloat16", "cloud FLOP"], ["payload uint8", "edge parameters", "rho", "/class mean"]),
+        (120, "float32", ["payload bfloat16"], ["payload float32", "edge parameters", "rho", "/class mean"]),
+        (
+            80,
+            "uint8",
+            ["shape", "cloud ms by pieces"],
+            ["payload uint8", "edge parameters", "rho", "edge ms by pieces"],
+        ),
+    ],
+)
+def test_a_narrow_table_leaves_columns_out_and_cuts_none_short(width, payload, gone, kept):
+    from rich.console import Console
+
+    row = {
+        "cut": "block_4", "shape": "16x16x128", "values": 32768, "valid": True, "edge_parameters": 1_234_567,
+        "edge_share": 0.123, "cloud_parameters": 2_345_678, "edge_flops": 1.2e9, "cloud_flops": 3e9,
+        "payload_float32": 131072, "payload_bfloat16": 65536, "payload_uint8": 32768, "edge_memory": 2**21,
+        "edge_ms": 12.3, "cloud_ms": 23.4, "radius": 123.4, "share": 0.5, "zone_null": "onset", "mse": 0.0123,
+        "ratio": 0.456, "flattened": False, "within_budget": True, "recommended": True,
+    }  # fmt: skip
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(tables.cuts_table("a [title]", [row], payload=payload, width=width))
+    said = console.export_text()
+    heads = table(said)["block_4 *"]
+    assert set(kept) <= set(heads)
+    assert not set(gone) & set(heads)
+    assert all(head in " ".join(said.split()) for head in gone)  # named below the table
+    assert "…" not in said
+    assert "a [title]" in said
+    if "/class mean" in heads:
+        assert heads["/class mean"] == "0.456?"
+
+
+# A run ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_real_runs_table_carries_price_probe_and_attack(capsys, tmp_path):
+    train.main([*TINY, "--epochs", "1", "--run", "real"])
+    attack.main(["real", "--cut", "logits", "--epochs", "1", "--decoder-width", "4"])
+    assert_table_carries_price_probe_and_attack(tmp_path / "real", capsys)
+
+
+def test_a_runs_table_carries_price_probe_and_attack(copy, capsys):
+    assert_table_carries_price_probe_and_attack(copy, capsys)
+
+
+def assert_table_carries_price_probe_and_attack(copy, capsys):
+    said = printed(capsys, copy, *QUICK)
+    shown, rows = table(said), read(copy / "cuts.csv")
+    assert "8x8x1 images (64 B)" in said  # as they are sent in, before they are resized
+    assert tuple(rows) == CUTS
+    assert tuple(shown) == (*CUTS[:-1], "logits *")
+    with xr.open_zarr(copy / "probe" / "test.zarr") as record:
+        record.load()
+    result = json.loads((copy / "attacks" / "logits-deconvolution" / "result.json").read_text())
+    for cut, row in rows.items():
+        at = record.sel(cut=cut)
+        assert float(row["radius"]) == float(at.radius)
+        assert float(row["share"]) == float(at.share)
+        assert [row["zone_paper"], row["zone_null"]] == [
+            str(at.mark.sel(rule=rule).values) for rule in ("paper", "null")
+        ]
+        line = shown["logits *" if cut == "logits" else cut]
+        assert line["rho"] == tables.number(float(at.share))
+        assert int(row["values"]) == at.dimension
+        scores = [float(row["mse"]), float(row["ratio"])]
+        if cut == "logits":
+            assert scores == [result["scores"]["mse"], result["scores"]["ratio"]]
+            assert line["/class mean"] == tables.number(scores[1]) + "?"  # an epoch flattens nothing
+        else:
+            assert np.isnan(scores).all()
+            assert line["/class mean"] == ""
+    assert [row["recommended"] for row in rows.values()] == ["False"] * 5 + ["True"]
+    assert "recommended cut: logits (attack: the highest ratio to the class-mean floor" in said
+    assert "the attack on logits was still improving" in said
+    assert "logits leaves the cloud nothing to do" in said
+    assert_png(copy / "figures" / "cuts.png")
+    # The edge of a run begins at its uint8 images: it resizes and normalises, a bare model's does not.
+    bare = workflow.price_model("cnn", BareModel(size=16, width=4, channels=1), CutsConfig(no_latency=True)).rows
+    assert bare[0]["edge_parameters"] == int(rows["block_1"]["edge_parameters"])
+    assert bare[0]["edge_flops"] < int(rows["block_1"]["edge_flops"])
+    assert bare[0]["cloud_flops"] == int(rows["block_1"]["cloud_flops"])
+
+
+def test_a_run_is_timed_with_its_own_variables(copy, capsys):
+    said = printed(capsys, copy, "--repeats", "1", "--budget-ms", "1e6", "--batch-size", "2", "--out", "elsewhere")
+    assert "batch of 2; median of 1 runs" in said
+    assert "recommended cut within --budget-ms 1e+06: logits" in said
+    assert "logits: edge " in said
+    assert not (copy / "cuts.csv").exists()
+    assert math.isfinite(float(read(copy.parent / "elsewhere" / "cuts.csv")["logits"]["edge_ms_whole"]))
+
+
+def criterion(folder, capsys, *flags):
+    said = printed(capsys, folder, *QUICK, *flags)
+    line = next(line for line in said.splitlines() if line.startswith("recommended cut"))
+    cut, _, why = line.split(": ", 1)[1].partition(" (")
+    return cut, why.split(":")[0], line
+
+
+@pytest.mark.usefixtures("priced_once")
+def test_the_criterion_is_attack_then_zone_then_rho_then_depth(copy, capsys):
+    marks = [["", "", "", "", "onset", "zone"], ["", "onset", "", "zone", "zone", "zone"]]
+    shutil.rmtree(copy / "attacks")
+    rewritten(copy, share=[0.9, 0.1, 0.7, 0.3, 0.4, 0.5], mark=np.array(marks))
+    attacked(copy, "block_1", 0.4)
+    attacked(copy, "block_2", 0.8, flattened=False)
+    attacked(copy, "block_3", 0.7)
+    attacked(copy, "block_3", 0.2, name="unet")  # the strongest attack counts
+    assert criterion(copy, capsys, "--budget-params", "90%")[:2] == ("block_2", "attack")
+    assert criterion(copy, capsys, "--budget-payload", "70")[:2] == ("block_3", "attack")
+    assert float(read(copy / "cuts.csv")["block_3"]["ratio"]) == 0.2
+    shutil.rmtree(copy / "attacks")
+    assert criterion(copy, capsys)[:2] == ("block_2", "probe")
+    cut, by, line = criterion(copy, capsys, "--budget-payload", "100")
+    assert (cut, by) == ("block_4", "probe")  # block_2 sends 128 values
+    assert "the lowest rho, 0.3, in the null rule's zone" in line
+    cut, by, line = criterion(copy, capsys, "--budget-params", "1%")
+    assert (cut, by) == ("block_1", "probe")
+    assert "none of 1 cuts lies in the null rule's zone" in line
+    shutil.rmtree(copy / "probe")
+    cut, by, line = criterion(copy, capsys, "--budget-params", "20%", "--budget-payload", "64")
+    assert (cut, by) == ("block_3", "depth")
+    assert "--budget-params 20% and --budget-payload 64 as uint8" in line
+
+
+def test_recommend_prefers_what_is_valid_and_within_budget():
+    good = {"valid": True, "within_budget": True}
+    rows = [
+        {**good, "cut": "a", "ratio": 0.5, "share": 0.1, "zone_null": "onset"},
+        {**good, "cut": "b", "ratio": 0.9, "valid": False},
+        {**good, "cut": "c", "ratio": 0.9, "within_budget": False},
+        {**good, "cut": "d", "ratio": math.nan, "share": 0.01, "zone_null": ""},
+    ]
+    assert recommend(rows)[0] == "a"
+    rows[0]["ratio"] = math.nan
+    assert recommend(rows)[0] == "a"  # in the zone, though rho is lower elsewhere
+    rows[0]["zone_null"] = ""
+    assert recommend(rows)[0] == "d"
+
+
+def test_a_budget_keeps_the_rows_that_meet_it(capsys, tmp_path):
+    said = printed(capsys, *SMALL, *QUICK, "--budget-params", "6%", "--payload", "float32", "--budget-payload", "1000",
+                   "--out", "o")  # fmt: skip
+    rows = read(tmp_path / "o" / "cuts.csv")
+    limit = 0.06 * int(rows["logits"]["edge_parameters"])
+    inside = [
+        cut for cut, row in rows.items() if int(row["edge_parameters"]) <= limit and int(row["payload_float32"]) <= 1000
+    ]
+    assert inside == ["block_2"]
+    assert list(table(said)) == ["block_2 *"]
+    assert [cut for cut, row in rows.items() if row["within_budget"] == "True"] == inside
+    assert "1 of 6 cuts are within budget" in " ".join(said.split())
+    assert "(depth: the deepest of 1; neither probed nor attacked)" in said
+    assert list(table(printed(capsys, *SMALL, *QUICK, "--budget-params", rows["block_1"]["edge_parameters"]))) == [
+        "block_1 *"
+    ]
+
+
+@pytest.mark.usefixtures("priced_once")
+def test_the_test_images_probe_is_read_first_and_a_damaged_one_passed_over(copy, capsys):
+    first = copy / "probe" / "auxiliary.zarr"
+    shutil.copytree(copy / "probe" / "test.zarr", first)
+    rewritten(copy, share=[0.95, 0.8, 0.7, 0.6, 0.5, 0.4])
+    assert workflow.price(str(copy), CutsConfig(no_latency=True)).rows[0]["share"] == 0.95
+    (copy / "probe" / "test.zarr" / "zarr.json").write_text("no JSON")
+    (copy / "attacks" / "logits-deconvolution" / "result.json").write_text('{"cut": "logits"}')
+    capsys.readouterr()
+    rows = workflow.price(str(copy), CutsConfig(no_latency=True)).rows
+    said = capsys.readouterr().err
+    assert "test.zarr cannot be read" in said
+    assert "result.json cannot be read (KeyError)" in said
+    with xr.open_zarr(first) as record:
+        assert [row["share"] for row in rows] == list(record.share.values)
+    assert all(math.isnan(row["ratio"]) for row in rows)
+
+
+@pytest.mark.usefixtures("priced_once")
+def test_what_was_found_of_another_epoch_is_noted(copy, capsys):
+    attacked(copy, "fc", 0.5, epoch=7)
+    workflow.price(str(copy), CutsConfig(no_latency=True))
+    said = capsys.readouterr().err
+    assert "the attack on fc is of epoch 7, the run's best is now 1; make it again" in said
+    assert "the probe" not in said
+
+
+# What is refused -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["ir125"], "'ir125' is neither a model nor a run folder; did you mean 'ir152'?"),
+        (["runs/nothing"], "'runs/nothing' is neither a model nor a run folder; known: cnn, resnet18"),
+        (["."], "is not a run folder"),
+        ([], "a run folder is missing"),
+        ([*SMALL, "--cut", "block4"], "unknown cut 'block4'; did you mean 'block_4'?"),
+        ([*SMALL, "--size", "20"], "--size must be a positive multiple of 16"),
+        ([*SMALL, "--depth", "2"], "--depth 2: the cnn has four blocks"),
+        ([*SMALL, "--classes", "0"], "--classes must be at least 1, got 0"),
+        ([*SMALL, "--channels", "-1"], "--channels must be at least 1, got -1"),
+        ([*SMALL, "--batch-size", "0"], "--batch-size must be at least 1, got 0"),
+        ([*SMALL, "--repeats", "0"], "--repeats must be at least 1, got 0"),
+        ([*SMALL, "--budget-payload", "0"], "--budget-payload must be at least 1, got 0"),
+        ([*SMALL, "--budget-ms", "0"], "--budget-ms must be a positive number, got 0"),
+        ([*SMALL, "--budget-ms", "nan"], "--budget-ms must be a positive number, got nan"),
+        ([*SMALL, "--budget-params", "lots"], "--budget-params must be a number of parameters or a share such as 10%"),
+        ([*SMALL, "--budget-params", "0%"], "--budget-params must be a number of parameters or a share such as 10%"),
+        ([*SMALL, "--budget-params", "nan%"], "--budget-params must be a number of parameters or a share such as 10%"),
+        ([*SMALL, "--budget-ms", "1", *QUICK], "--budget-ms needs what --no-latency leaves out"),
+        ([*SMALL, "--cut", "fc", *QUICK], "--cut needs what --no-latency leaves out"),
+        ([*SMALL, "--payload", "int8"], "int8"),
+        ([*SMALL, "--data-dir", "x"], "--data-dir is for a run; 'cnn' is a model"),
+        ([*SMALL, "--budget-param", "1"], "unknown flag '--budget-param'; did you mean '--budget-params'?"),
+    ],
+)  # fmt: skip
+def test_refused(capsys, monkeypatch, flags, said):
+    monkeypatch.setattr(cost, "time_pieces", lambda *a, **k: pytest.fail("it timed"))
+    assert said in refused(capsys, cuts.main, *flags)
+
+
+def test_a_run_takes_no_settings_of_a_model(run, capsys):
+    said = refused(capsys, cuts.main, run, "--width", "4")
+    assert said == f"--width is for a bare model; {str(run)!r} is a run and has its own"
+
+
+def test_a_folder_that_cannot_be_made(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    assert "choose another --out" in refused(capsys, cuts.main, *SMALL, *QUICK, "--out", "file/below")
+
+
+@pytest.mark.usefixtures("priced_once")
+def test_a_budget_that_nothing_meets_names_the_closest_cut_and_its_price(capsys, monkeypatch):
+    def says(*flags):
+        return refused(capsys, cuts.main, *SMALL, *flags)
+
+    timed = {cut: cost.Latency(0.004 + 0.001 * i, 0.1) for i, cut in enumerate(CUTS)}
+    monkeypatch.setattr(cost, "time_pieces", lambda *a, **k: timed)
+    rows = {
+        row["cut"]: row
+        for row in workflow.price_model("cnn", BareModel(size=16, width=4), CutsConfig(no_latency=True)).rows
+    }
+    edge = rows["block_1"]["edge_parameters"]
+    assert says("--budget-params", "50", *QUICK) == (
+        f"no cut of cnn is within --budget-params 50: the closest is 'block_1', with {edge} edge parameters"
+    )
+    said = says("--budget-params", str(edge), "--budget-payload", "10")
+    # block_2 holds 5 times too much and sends 13 times too much; block_1 sends 26, block_3 holds 14 times too much.
+    assert "--budget-payload 10 as uint8: the closest is 'block_2'" in said
+    assert said.endswith(f"with {rows['block_2']['edge_parameters']:,} edge parameters and 128 bytes to send")
+    assert says("--budget-ms", "2") == (
+        "no cut of cnn is within --budget-ms 2: the closest is 'block_1', with 4 ms on the edge"
+    )
+
+
+def test_a_bypassed_cut_is_shown_but_neither_timed_nor_recommended(capsys, monkeypatch):
+    import flax.linen as nn
+
+    from gpz_jax.taps import Tap
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            h = nn.Dense(4, name="stem")(x.reshape(x.shape[0], -1))
+            h = h + Tap(name="branch")(nn.Dense(4, name="inner")(h))
+            return nn.Dense(10, name="head")(Tap(name="joined")(h))
+
+    monkeypatch.setattr("gpz_jax.workflow.cuts.build", lambda *a, **k: Net())
+    said = printed(capsys, *SMALL, "--repeats", "1", "--budget-params", "99%")
+    rows = table(said)
+    assert list(rows) == ["branch (bypassed)", "joined *"]
+    assert rows["branch (bypassed)"]["edge ms by pieces"] == ""
+    assert "the halves of a bypassed cut overlap" in " ".join(said.split())
+    said = refused(capsys, cuts.main, *SMALL, "--cut", "branch")
+    assert said == "cut 'branch' is bypassed, so no cloud half runs from its z alone; valid cuts: joined, logits"
+
+
+# Help and figures ----------------------------------------------------------------------------------------------------
+
+
+def test_help_teaches(tmp_path):
+    said = tiny_runs.command("cuts", "--help", cwd=tmp_path)
+    assert said.returncode == 0
+    assert said.stderr == ""
+    flags = "--budget-params --budget-payload --payload --budget-ms --cut --batch-size --repeats --no-latency --width" \
+            " --depth --patch --heads --dtype --size --channels --classes --data-dir --out"  # fmt: skip
+    assert [flag for flag in flags.split() if flag not in said.stdout.split()] == []
+    assert "python -m gpz_jax.cuts " in said.stdout.split("Examples:")[1]
+    assert "MODEL-or-RUN" in said.stdout
+
+
+def drawn(tmp_path, monkeypatch, rows, **options):
+    """The axes of the figure."""
+    found = []
+    new = figures._new
+    monkeypatch.setattr(figures, "_new", lambda *a: found.append(new(*a)) or found[-1])
+    figures.cuts_figure(rows, tmp_path / "f.png", title="cost$5$\\bad{", **options)
+    assert_png(tmp_path / "f.png")
+    return found[0][0].axes
+
+
+def test_the_figure_shows_attacks_and_where_there_are_none_rho(tmp_path, monkeypatch):
+    plain = {"valid": True, "within_budget": True, "recommended": False, "payload_uint8": 64, "zone_null": ""}
+    rows = [
+        {**plain, "cut": "a", "edge_share": 0.1, "ratio": 0.2, "share": 0.9},
+        {**plain, "cut": "b", "edge_share": 0.2, "ratio": math.nan, "share": 0.5},
+        {
+            **plain,
+            "cut": "c$",
+            "edge_share": 1.0,
+            "ratio": 0.8,
+            "share": 0.1,
+            "recommended": True,
+            "zone_null": "onset",
+        },
+        {**plain, "cut": "d", "edge_share": 0.3, "ratio": 9.0, "share": 0.1, "valid": False},
+    ]
+    axes = drawn(tmp_path, monkeypatch, rows, limits={"edge_share": 0.5, "payload_uint8": 100})
+    left, right, left_rho, right_rho = axes
+    assert [text.get_text() for text in left.texts] == [text.get_text() for text in right.texts] == ["a", "c$"]
+    assert [text.get_text() for text in left_rho.texts] == [text.get_text() for text in right_rho.texts] == ["b"]
+    assert left_rho.yaxis_inverted()
+    assert not left.yaxis_inverted()
+    points = [tuple(map(float, line.get_xydata()[0])) for line in left.lines if len(line.get_xydata()) == 1]
+    assert points == [(10.0, 0.2), (100.0, 0.8), (100.0, 0.8)]  # the last is ringed
+    budgets = [line.get_xdata()[0] for line in (*left.lines, *right.lines) if line.get_label() == "budget"]
+    assert budgets == [50, 100]
+
+
+def test_the_figure_of_a_bare_model_shows_depth_and_names_few_of_many(tmp_path, monkeypatch):
+    row = {"valid": True, "within_budget": True, "recommended": False}
+    rows = [{**row, "cut": f"n{i}", "edge_share": i / 60, "payload_bfloat16": 60 - i} for i in range(60)]
+    left, _ = drawn(tmp_path, monkeypatch, rows, payload="bfloat16")
+    assert left.get_ylabel().startswith("depth")
+    assert left.get_xscale() == "linear"  # an edge without parameters has no place on a logarithmic axis
+    assert 10 <= len(left.texts) <= 14
+    assert {left.texts[0].get_text(), left.texts[-1].get_text()} == {"n0", "n59"}
