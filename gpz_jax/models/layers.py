@@ -76,15 +76,19 @@ class PReLU(nn.Module):
 
 
 def max_pool_2x2(x: Float[Array, "N H W C"]) -> Float[Array, "N h w C"]:
-    """2x2 max-pooling with stride 2, as reshape + max. A last odd row or column is dropped; a side of 1 is kept.
+    """2x2 max-pooling with stride 2. A last odd row or column is dropped; a side of 1 is kept.
 
-    The same function as ``nn.max_pool(x, (2, 2), (2, 2))`` for H, W > 1; the gradient of that one is a
-    select-and-scatter, which is slow on CPUs.
+    The same function as ``nn.max_pool(x, (2, 2), (2, 2))`` for H, W > 1, written as the maximum of the four corners: the
+    gradient of that one is a select-and-scatter, slow on CPUs, and with a reshape and a reduction XLA's CPU backend
+    makes the forward pass of a full-size VGG19 more than twice as slow.
     """
-    n, h, w, c = x.shape
-    if min(h, w) < 2:
+    h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
+    if min(h, w) == 0:
         return x
-    return x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+    top, bottom = x[:, 0:h:2], x[:, 1:h:2]
+    return jnp.maximum(
+        jnp.maximum(top[:, :, 0:w:2], top[:, :, 1:w:2]), jnp.maximum(bottom[:, :, 0:w:2], bottom[:, :, 1:w:2])
+    )
 
 
 def average_pool_4x4(x: Float[Array, "N H W C"]) -> Float[Array, "N h w C"]:

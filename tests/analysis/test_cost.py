@@ -308,6 +308,8 @@ def test_peak_memory_of_a_chain_by_hand():
     assert peak_memory(jaxpr, [x]) == 4 * 300
     assert peak_memory(jaxpr, [x, w]) == 4 * 320  # w counts as an activation if it is one
     assert peak_memory(jaxpr) == 4 * 200
+    two = jax.make_jaxpr(lambda x: (x + 1, x * 2))(jnp.ones(100, jnp.float32)).jaxpr
+    assert peak_memory(two, two.invars) == 4 * 300  # a result is held to the end
     assert peak_memory(jax.make_jaxpr(lambda x: x)(jnp.ones(7, jnp.float32)).jaxpr) == 0
 
 
@@ -401,4 +403,8 @@ def test_a_run_spread_over_devices_is_timed_on_one():
     network, variables, x = shaped(Equal(), 2, 4)
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.device_put(filled(variables), jax.NamedSharding(mesh, jax.P()))
-    assert math.isfinite(time_pieces(trace(network, spread, x), spread, filled(x), repeats=1)["logits"].edge)
+    traced = trace(network, spread, x)
+    assert {frozenset(value.devices()) for value in cost._values(traced, spread, filled(x)).values()} == {
+        frozenset(jax.devices()[:1])
+    }
+    assert math.isfinite(time_pieces(traced, spread, filled(x), repeats=1)["logits"].edge)
