@@ -31,7 +31,7 @@ class Attack:
     data_dir: str | None = None
     """Folder that holds the images now, if they have moved since training."""
     aux: str | None = None
-    """Another data set as the attacker's images; default: the run's auxiliary split."""
+    """Another data set as the attacker's images, 'held-out' or 'auto' as in training; default: what the run's were."""
     seed: int | None = None
     """Seed of the attacker; default: the run's."""
     resume: bool = False

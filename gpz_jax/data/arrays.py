@@ -5,6 +5,7 @@ not many times over: uint8 arrays pass through uncopied, everything else is conv
 """
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -54,8 +55,9 @@ def from_arrays(
     are integers (N,): 0..K-1, K >= 2, each of them with a train image. With ``auxiliary=True`` this rule on
     classes is left out, since only the images will be used. Errors name the origin by ``where``.
 
-    Groups (identities, patients) are integers or strings (N,); one that train shares with test or aux is refused,
-    since the classifier, or the attacker, would then be judged on someone it knows.
+    Groups (identities, patients) are integers or strings (N,); one that is in two of train, test and aux is refused,
+    since the classifier, or the attacker, would then be judged on someone it knows. A part without groups is taken to
+    be of other people; with ``auxiliary=True`` groups are not looked at.
 
     Raises UserError: one line naming the array, what is wrong with it and what to do.
 
@@ -87,8 +89,11 @@ def from_arrays(
         num_classes = max(num_classes, int(test_labels.max()) + 1)
     else:
         _check_classes(train_labels, test_labels, where)
-    for party, images, group in (("test", test_images, test_group), ("aux", aux_images, aux_group)):
-        _check_apart(train_group, group, train_images, images, where, party)
+    if auxiliary:
+        train_group = None
+    else:
+        images = {"train": train_images, "test": test_images, "aux": aux_images}
+        _check_groups(images, {"train": train_group, "test": test_group, "aux": aux_group}, where)
     return Source(
         name=name,
         train_images=train_images,
@@ -97,7 +102,7 @@ def from_arrays(
         test_labels=test_labels.astype(np.int32, copy=False),
         aux_images=aux_images,
         num_classes=num_classes,
-        train_group=None if train_group is None else np.unique(train_group, return_inverse=True)[1].astype(np.int32),
+        train_group=None if train_group is None else _numbered(train_group),
     )
 
 
@@ -190,32 +195,43 @@ def _as_labels(labels: np.ndarray, count: int, what: str) -> np.ndarray:
     return labels
 
 
-def _check_groups(group: np.ndarray, count: int, what: str) -> None:
-    if group.shape != (count,):
-        raise UserError(f"{what} has the shape {group.shape} for {count} images; give one group per image")
+def _check_groups(images: dict[str, np.ndarray | None], groups: dict[str, np.ndarray | None], where: str) -> None:
+    """Refuse groups that are malformed, or in two of the parts."""
+    given = {part: group for part, group in groups.items() if group is not None}
+    for part, group in given.items():
+        _check_group(group, images[part], f"{where}: {part}_group")
+    if given and "train" not in given:
+        raise UserError(
+            f"{where}: {next(iter(given))}_group is given but train_group is not, by which images are dealt"
+        )
+    for one, other in itertools.combinations(given, 2):
+        a, b = given[one], given[other]
+        if (a.dtype.kind in "iu") != (b.dtype.kind in "iu"):
+            raise UserError(
+                f"{where}: {one}_group and {other}_group name groups differently; use integers or strings in both"
+            )
+        if shared := sorted(set(a.tolist()) & set(b.tolist())):
+            raise UserError(
+                f"{where}: {one} and {other} share {len(shared)} of the groups ({shared[0]!r}, for one); keep all "
+                "images of a group in one of them, or leave groups out where they are what is to be recognised"
+            )
+
+
+def _check_group(group: np.ndarray, images: np.ndarray | None, what: str) -> None:
+    if images is None:
+        raise UserError(f"{what} is given without images; add them or leave it out")
+    if group.shape != (len(images),):
+        raise UserError(f"{what} has the shape {group.shape} for {len(images)} images; give one group per image")
+    if group.dtype.kind == "f" and np.isnan(group).any():
+        raise UserError(f"{what} holds {np.isnan(group).sum()} NaN; give every image a group, unknown ones one each")
     if group.dtype.kind not in "iuSU":
         raise UserError(f"{what} has dtype {group.dtype}; name groups by integers or strings")
 
 
-def _check_apart(train_group, group, train_images, images, where: str, party: str) -> None:
-    """Refuse groups that are malformed, or that two parties share."""
-    if train_group is not None:
-        _check_groups(train_group, len(train_images), f"{where}: train_group")
-    if group is None or images is None:
-        return
-    _check_groups(group, len(images), f"{where}: {party}_group")
-    if train_group is None:
-        return
-    if (train_group.dtype.kind in "iu") != (group.dtype.kind in "iu"):
-        raise UserError(
-            f"{where}: train_group and {party}_group name groups differently; use integers or strings in both"
-        )
-    shared = np.intersect1d(train_group, group)
-    if shared.size:
-        raise UserError(
-            f"{where}: {shared.size} groups are in both train and {party} ({str(shared[0])!r}, for one); keep all "
-            "images of a group in one of them"
-        )
+def _numbered(group: np.ndarray) -> Int32[np.ndarray, "_"]:
+    """Groups numbered as they first appear: who belongs together, whatever the groups are called."""
+    numbers: dict[int | str | bytes, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in group.tolist()], np.int32)
 
 
 def _check_classes(train: np.ndarray, test: np.ndarray, where: str) -> None:

@@ -16,11 +16,9 @@ _NPZ_KEYS = {
     "test_images": ("test_images", "test_data"),
     "test_labels": ("test_labels",),
     "aux_images": ("aux_images", "auxiliary_data"),
-    "train_group": ("train_group", "train_patient"),
-    "test_group": ("test_group", "test_patient"),
-    "aux_group": ("aux_group", "aux_patient"),
 }
-_REQUIRED = ("train_images", "train_labels", "test_images", "test_labels")
+_GROUPS = ("group", "patient")  # *_group, or *_patient where the file has none of these
+_PARTS = ("train", "test", "aux")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
 
@@ -29,8 +27,8 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
 
     Keys: train_images, train_labels, test_images, test_labels and optionally aux_images; or, as the paper's
     released code writes them, train_data, test_data and auxiliary_data for the images. train_group, test_group and
-    aux_group (or …_patient), optional, say whose image each is. Further keys are ignored unread. Pickled objects are
-    never loaded.
+    aux_group, or else train_patient and so on, optional, say whose image each is; they are not read with
+    ``auxiliary=True``. Further keys are ignored unread. Pickled objects are never loaded.
 
     Raises UserError for no such file, one that is not an .npz or is damaged, pickled objects, missing keys,
     and arrays that :func:`from_arrays` refuses.
@@ -47,7 +45,7 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
     arrays = {}
     try:
         with np.load(path, allow_pickle=False) as file:
-            keys = _npz_keys(path, file.files)
+            keys = _npz_keys(path, file.files) | ({} if auxiliary else _group_keys(file.files))
             for field, key in keys.items():
                 array = _npz_array(path, file, key)
                 # Converted as it is read, so that only one array at a time exists in its wider type.
@@ -56,6 +54,19 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}); copy or write it again") from error
     return from_arrays(path.stem, **arrays, where=str(path), auxiliary=auxiliary)
+
+
+def brings_auxiliary(path: str | pathlib.Path) -> bool:
+    """Whether an ``.npz`` holds images for the attacker; False too where there is no such file, or a damaged one.
+
+    >>> brings_auxiliary("nowhere/mnist.npz")
+    False
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            return any(f"{key}.npy" in file.namelist() for key in _NPZ_KEYS["aux_images"])
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def read_folder(folder: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
@@ -110,10 +121,18 @@ def _check_zip(path: pathlib.Path) -> None:
 
 def _npz_keys(path: pathlib.Path, found: list[str]) -> dict[str, str]:
     keys = {field: next((k for k in names if k in found), None) for field, names in _NPZ_KEYS.items()}
-    missing = [" or ".join(_NPZ_KEYS[field]) for field in _REQUIRED if keys[field] is None]
+    missing = [" or ".join(_NPZ_KEYS[f]) for f, key in keys.items() if key is None and f != "aux_images"]
     if missing:
         raise UserError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(found) or 'nothing'}")
     return {field: key for field, key in keys.items() if key is not None}
+
+
+def _group_keys(found: list[str]) -> dict[str, str]:
+    """Keys of the groups, all under one name: the same number may mean another person under the other."""
+    for name in _GROUPS:
+        if keys := {f"{part}_group": f"{part}_{name}" for part in _PARTS if f"{part}_{name}" in found}:
+            return keys
+    return {}
 
 
 def _npz_array(path: pathlib.Path, file: Any, key: str) -> np.ndarray:

@@ -31,8 +31,8 @@ def load(name: str, data_dir: str | pathlib.Path | None = None, *, auxiliary: bo
        split 80/20 per class into train and test, the same way for everyone; always there;
     2. ``<data_dir>/<name>.npz``, see :func:`read_npz`;
     3. the folder ``<data_dir>/<name>``, see :func:`read_folder`;
-    4. TensorFlow Datasets, for the names in ``TFDS_NAMES``, kept under ``<data_dir>/tfds``. EMNIST letters
-       are turned upright and labelled 0..25; CelebA is the centre 178x178 at 64x64, labelled by "Male".
+    4. TensorFlow Datasets, for the names in ``TFDS_NAMES``, kept under ``<data_dir>/tfds``, see
+       :func:`read_tfds`.
 
     A name is never a path. With ``auxiliary=True`` the data set will serve only as an attacker's images, so
     its labels need not form classes that can be learned (few or no images of some people, say).
@@ -56,7 +56,7 @@ def load(name: str, data_dir: str | pathlib.Path | None = None, *, auxiliary: bo
         if (folder / name).is_dir():
             return read_folder(folder / name, auxiliary=auxiliary)
     if name in TFDS_NAMES:
-        return read_tfds(name, folder)
+        return read_tfds(name, folder, auxiliary=auxiliary)
     hint = did_you_mean(name, _known_names(folder))
     if folder is None:
         raise UserError(f"no data set {name!r}: no data directory was given to look for {name}.npz in{hint}")

@@ -63,13 +63,14 @@ def make_splits(
 
     ``test`` is the source's test part. Of each class's n train images, round(validation_fraction n) go to
     ``validation`` and round(auxiliary_fraction n) to ``auxiliary``, by a shuffle fixed by ``seed`` (0 or
-    more), but at least 2 each of a class of 6 or more; the rest is ``train``. The validation part
-    depends on the seed and its own fraction alone. Where the source has groups (people, patients), whole groups are
-    dealt, each counted to the class of most of its images, and the fractions are met as nearly as groups allow.
+    more), but at least 2 each of a class of 6 or more, so that all three parts have the 2 that a radius
+    needs; the rest is ``train``. The validation part depends on the seed and its own fraction alone.
 
-    An attacker with images of its own takes no fraction: its images are all train images of the data set
-    ``auxiliary`` if given (channels converted to the source's, said in ``notes``), else the source's
-    ``aux_images`` if it has any; in both cases without labels.
+    Where the source has groups (people, patients), they are dealt whole, in an order fixed by the seed: a part takes
+    each group that brings its number of images of every class nearer to what it is due, until it has seen all that are
+    left. Of a class whose groups have one label, it ends within half the largest group of its due.
+
+    An attacker with images of its own takes no fraction: see :func:`attackers_images`.
 
     Raises UserError for a fraction outside (0, 1) or fractions that leave nothing, for an auxiliary that is the source
     or shares images with it, and for a class with fewer than two images in a labelled part (its radius is undefined
@@ -99,14 +100,15 @@ def make_splits(
     if source.train_group is None:
         *dealt, rest = _deal(labels, source.num_classes, shares, rng)
     else:
-        *dealt, rest = _deal_groups(labels, source.train_group, source.num_classes, shares, rng)
+        *dealt, rest = _deal_groups(source.train_group, labels, source.num_classes, shares, rng)
     train, validation = Split(images, labels, rest), Split(images, labels, dealt[0])
     test = Split(source.test_images, source.test_labels, _everything(source.test_images))
     notes = _imbalance(source)
     if own_images:
         attacker = Split(images, labels, dealt[1])
+        notes += _twins(attacker, [train, validation, test], source.name)
     else:
-        attacker, said = _foreign(source, auxiliary)
+        attacker, said = attackers_images(source, auxiliary)
         notes += said
     _check_counts("train", train, source, "lower the fractions held out or add images of the class")
     _check_counts("validation", validation, source, "raise validation_fraction or add images of the class")
@@ -114,6 +116,43 @@ def make_splits(
         _check_counts("auxiliary", attacker, source, "raise auxiliary_fraction or add images of the class")
     _check_counts("test", test, source, "add test images of the class")
     return Splits(train, validation, attacker, test, source.num_classes, notes)
+
+
+def attackers_images(source: Source, auxiliary: Source | None) -> tuple[Split, tuple[str, ...]]:
+    """Return the images of an attacker that has its own, without labels, and what had to be done to make them fit.
+
+    They are all train images of the data set ``auxiliary``, channels converted to the source's, or, without one, the
+    ``aux_images`` inside the source. Of images of the source's size, those that are byte for byte among its train or
+    test images are left out.
+
+    Raises UserError for the source as its own auxiliary, and where 1 % or more of the auxiliary's images, or as many as
+    1 % of the source's train images, are the source's: then one set was made of the other, and near copies, which are
+    not looked for, are to be expected.
+
+    >>> from gpz_jax.data.sources import load
+    >>> attackers_images(load("digits"), load("digits"))
+    Traceback (most recent call last):
+    ...
+    gpz_jax.errors.UserError: data set 'digits' cannot be its own auxiliary ('digits'): the attacker ...
+    """
+    if auxiliary is None:
+        assert source.aux_images is not None
+        return _without_shared(source.aux_images, "aux_images", source)
+    if auxiliary.name == source.name:
+        raise UserError(
+            f"data set {source.name!r} cannot be its own auxiliary ({auxiliary.name!r}): the attacker "
+            "would hold the classifier's images; name another, or none to hold a part of it out"
+        )
+    notes = []
+    if source.aux_images is not None:
+        notes.append(f"the auxiliary images inside {source.name!r} are not used, {auxiliary.name!r} is")
+    channels, theirs = source.train_images.shape[-1], auxiliary.train_images.shape[-1]
+    if theirs != channels:
+        how = "grey repeated" if channels == 3 else "luminance"
+        notes.append(f"auxiliary {auxiliary.name!r} converted from {theirs} to {channels} channels ({how})")
+    images = to_channels(auxiliary.train_images, channels)
+    attacker, left_out = _without_shared(images, f"auxiliary {auxiliary.name!r}", source)
+    return attacker, (*notes, *left_out)
 
 
 def full(source: Source) -> Split:
@@ -191,29 +230,44 @@ def _deal(
     ends = np.cumsum(np.bincount(labels, minlength=num_classes))
     parts: list[list[np.ndarray]] = [[] for _ in range(len(fractions) + 1)]
     for members in np.split(np.argsort(labels, kind="stable"), ends[:-1]):
-        least = 2 if len(members) >= 6 else 0  # as many as its radius needs, in three parts
-        cuts = np.cumsum([max(round(fraction * len(members)), least) for fraction in fractions])
+        cuts = np.cumsum([_due(fraction, len(members)) for fraction in fractions])
         for part, piece in zip(parts, np.split(rng.permutation(members), cuts), strict=True):
             part.append(piece)
     return [np.sort(np.concatenate(part)).astype(np.int32) for part in parts]
 
 
+def _due(fraction: float, members: int) -> int:
+    """How many images of a class a part is due; of 6 or more, no fewer than the 2 that its radius needs."""
+    return max(round(fraction * members), 2 if members >= 6 else 0)
+
+
 def _deal_groups(
-    labels: np.ndarray, groups: np.ndarray, num_classes: int, fractions: list[float], rng: np.random.Generator
+    groups: np.ndarray, labels: np.ndarray, num_classes: int, fractions: list[float], rng: np.random.Generator
 ) -> list[Int32[np.ndarray, "_"]]:
     """As :func:`_deal`, but a group's images stay together."""
-    size = np.bincount(groups)
-    counts = np.zeros((len(size), num_classes), np.int64)
+    counts = np.zeros((groups.max() + 1, num_classes), np.int64)
     np.add.at(counts, (groups, labels), 1)
-    owner = np.empty(len(size), np.int64)  # the part that a group goes to
-    for c in range(num_classes):
-        members = rng.permutation(np.flatnonzero(counts.argmax(axis=1) == c))
-        filled = np.concatenate([[0], np.cumsum(size[members])])
-        targets = np.cumsum([round(fraction * filled[-1]) for fraction in fractions])
-        ends = [int(np.abs(filled - target).argmin()) for target in targets]
-        for number, piece in enumerate(np.split(members, ends)):
-            owner[piece] = number
-    return [np.flatnonzero(owner[groups] == part).astype(np.int32) for part in range(len(fractions) + 1)]
+    members = counts.sum(axis=0)
+    left = rng.permutation(len(counts))
+    parts = []
+    for fraction in fractions:
+        due = np.array([_due(fraction, n) for n in members])
+        taken = _take_groups(counts[left], due, members)
+        parts.append(left[taken])
+        left = left[~taken]
+    return [np.flatnonzero(np.isin(groups, part)).astype(np.int32) for part in (*parts, left)]
+
+
+def _take_groups(counts: np.ndarray, due: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Which groups (counts: groups x classes), asked one after another, a part takes to come near to ``due``."""
+    taken, short = np.zeros(len(counts), bool), due.astype(np.float64)
+    for i, count in enumerate(counts):
+        # Squares relative to the class, so that a rare class weighs no less than a common one.
+        nearer = np.sum(((short - count) ** 2 - short**2) / np.maximum(members, 1)) < 0
+        if nearer:
+            taken[i] = True
+            short -= count
+    return taken
 
 
 def _imbalance(source: Source) -> tuple[str, ...]:
@@ -229,39 +283,29 @@ def _imbalance(source: Source) -> tuple[str, ...]:
     )
 
 
-def _foreign(source: Source, auxiliary: Source | None) -> tuple[Split, tuple[str, ...]]:
-    """Return the attacker's own images, no part of the source's train images, and notes on them."""
-    if auxiliary is None:
-        assert source.aux_images is not None
-        return Split(source.aux_images, None, _everything(source.aux_images)), ()
-    if auxiliary.name == source.name:
+def _twins(attacker: Split, others: list[Split], name: str) -> tuple[str, ...]:
+    """Say how many of the attacker's images someone else has too, where the data set holds them twice."""
+    known = {hash(split.images[i].tobytes()) for split in others for i in split.indices}
+    count = sum(hash(attacker.images[i].tobytes()) in known for i in attacker.indices)
+    if not count:
+        return ()
+    return (f"{name!r} holds images twice: {count} of the {len(attacker)} auxiliary ones are others' too",)
+
+
+def _without_shared(images: np.ndarray, what: str, source: Source) -> tuple[Split, tuple[str, ...]]:
+    """The images less those that are the source's, as :func:`attackers_images` says."""
+    if images.shape[1:] != source.train_images.shape[1:]:
+        return Split(images, None, _everything(images)), ()
+    known = {hash(image.tobytes()) for part in (source.train_images, source.test_images) for image in part}
+    shared = np.array([hash(image.tobytes()) in known for image in images])
+    count = int(shared.sum())
+    if count and count >= 0.01 * min(len(images), len(source.train_images)):
         raise UserError(
-            f"data set {source.name!r} cannot be its own auxiliary ({auxiliary.name!r}): the attacker "
-            "would hold the classifier's images; name another, or none to hold a part of it out"
-        )
-    notes = []
-    if source.aux_images is not None:
-        notes.append(f"the auxiliary images inside {source.name!r} are not used, {auxiliary.name!r} is")
-    channels, theirs = source.train_images.shape[-1], auxiliary.train_images.shape[-1]
-    if theirs != channels:
-        how = "grey repeated" if channels == 3 else "luminance"
-        notes.append(f"auxiliary {auxiliary.name!r} converted from {theirs} to {channels} channels ({how})")
-    images = to_channels(auxiliary.train_images, channels)
-    shared = _in_common(images, source.train_images) + _in_common(images, source.test_images)
-    if shared:
-        raise UserError(
-            f"{shared} images of auxiliary {auxiliary.name!r} are also in {source.name!r}: the attacker would hold the "
+            f"{count} of the {len(images)} images of {what} are also in {source.name!r}: the attacker would hold the "
             "classifier's own images; remove them from one of the two"
         )
-    return Split(images, None, _everything(images)), tuple(notes)
-
-
-def _in_common(theirs: np.ndarray, ours: np.ndarray) -> int:
-    """How many of their images are, byte for byte, among ours."""
-    if theirs.shape[1:] != ours.shape[1:]:
-        return 0
-    known = {hash(image.tobytes()) for image in ours}
-    return sum(hash(image.tobytes()) in known for image in theirs)
+    said = f"{count} of the {len(images)} images of {what} are also in {source.name!r} and are left out"
+    return Split(images, None, np.flatnonzero(~shared).astype(np.int32)), (said,) if count else ()
 
 
 def _everything(images: np.ndarray) -> Int32[np.ndarray, "_"]:

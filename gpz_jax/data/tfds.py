@@ -2,8 +2,8 @@
 
 import contextlib
 import importlib.util
+import io
 import pathlib
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -23,12 +23,12 @@ TFDS_NAMES = {
 _INSTALL = "pip install 'gpz-jax[tfds]'"
 
 
-def read_tfds(name: str, folder: pathlib.Path | None) -> Source:
+def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False) -> Source:
     """Read one of ``TFDS_NAMES``, kept under ``<folder>/tfds``; downloaded and prepared there if it is not.
 
     EMNIST letters are turned upright and labelled 0..25; CelebA is the centre 178x178 at 64x64, labelled by "Male",
-    with people as groups. What is prepared as ArrayRecord, as we do it, is read without TensorFlow; preparing anything
-    and reading what others prepared as TFRecord needs it.
+    with its people as groups. What is prepared as ArrayRecord, as we do it, is read without TensorFlow; preparing
+    anything and reading what others prepared as TFRecord needs it.
 
     Raises UserError where the extra is not installed, or cannot provide the data.
     """
@@ -38,7 +38,7 @@ def read_tfds(name: str, folder: pathlib.Path | None) -> Source:
     except ImportError as error:
         raise UserError(f"data set {name!r} is {place}; to take it from TensorFlow Datasets: {_INSTALL}") from error
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # where it reports its download; our tables go to stdout
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints banners there; its progress is on stderr
             builder = _prepared(tfds, TFDS_NAMES[name], {} if folder is None else {"data_dir": str(folder / "tfds")})
             arrays = {}
             for part in ("train", "test"):
@@ -48,15 +48,15 @@ def read_tfds(name: str, folder: pathlib.Path | None) -> Source:
     except Exception as error:  # no network, no disk, no TensorFlow to prepare it with
         if importlib.util.find_spec("tensorflow") is None:
             raise UserError(
-                f"data set {name!r} is {place} as TensorFlow Datasets' ArrayRecord, and to prepare it or to read another "
-                f"format takes TensorFlow: {_INSTALL}"
+                f"data set {name!r} is {place} as an ArrayRecord of TensorFlow Datasets; to prepare it, or to read "
+                f"another format, needs TensorFlow: {_INSTALL}"
             ) from error
         why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise UserError(
             f"data set {name!r} is {place} and TensorFlow Datasets cannot provide it ({why}); it needs a network and "
             f"{_INSTALL}"
         ) from error
-    return from_arrays(name, **arrays)
+    return from_arrays(name, **arrays, auxiliary=auxiliary)
 
 
 def _prepared(tfds: Any, name: str, where: dict[str, str]) -> Any:

@@ -1,6 +1,7 @@
 """Train a classifier into a run folder."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -33,6 +34,8 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
       UserError: bad settings (those of the probe that may follow included) or data; a folder that holds another
         run; a loss that is not finite.
     """
+    if resume and config.data.aux == "auto":
+        config = _with_auxiliary_of_run(config, folder)
     config = resolve_here(config)
     dealt, source = load_data(config.data, config.seed)
     channels = source.train_images.shape[-1]
@@ -120,6 +123,16 @@ def resolve_here(config: Config) -> Config:
     if chosen:
         say(chosen)
     return dataclasses.replace(config, data=data, model=dataclasses.replace(model, width=width, dtype=dtype))
+
+
+def _with_auxiliary_of_run(config: Config, folder: str | None) -> Config:
+    """With the attacker's images that the run to be resumed began with, whatever lies in the data folder by now."""
+    held_out = dataclasses.replace(config, data=dataclasses.replace(config.data, aux="held-out"))
+    path = Path(folder) if folder else Path("runs") / runs.readable_name(resolve_here(held_out))
+    if not (path / "config.json").is_file():
+        return config
+    aux = runs.open_run(path).config.data.aux or "held-out"
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, aux=aux))
 
 
 def cut_summary(network: TappedNetwork, moments: dict[str, Moments]) -> dict[str, dict[str, Any]]:

@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
-from gpz_jax.config import RunIdentity, resolve
+from gpz_jax.config import DataConfig, RunIdentity, resolve
 from gpz_jax.data import sources
-from gpz_jax.data.splits import Splits
+from gpz_jax.data.pairings import resolve_auxiliary
+from gpz_jax.data.splits import Split, Splits, attackers_images
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.training import classifier, parallel, runs
@@ -36,7 +37,7 @@ def load_run(
     Args:
       folder: the run folder.
       data_dir: where the images are now, if they have moved.
-      aux: another data set for the attacker than the run's own.
+      aux: another data set for the attacker than the run's own (or "auto" or "held-out", as in training).
       expected: what the run must be.
 
     Raises:
@@ -51,10 +52,8 @@ def load_run(
         raise UserError(
             f"{folder} was trained on other images than data set {data.data!r} in {data.data_dir} now holds"
         )
-    if aux and aux != data.aux:
-        # The target's own split stays what it was in training: only the attacker's images are others.
-        foreign, _ = load_data(dataclasses.replace(data, aux=aux), config.seed)
-        dealt = dealt._replace(auxiliary=foreign.auxiliary)
+    if aux is not None:
+        dealt = dealt._replace(auxiliary=_other_auxiliary(aux, dealt, source, data))
     recipe = classifier.recipe_for(config, run.num_classes, run.channels)
     mesh = parallel.data_mesh()
     with runs.Checkpoints(run) as checkpoints:
@@ -67,6 +66,25 @@ def load_run(
         say(note)
     network = classifier.network_for(recipe, run.channels)
     return Victim(run, network, recipe, loaded.state.variables, dealt, source, mesh, loaded.epoch)
+
+
+def _other_auxiliary(aux: str, dealt: Splits, source: sources.Source, data: DataConfig) -> Split:
+    """Other images for the attacker, who must not get one that the target was trained on."""
+    asked, chosen = resolve_auxiliary(dataclasses.replace(data, aux=aux))
+    if chosen:
+        say(chosen)
+    if asked.aux == data.aux:
+        return dealt.auxiliary
+    if asked.aux is None and source.aux_images is None:
+        raise UserError(
+            f"no part of {data.data!r} was held out in training (the attacker's images were {data.aux!r}), so the "
+            "attacker would hold the target's own; train a run with --aux held-out"
+        )
+    theirs = None if asked.aux is None else sources.load(asked.aux, asked.data_dir, auxiliary=True)
+    images, notes = attackers_images(source, theirs)
+    for note in notes:
+        say(note)
+    return images
 
 
 def _check_identity(run: Run, expected: RunIdentity) -> None:

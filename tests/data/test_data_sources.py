@@ -1,4 +1,5 @@
 import hashlib
+import importlib.util
 import io
 import pathlib
 import sys
@@ -11,8 +12,12 @@ import pytest
 from PIL import Image
 
 from gpz_jax.data import arrays as checked_arrays
-from gpz_jax.data.sources import fingerprint, from_arrays, load, read_folder, read_npz, to_channels
+from gpz_jax.data.files import brings_auxiliary
+from gpz_jax.data.sources import TFDS_NAMES, fingerprint, from_arrays, load, read_folder, read_npz, to_channels
 from gpz_jax.errors import UserError
+
+#: By the names that we know them by.
+PAPER = ["cifar10", "mnist", "kmnist", "emnist_letters", "celeb_a", "facescrub", "chest_xray", "lfw"]
 
 
 def arrays(n=12, m=6, shape=(4, 5, 1), classes=3, **changes):
@@ -93,6 +98,40 @@ def test_release_keys_are_read(tmp_path):
     np.testing.assert_array_equal(source.test_images, data["test_images"])
     assert source.aux_images is not None
     assert source.aux_images.shape == (3, 7, 7, 1)
+
+
+@pytest.mark.parametrize("name", ["group", "patient"])
+def test_groups_are_read_under_either_name(tmp_path, name):
+    people = {f"train_{name}": np.arange(12) // 2 + 40, f"test_{name}": np.arange(6)}
+    source = read_npz(write(tmp_path / "x.npz", **people))
+    assert source.train_group.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert fingerprint(source) != fingerprint(read_npz(write(tmp_path / "y.npz")))
+
+
+def test_groups_of_two_names_are_not_mixed(tmp_path):
+    # Person 3 need not be patient 3.
+    source = read_npz(write(tmp_path / "x.npz", train_group=np.arange(12), test_patient=np.arange(6)))
+    assert source.train_group.tolist() == list(range(12))
+
+
+def test_groups_of_an_attackers_data_set_are_not_read(tmp_path):
+    shared = {"train_group": np.arange(12), "test_group": np.arange(6)}
+    np.savez(tmp_path / "x.npz", **arrays(), **shared)
+    with pytest.raises(UserError, match=r"x\.npz: train and test share 6 of the groups \(0, for one\)") as error:
+        load("x", tmp_path)
+    one_line(error)
+    assert load("x", tmp_path, auxiliary=True).train_group is None
+
+
+def test_whether_a_file_brings_the_attackers_images(tmp_path):
+    aux = np.zeros((3, 7, 7, 1), np.uint8)
+    assert brings_auxiliary(write(tmp_path / "x.npz", aux_images=aux))
+    assert brings_auxiliary(write(tmp_path / "y.npz", auxiliary_data=aux))
+    assert not brings_auxiliary(write(tmp_path / "z.npz"))
+    (tmp_path / "text.npz").write_text("text")
+    assert not brings_auxiliary(tmp_path / "text.npz")
+    assert not brings_auxiliary(tmp_path)
+    assert not brings_auxiliary(tmp_path / "none.npz")
 
 
 def test_npz_comes_before_folder_and_folder_before_tfds(tmp_path):
@@ -459,20 +498,47 @@ def test_unreadable_images_are_named(tmp_path):
         read_folder(tmp_path / "f")
 
 
-# TensorFlow Datasets, as a stand-in module with its one function: the real one needs a network.
+# TensorFlow Datasets, as a stand-in for what is used of it; test_data_tfds.py has the real one, where it is installed.
 
 
-def stand_in(monkeypatch, records, seen=None):
-    def data_source(name, *, split, **options):
+class Builder:
+    """A data set of these records in both its parts."""
+
+    def __init__(self, records, *, prepared=True, file_format="array_record"):
+        self.records, self.prepared = records, prepared
+        splits = {part: types.SimpleNamespace(num_examples=len(records)) for part in ("train", "test")}
+        self.info = types.SimpleNamespace(splits=splits, file_format=types.SimpleNamespace(value=file_format))
+
+    def is_prepared(self):
+        return self.prepared
+
+    def download_and_prepare(self):
+        self.prepared = True
+        print("Downloading and preparing")  # as the real one does
+
+    def as_data_source(self, *, split):
+        assert self.prepared
+        assert self.info.file_format.value == "array_record"
+        return self.records
+
+    def as_dataset(self, *, split, read_config):
+        assert read_config == {"interleave_cycle_length": 1}
+        return self.records
+
+
+def stand_in(monkeypatch, builder, seen=None):
+    def make(name, **options):
         if seen is not None:
-            seen.append((name, split, options))
-        if isinstance(records, Exception):
-            raise records
-        return records
+            seen.append((name, options))
+        if isinstance(builder, Exception):
+            raise builder
+        return builder
 
     module = types.ModuleType("tensorflow_datasets")
-    monkeypatch.setattr(module, "data_source", data_source, raising=False)
+    for name, value in (("builder", make), ("as_numpy", iter), ("ReadConfig", dict)):
+        monkeypatch.setattr(module, name, value, raising=False)
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", module)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)  # TensorFlow itself is installed
 
 
 def test_tfds_not_installed(monkeypatch, tmp_path):
@@ -486,44 +552,100 @@ def test_tfds_not_installed(monkeypatch, tmp_path):
 
 
 def test_tfds_that_cannot_prepare(monkeypatch, tmp_path):
-    stand_in(monkeypatch, ImportError("No module\nnamed 'tensorflow'"))
+    stand_in(monkeypatch, OSError("No route\nto host " + "x" * 1000))
+    with pytest.raises(UserError, match=r"cannot provide it \(OSError: No route to host x+\); it needs a net") as error:
+        load("mnist", tmp_path)
+    assert len(str(error.value)) < 500
+
+
+def test_tfds_without_tensorflow(monkeypatch, tmp_path):
+    stand_in(monkeypatch, ImportError("No module named 'tensorflow'"))
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        UserError, match=r"cannot provide it \(ImportError: No module named 'tensorflow'\); it needs a net"
+        UserError, match=r"to prepare it, or to read another format, needs TensorFlow: pip install 'gpz"
     ):
         load("mnist", tmp_path)
 
 
-def test_tfds_records(monkeypatch, tmp_path):
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_tfds_records(monkeypatch, tmp_path, file_format):
     images = np.random.default_rng(0).integers(0, 256, (6, 5, 4, 3), dtype=np.uint8)
     seen = []
-    stand_in(monkeypatch, [{"image": image, "label": i % 2} for i, image in enumerate(images)], seen)
+    records = [{"image": image, "label": i % 2} for i, image in enumerate(images)]
+    stand_in(monkeypatch, Builder(records, file_format=file_format), seen)
     source = load("cifar10", tmp_path)
     np.testing.assert_array_equal(source.train_images, images)
     np.testing.assert_array_equal(source.test_labels, [0, 1] * 3)
-    options = {"data_dir": str(tmp_path / "tfds")}
-    assert seen == [("cifar10", "train", options), ("cifar10", "test", options)]
+    assert source.train_group is None
+    assert seen == [("cifar10", {"data_dir": str(tmp_path / "tfds")})]
     load("cifar10")
-    assert seen[-1] == ("cifar10", "test", {})
+    assert seen[-1] == ("cifar10", {})
+
+
+def test_tfds_prepares_what_is_not_there_in_the_format_that_is_read_without_tensorflow(monkeypatch, capsys):
+    seen = []
+    records = [{"image": np.zeros((2, 2, 1), np.uint8), "label": i % 2} for i in range(4)]
+    stand_in(monkeypatch, Builder(records, prepared=False), seen)
+    assert len(load("mnist").train_images) == 4
+    assert seen == [("mnist", {}), ("mnist", {"file_format": "array_record"})]
+    assert capsys.readouterr().out == ""  # stdout is for tables
 
 
 def test_emnist_letters_stand_upright_from_label_0(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 1), dtype=np.uint8)
     seen = []
-    stand_in(monkeypatch, [{"image": image, "label": 1 + i % 2} for i, image in enumerate(images)], seen)
+    stand_in(monkeypatch, Builder([{"image": image, "label": 1 + i % 2} for i, image in enumerate(images)]), seen)
     source = load("emnist_letters")
     assert seen[0][0] == "emnist/letters"
     np.testing.assert_array_equal(source.train_images[..., 0], images[..., 0].swapaxes(1, 2))
     np.testing.assert_array_equal(source.train_labels, [0, 1, 0, 1])
 
 
-def test_celeb_a_is_cropped_shrunk_and_labelled(monkeypatch):
+def faces(**more):
     image = np.zeros((218, 178, 3), np.uint8)
     image[20:198] = 200  # exactly the centre square
-    stand_in(monkeypatch, [{"image": image, "attributes": {"Male": np.bool_(i % 2)}} for i in range(4)])
+    return Builder([{"image": image, "attributes": {"Male": np.bool_(i % 2)}, **more} for i in range(4)])
+
+
+def test_celeb_a_is_cropped_shrunk_and_labelled(monkeypatch):
+    stand_in(monkeypatch, faces())
     source = load("celeb_a")
     assert source.train_images.shape == (4, 64, 64, 3)
     assert (source.train_images == 200).all()
     np.testing.assert_array_equal(source.train_labels, [0, 1, 0, 1])
+    assert source.train_group is None
+
+
+def test_people_of_celeb_a_are_groups_except_for_an_attacker(monkeypatch):
+    stand_in(monkeypatch, faces(identity={"Identity_No": 7}))
+    with pytest.raises(UserError, match=r"train and test share 1 of the groups \(7, for one\)"):
+        load("celeb_a")
+    assert load("celeb_a", auxiliary=True).train_group is None
+
+
+# The data sets of the paper.
+
+
+@pytest.mark.parametrize("place", ["npz", "folder"])
+@pytest.mark.parametrize("name", PAPER)
+def test_every_data_set_of_the_paper_is_found_by_its_name(tmp_path, name, place):
+    if place == "npz":
+        write(tmp_path / f"{name}.npz")
+    else:
+        make_folder(tmp_path / name, {"a": 3, "b": 2})
+    source = load(name, tmp_path)
+    assert (source.name, source.num_classes) == (name, 3 if place == "npz" else 2)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_every_other_data_set_of_the_paper_is_asked_of_tfds_or_for(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    to_do = (
+        "pip install 'gpz-jax.tfds.'" if name in TFDS_NAMES else rf"looked for .*{name}\.npz and the folder .*{name}"
+    )
+    with pytest.raises(UserError, match=to_do):
+        load(name, tmp_path)
 
 
 # Fingerprint and channels.

@@ -127,7 +127,7 @@ def attacked(flattened, gain, **more):
     floors = {"class_mean": 0.25, "mean_image": 0.75}
     return {
         "cut": "logits", "dimension": 10, "decoder": "deconvolution", "scores": scores, "floors": floors,
-        "flattened": flattened, "last_gain": gain, **more,
+        "flattened": flattened, "last_gain": gain, "selection_loss": [0.1] * 10, **more,
     }  # fmt: skip
 
 
