@@ -25,8 +25,9 @@ class DataConfig:
     data_dir: str = "data"
     """Folder that holds the .npz files and image folders."""
     aux: str | None = "auto"
-    """The attacker's images: NAME of another data set; 'held-out' for a part of --data that the classifier never sees;
-    'auto' for the paper's pairing (MNIST <- KMNIST, …) if that lies in --data-dir, else held-out."""
+    """The attacker's images: NAME of another data set; 'held-out' for a part of --data that the classifier never sees
+    (what its .npz brings for the attacker, if anything); 'auto' for the paper's pairing (MNIST <- KMNIST, …) if that
+    lies in --data-dir, else held-out."""
     train_limit: int | None = None
     """Use no more than this many of the data set's training images, balanced over the classes, for all parties."""
     size: int = 32
@@ -36,7 +37,7 @@ class DataConfig:
     validation_fraction: float = 0.1
     """Share of the training images held out to choose the best epoch and the learning rate."""
     auxiliary_fraction: float = 0.25
-    """Share of the training images that only the attacker sees (unless --aux)."""
+    """Share of the training images that only the attacker sees, where its images are held out."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -66,9 +66,9 @@ def make_splits(
     more), but at least 2 each of a class of 6 or more, so that all three parts have the 2 that a radius
     needs; the rest is ``train``. The validation part depends on the seed and its own fraction alone.
 
-    Where the source has groups (people, patients), they are dealt whole, in an order fixed by the seed: a part takes
-    each group that brings its number of images of every class nearer to what it is due, until it has seen all that are
-    left. Of a class whose groups have one label, it ends within half the largest group of its due.
+    Where the source has groups (people, patients), they are dealt whole: a part goes through them in an order fixed by
+    the seed and takes each that brings its number of images of every class nearer to what it is due. Of a class whose
+    groups have one label, it ends within half a group of its due.
 
     An attacker with images of its own takes no fraction: see :func:`attackers_images`.
 
@@ -251,7 +251,7 @@ def _deal_groups(
     left = rng.permutation(len(counts))
     parts = []
     for fraction in fractions:
-        due = np.array([_due(fraction, n) for n in members])
+        due = np.array([_due(fraction, n) for n in members.tolist()])
         taken = _take_groups(counts[left], due, members)
         parts.append(left[taken])
         left = left[~taken]
@@ -259,14 +259,21 @@ def _deal_groups(
 
 
 def _take_groups(counts: np.ndarray, due: np.ndarray, members: np.ndarray) -> np.ndarray:
-    """Which groups (counts: groups x classes), asked one after another, a part takes to come near to ``due``."""
+    """Which groups (counts: groups x classes) a part takes to come near to its due.
+
+    One after another is taken, or given back, if that brings the part nearer, until none does.
+    """
     taken, short = np.zeros(len(counts), bool), due.astype(np.float64)
-    for i, count in enumerate(counts):
-        # Squares relative to the class, so that a rare class weighs no less than a common one.
-        nearer = np.sum(((short - count) ** 2 - short**2) / np.maximum(members, 1)) < 0
-        if nearer:
-            taken[i] = True
-            short -= count
+    weights = 1 / np.maximum(members, 1)  # so that a rare class weighs no less than a common one
+    moved = True
+    while moved:
+        moved = False
+        for i, count in enumerate(counts):
+            step = -count if taken[i] else count
+            if np.sum(weights * ((short - step) ** 2 - short**2)) < -1e-9:
+                taken[i] = not taken[i]
+                short -= step
+                moved = True
     return taken
 
 

@@ -46,7 +46,7 @@ def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False
                 for what, array in _stack(name, count, _records(tfds, builder, part)).items():
                     arrays[f"{part}_{what}"] = array
     except Exception as error:  # no network, no disk, no TensorFlow to prepare it with
-        if importlib.util.find_spec("tensorflow") is None:
+        if not _has_tensorflow():
             raise UserError(
                 f"data set {name!r} is {place} as an ArrayRecord of TensorFlow Datasets; to prepare it, or to read "
                 f"another format, needs TensorFlow: {_INSTALL}"
@@ -59,10 +59,16 @@ def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False
     return from_arrays(name, **arrays, auxiliary=auxiliary)
 
 
+def _has_tensorflow() -> bool:
+    return importlib.util.find_spec("tensorflow") is not None
+
+
 def _prepared(tfds: Any, name: str, where: dict[str, str]) -> Any:
     """The builder of a data set whose files are there, in whatever format; ArrayRecord if we prepare them."""
     builder = tfds.builder(name, **where)
     if not builder.is_prepared():
+        if not _has_tensorflow():
+            raise ImportError("TensorFlow, which prepares it, is missing")  # before a long download, not after
         builder = tfds.builder(name, file_format="array_record", **where)
         builder.download_and_prepare()
     return builder

@@ -78,7 +78,7 @@ class PReLU(nn.Module):
 def max_pool_2x2(x: Float[Array, "N H W C"]) -> Float[Array, "N h w C"]:
     """2x2 max-pooling with stride 2. A last odd row or column is dropped; a side of 1 is kept.
 
-    The same function as ``nn.max_pool(x, (2, 2), (2, 2))`` for H, W > 1, written as the maximum of the four corners: the
+    The same function as ``nn.max_pool(x, (2, 2), (2, 2))`` for H, W > 1, written as the maximum of four corners: the
     gradient of that one is a select-and-scatter, slow on CPUs, and with a reshape and a reduction XLA's CPU backend
     makes the forward pass of a full-size VGG19 more than twice as slow.
     """

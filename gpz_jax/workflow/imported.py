@@ -18,7 +18,7 @@ from gpz_jax.training import classifier, parallel, runs
 from gpz_jax.training.runs import Run
 from gpz_jax.workflow.common import abstract_state, load_data, probe_batches, say
 from gpz_jax.workflow.probe import rules_to_apply
-from gpz_jax.workflow.train import cut_summary, resolve_here
+from gpz_jax.workflow.train import cut_summary, resolve_here, with_auxiliary_of_run
 
 
 def import_run(file: str | Path, config: Config, *, folder: str | None = None, resume: bool = False) -> Run:
@@ -44,6 +44,8 @@ def import_run(file: str | Path, config: Config, *, folder: str | None = None, r
     file = Path(file)
     release = torch_weights.read(file)
     _say_what_is_not_used(config.training)
+    if resume and folder and config.data.aux == "auto":
+        config = with_auxiliary_of_run(config, folder)
     config = resolve_here(config)
     rules_to_apply(config.probe)
     dealt, source = load_data(config.data, config.seed)

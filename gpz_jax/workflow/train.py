@@ -35,7 +35,7 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
         run; a loss that is not finite.
     """
     if resume and config.data.aux == "auto":
-        config = _with_auxiliary_of_run(config, folder)
+        config = with_auxiliary_of_run(config, folder)
     config = resolve_here(config)
     dealt, source = load_data(config.data, config.seed)
     channels = source.train_images.shape[-1]
@@ -125,7 +125,7 @@ def resolve_here(config: Config) -> Config:
     return dataclasses.replace(config, data=data, model=dataclasses.replace(model, width=width, dtype=dtype))
 
 
-def _with_auxiliary_of_run(config: Config, folder: str | None) -> Config:
+def with_auxiliary_of_run(config: Config, folder: str | None) -> Config:
     """With the attacker's images that the run to be resumed began with, whatever lies in the data folder by now."""
     held_out = dataclasses.replace(config, data=dataclasses.replace(config.data, aux="held-out"))
     path = Path(folder) if folder else Path("runs") / runs.readable_name(resolve_here(held_out))

@@ -41,7 +41,7 @@ def test_parts_are_disjoint_complete_and_stratified(counts, validation, auxiliar
     np.testing.assert_array_equal(np.sort(together), np.arange(sum(counts)))
     fractions = (1 - validation - auxiliary, validation, auxiliary)
     for part, fraction in zip(own, fractions, strict=True):
-        assert np.abs(counts_of(part, len(counts)) - fraction * np.array(counts)).max() <= 1
+        assert np.abs(counts_of(part, len(counts)) - fraction * np.array(counts)).max() <= 1 + 1e-9  # of 1 - 0.3 - 0.3
         assert part.images is source.train_images  # shared, not copied
         assert part.labels is source.train_labels
         assert part.indices.dtype == np.int32
@@ -115,12 +115,53 @@ def test_a_data_set_is_not_its_own_auxiliary():
 
 def test_an_auxiliary_that_shares_images_is_refused_with_their_number():
     source = make_source([20, 30])
-    with pytest.raises(UserError, match="50 images of auxiliary 'copy' are also in 'made': the attacker would hold"):
+    with pytest.raises(
+        UserError, match="50 of the 50 images of auxiliary 'copy' are also in 'made': the attacker would"
+    ):
         make_splits(source, seed=0, auxiliary=make_source([20, 30], name="copy"))
-    other = make_source([9, 9], name="other", seed=1)
-    other.train_images[4] = source.test_images[1]
-    with pytest.raises(UserError, match=r"^1 images of auxiliary 'other' are also in 'made'"):
+    for ours in (source.train_images, source.test_images):
+        other = make_source([9, 9], name="other", seed=1)
+        other.train_images[4] = ours[1]
+        with pytest.raises(UserError, match="1 of the 18 images of auxiliary 'other' are also in 'made'"):
+            make_splits(source, seed=0, auxiliary=other)
+
+
+def test_many_images_may_not_hide_all_of_the_classifiers_among_them():
+    source, other = make_source([20, 30]), make_source([3000, 3000], name="other", seed=1)
+    other.train_images[100:150] = source.train_images  # 0.8 % of theirs, all of ours
+    with pytest.raises(UserError, match="50 of the 6000 images"):
         make_splits(source, seed=0, auxiliary=other)
+
+
+def test_a_few_images_in_common_are_left_out_and_said():
+    source, other = make_source([200, 200]), make_source([150, 150], name="other", seed=1)
+    other.train_images[[4, 7]] = source.train_images[3], source.test_images[1]
+    parts = make_splits(source, seed=0, auxiliary=other)
+    np.testing.assert_array_equal(parts.auxiliary.indices, np.delete(np.arange(300), [4, 7]))
+    assert parts.notes == ("2 of the 300 images of auxiliary 'other' are also in 'made' and are left out",)
+
+
+def test_images_are_compared_after_their_channels_are_converted():
+    source, other = make_source([20, 30], channels=3), make_source([20, 30], name="other", seed=1)
+    source.train_images[:] = to_channels(other.train_images, 3)
+    with pytest.raises(UserError, match="50 of the 50 images of auxiliary 'other'"):
+        make_splits(source, seed=0, auxiliary=other)
+
+
+def test_auxiliary_images_inside_the_source_are_compared_too():
+    source = make_source([20, 30])
+    inside = make_source([20, 30], aux=source.train_images[5:8])
+    with pytest.raises(UserError, match="3 of the 3 images of aux_images are also in 'made'"):
+        make_splits(inside, seed=0)
+
+
+def test_images_that_the_data_set_holds_twice_are_said_where_two_parties_have_them():
+    source = make_source([200, 200])
+    parts = make_splits(source, seed=0)
+    source.train_images[parts.auxiliary.indices[:3]] = source.train_images[parts.train.indices[0]]
+    again = make_splits(source, seed=0)
+    assert again.notes == ("'made' holds images twice: 3 of the 100 auxiliary ones are others' too",)
+    np.testing.assert_array_equal(again.auxiliary.indices, parts.auxiliary.indices)
 
 
 def test_classes_of_different_size_are_said():
@@ -131,81 +172,144 @@ def test_classes_of_different_size_are_said():
     )
 
 
-@pytest.mark.parametrize("n", [6, 8, 14])
-def test_a_small_class_gives_two_images_to_every_part(n):
-    parts = make_splits(make_source([40, n]), seed=0)
-    assert all(counts_of(part, 2)[1] >= 2 for part in parts[:3])
+@given(small=st.integers(6, 14), validation=st.floats(0.01, 0.3), auxiliary=st.floats(0.01, 0.3))
+def test_a_class_of_six_or_more_gives_two_images_to_every_part(small, validation, auxiliary):
+    source = make_source([40, small])
+    parts = make_splits(source, seed=0, validation_fraction=validation, auxiliary_fraction=auxiliary)
+    assert all(counts_of(part, 2).min() >= 2 for part in parts[:3])
+    assert counts_of(parts.validation, 2)[1] == max(2, round(validation * small))
+    assert counts_of(parts.auxiliary, 2)[1] == max(2, round(auxiliary * small))
 
 
 # Groups --------------------------------------------------------------------------------------------------------------
 
 
-@given(
-    sizes=st.lists(st.integers(1, 6), min_size=40, max_size=80),
-    mixed=st.booleans(),
-    seed=st.integers(0, 2**32),
-    data=st.data(),
-)
-def test_groups_are_never_split(sizes, mixed, seed, data):
+def people(sizes, labels):
+    """A source in which person i has sizes[i] images; labels are of images."""
     groups = np.repeat(np.arange(len(sizes)), sizes)
-    labels = groups % 2  # a person of one class …
-    if mixed:  # … or of both
-        labels = np.where(
-            data.draw(st.permutations(range(len(groups)))) < np.int64(len(groups) // 5), 1 - labels, labels
-        )
-    images = np.arange(len(groups), dtype=np.uint32).view(np.uint8).reshape(-1, 2, 2, 1)
-    two = np.zeros((4, 2, 2, 1), np.uint8)
+    order = np.random.default_rng(0).permutation(len(groups))
+    test_labels = np.repeat(np.arange(labels.max() + 1), 2)
     source = from_arrays(
-        "people", train_images=images, train_labels=labels, test_images=two, test_labels=np.array([0, 1, 0, 1]),
-        train_group=np.array([f"person {g}" for g in groups]),
-    )  # fmt: skip
-    parts = make_splits(source, seed=seed, validation_fraction=0.2, auxiliary_fraction=0.25)
+        "people",
+        train_images=np.arange(len(groups), dtype=np.uint32).view(np.uint8).reshape(-1, 2, 2, 1),
+        train_labels=labels[order],
+        test_images=np.zeros((len(test_labels), 2, 2, 1), np.uint8),
+        test_labels=test_labels,
+        train_group=np.array([f"person {g}" for g in groups[order]]),
+        test_group=np.full(len(test_labels), "another"),
+    )
+    return source, groups[order]
+
+
+SIZES = st.lists(st.integers(1, 9), min_size=40, max_size=80)
+SHARES = {"validation_fraction": 0.2, "auxiliary_fraction": 0.25}
+
+
+def check_groups(source, groups, seed):
+    """Deal, and check that nobody is in two parts and no image is lost; return the parts."""
+    parts = make_splits(source, seed=seed, **SHARES)
     held = [set(groups[part.indices].tolist()) for part in parts[:3]]
-    assert not held[0] & held[1]
-    assert not held[0] & held[2]
-    assert not held[1] & held[2]
+    assert sum(map(len, held)) == len(set().union(*held)) == len(set(groups.tolist()))
     together = np.concatenate([part.indices for part in parts[:3]])
     np.testing.assert_array_equal(np.sort(together), np.arange(len(groups)))
-    # No nearer to the fractions than a group or two of each class allows.
-    for part, fraction in zip(parts[:3], (0.55, 0.2, 0.25), strict=True):
-        assert abs(len(part) - fraction * len(groups)) <= 2 * max(sizes) + 2
-    again = make_splits(source, seed=seed, validation_fraction=0.2, auxiliary_fraction=0.25)
-    for one, other in zip(parts[:3], again[:3], strict=True):
+    for one, other in zip(parts[:3], make_splits(source, seed=seed, **SHARES)[:3], strict=True):
         np.testing.assert_array_equal(one.indices, other.indices)
+        assert one.indices.dtype == np.int32
+    return parts
+
+
+@given(sizes=SIZES, seed=st.integers(0, 2**32))
+def test_groups_of_one_label_are_dealt_whole_and_to_within_half_a_group(sizes, seed):
+    labels = np.repeat(np.arange(len(sizes)) % 2, sizes)
+    source, groups = people(sizes, labels)
+    parts = check_groups(source, groups, seed)
+    largest = np.array([max(sizes[0::2]), max(sizes[1::2])])
+    for part, fraction in ((parts.validation, 0.2), (parts.auxiliary, 0.25)):
+        due = np.maximum(np.round(fraction * np.bincount(labels)), 2)
+        assert (np.abs(counts_of(part, 2) - due) <= largest / 2).all()
+    more = make_splits(source, seed=seed, validation_fraction=0.2, auxiliary_fraction=0.4)
+    np.testing.assert_array_equal(parts.validation.indices, more.validation.indices)  # whatever the attacker gets
+
+
+@given(sizes=SIZES, flips=st.integers(0, 2**32), seed=st.integers(0, 2**32))
+def test_groups_of_several_labels_are_dealt_whole_and_near_to_the_fractions(sizes, flips, seed):
+    labels = np.random.default_rng(flips).integers(0, 3, sum(sizes))
+    parts = check_groups(*people(sizes, labels), seed)
+    for part, fraction in ((parts.validation, 0.2), (parts.auxiliary, 0.25)):
+        assert np.abs(counts_of(part, 3) - fraction * np.bincount(labels, minlength=3)).max() <= max(sizes)
+
+
+def test_one_image_a_group_is_dealt_to_the_fractions_exactly():
+    labels = np.repeat([0, 1], [60, 40])
+    parts = check_groups(*people([1] * 100, labels), 0)
+    assert [counts_of(part, 2).tolist() for part in parts[:3]] == [[33, 22], [12, 8], [15, 10]]
+
+
+def test_the_seed_decides_who_of_the_people_goes_where():
+    source, _ = people([3] * 60, np.repeat([0, 1], 90))
+    one, other = (make_splits(source, seed=seed).validation for seed in (0, 1))
+    assert not np.array_equal(one.indices, other.indices)
+
+
+def test_a_class_of_a_single_person_cannot_be_shared():
+    source, _ = people([2] * 20 + [30], np.repeat([0, 1], [40, 30]))
+    with pytest.raises(UserError, match="class 1 of data set 'people' has no image in the validation split"):
+        make_splits(source, seed=0)
 
 
 def test_groups_are_part_of_the_data():
     plain = make_source([20, 30])
     groups = np.arange(50) // 2
-    grouped, renamed = make_source([20, 30], train_group=groups), make_source([20, 30], train_group=groups + 7)
+    grouped = make_source([20, 30], train_group=groups)
     assert fingerprint(plain) != fingerprint(grouped)
-    assert fingerprint(grouped) == fingerprint(renamed)  # whatever they are called
+    assert fingerprint(grouped) != fingerprint(make_source([20, 30], train_group=groups // 2))
+    for renamed in (groups + 7, 9 - groups, np.array([f"p{g}" for g in groups]), groups.astype(np.uint8)):
+        same = make_source([20, 30], train_group=renamed)  # whatever they are called
+        assert fingerprint(grouped) == fingerprint(same)
+        np.testing.assert_array_equal(make_splits(grouped, seed=0)[1].indices, make_splits(same, seed=0)[1].indices)
     limited = limit_source(grouped, 30, seed=0)
     kept = balanced_subset(full(grouped), 30, seed=0).indices
     np.testing.assert_array_equal(limited.train_group, grouped.train_group[kept])
     np.testing.assert_array_equal(limited.train_images, grouped.train_images[kept])
 
 
-@pytest.mark.parametrize(
-    ("groups", "message"),
-    [
-        ({"train_group": np.arange(49)}, r"train_group has the shape \(49,\) for 50 images"),
-        ({"train_group": np.zeros((50, 1), int)}, r"train_group has the shape \(50, 1\)"),
-        ({"train_group": np.full(50, np.nan)}, "train_group has dtype float64; name groups by integers or strings"),
-        ({"train_group": np.arange(50), "test_group": np.arange(3)}, r"test_group has the shape \(3,\) for 4 images"),
-        ({"train_group": np.arange(50), "test_group": np.array(list("abcd"))}, "groups differently; use integers or"),
-        ({"train_group": np.arange(50), "test_group": np.array([50, 7, 8, 51])}, r"2 groups are in both .* \('7', for"),
-    ],
-)
+EACH = np.arange(50)
+BAD_GROUPS = {
+    "too few": ({"train_group": EACH[:49]}, r"train_group has the shape \(49,\) for 50 images; give one group per"),
+    "2-D": ({"train_group": EACH[:, None]}, r"train_group has the shape \(50, 1\)"),
+    "NaN": (
+        {"train_group": np.where(EACH < 3, np.nan, EACH)},
+        "holds 3 NaN; give every image a group, unknown ones one",
+    ),
+    "float": ({"train_group": EACH / 2}, "train_group has dtype float64; name groups by integers or strings"),
+    "object": ({"train_group": EACH.astype(object)}, "train_group has dtype object"),
+    "bool": ({"train_group": EACH > 3}, "train_group has dtype bool"),
+    "test too few": ({"train_group": EACH, "test_group": EACH[:3]}, r"test_group has the shape \(3,\) for 4 images"),
+    "two kinds": ({"train_group": EACH, "test_group": np.array(list("abcd"))}, "groups differently; use integers or"),
+    "shared": ({"train_group": EACH, "test_group": np.array([50, 7, 8, 51])}, r"test share 2 of the groups \(7, for"),
+    "shared text": (
+        {"train_group": EACH.astype(str), "test_group": np.array(["50", "7", "8", "51"])},
+        r"test share 2 of the groups \('7', for one\); keep all images of a group in one of them, or leave",
+    ),
+    "test only": ({"test_group": EACH[:4]}, "test_group is given but train_group is not, by which images are dealt"),
+    "aux without images": ({"train_group": EACH, "aux_group": EACH}, "aux_group is given without images"),
+}
+
+
+@pytest.mark.parametrize(("groups", "message"), BAD_GROUPS.values(), ids=BAD_GROUPS)
 def test_malformed_groups(groups, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as error:
         make_source([20, 30], **groups)
+    assert str(error.value).startswith("data set 'made': ")
+    assert "\n" not in str(error.value)
 
 
-def test_the_attackers_own_images_are_of_other_people():
+@pytest.mark.parametrize(("whose", "which"), [([60, 61, 3], "train and aux"), ([60, 61, 71], "test and aux")])
+def test_the_attackers_own_images_are_of_other_people(whose, which):
     aux = np.zeros((3, 2, 2, 1), np.uint8)
-    with pytest.raises(UserError, match="1 groups are in both train and aux"):
-        make_source([20, 30], aux=aux, train_group=np.arange(50), aux_group=np.array([60, 61, 3]))
+    test = np.arange(70, 74)
+    with pytest.raises(UserError, match=f"{which} share 1 of the groups"):
+        make_source([20, 30], aux=aux, train_group=EACH, test_group=test, aux_group=np.array(whose))
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 1.5, float("nan")])
