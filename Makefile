@@ -2,7 +2,7 @@
 .PHONY: test slow lint tour benchmarks
 
 test:
-	python -m pytest
+	python -m pytest -n 2 --dist loadfile
 
 slow:
 	python -m pytest -m slow

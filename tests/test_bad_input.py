@@ -292,7 +292,7 @@ class Residual(nn.Module):
 
 
 def test_a_bypassed_cut(capsys, monkeypatch):
-    monkeypatch.setitem(models.MODELS, "residual", lambda num_classes, width, dtype: Residual(num_classes))
+    monkeypatch.setitem(models.MODELS, "residual", models.Family(lambda o: Residual(o.num_classes), 64, 64))
     train.main(["--model", "residual", "--size", "16", "--epochs", "1", "--null-seeds", "0", "--run", "r"])
     out = capsys.readouterr().out
     assert "branch (bypassed)" in out

@@ -157,8 +157,8 @@ def test_the_limit_is_the_t_prediction_limit_worked_out_with_loops():
         largest.append(max((rest[0][j] + rest[1][j]) / 2 - null[s][j] for j in range(3)))
     mean = sum(largest) / 3
     deviation = math.sqrt(sum((m - mean) ** 2 for m in largest) / 2)
-    limit = mean + 6.9646 * deviation * math.sqrt(4 / 3)  # t with 2 degrees of freedom at 0.99, from a table
-    assert f"{limit:.3f}, the 99 % limit for one more untrained network (3 copies)" in zone.null_rule(stats).reason
+    limit = mean + 22.3271 * deviation * math.sqrt(4 / 3)  # t with 2 degrees of freedom at 0.999, from a table
+    assert f"{limit:.3f}, the 99.9 % limit for one more untrained network (3 copies)" in zone.null_rule(stats).reason
     # and it is what decides, from just below to just above
     point = stats._replace(rho_samples=None, rho_null_samples=None)
     for top, found in ((limit * 0.999, False), (limit * 1.001, True)):

@@ -76,11 +76,11 @@ def training(**changed):
 
 def test_loss_falls_and_accuracy_rises_on_digits(parts):
     kept = []
-    fit(CONFIG, parts, mesh_of(2), kept)
-    assert [epoch for epoch, _ in kept] == [1, 2]
-    first, second = (measured for _, measured in kept)
-    assert second["train_loss"] < 0.8 * first["train_loss"]
-    assert second["validation_accuracy"] > 0.5  # chance is 0.1
+    fit(training(epochs=6), parts, mesh_of(2), kept)
+    assert [epoch for epoch, _ in kept] == [1, 2, 3, 4, 5, 6]
+    first, *_, last = (measured for _, measured in kept)
+    assert last["train_loss"] < 0.6 * first["train_loss"]
+    assert last["validation_accuracy"] > 0.5  # chance is 0.1
     assert set(first) >= {"alpha", "lr", "gradient_norm", "train_output_entropy", "validation_output_entropy"}
 
 
