@@ -33,8 +33,12 @@ class Tour:
     """Seed of a repetition; repeat the flag for several. Default: 0, 1 and 2."""
     epochs: int = 40
     """Epochs of each classifier."""
-    attack_epochs: int = 40
-    """Epochs of each attacker."""
+    attack_epochs: int = 60
+    """Epochs of the attackers of vectors (the decision level), where a weak attacker would flatter the defence."""
+    spatial_attack_epochs: int = 20
+    """Epochs of the attackers of feature maps, which give the image away early."""
+    attack_lr: float = 6e-3
+    """Learning rate of the attackers."""
     decoder_width: int = 8
     """Channels of the attackers' last stage: half of the attack command's, so that the tour takes minutes."""
     null_seeds: int = 5
@@ -51,9 +55,12 @@ def one_run(tour: Tour, name: str, alpha: float, seed: int) -> list[dict]:
     accuracy = workflow.report_accuracy(victim)
     test = workflow.probe_run(victim, ProbeConfig(null_seeds=tour.null_seeds))
     train = workflow.probe_run(victim, ProbeConfig(split="train", null_seeds=0))
-    attacks = workflow.attack_run(
-        victim, AttackConfig(epochs=tour.attack_epochs, decoder_width=tour.decoder_width), resume=True
-    )
+    attack = AttackConfig(lr=tour.attack_lr, decoder_width=tour.decoder_width)
+    spatial = tuple(str(cut) for cut in test.cut.values if "x" in str(test["shape"].sel(cut=cut).values))
+    vectors = tuple(str(cut) for cut in test.cut.values if cut not in spatial)
+    attacks = []
+    for cuts, epochs in ((spatial, tour.spatial_attack_epochs), (vectors, tour.attack_epochs)):
+        attacks += workflow.attack_run(victim, dataclasses.replace(attack, cut=cuts, epochs=epochs), resume=True)
     rows = []
     for attack in attacks:
         at_test, at_train = test.sel(cut=attack["cut"]), train.sel(cut=attack["cut"])

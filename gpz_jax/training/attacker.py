@@ -114,6 +114,11 @@ def attack_step(attacker, victim, images, sent, order, index, *, edge, decoder, 
     return Attacker(optax.apply_updates(attacker.params, updates), batch_stats, optimiser, attacker.plateau)
 
 
+@partial(jax.jit, static_argnames="decoder")
+def _init(key, z, *, decoder):
+    return decoder.init(key, z, train=False)
+
+
 @partial(jax.jit, static_argnames="edge")
 def _send(victim, images, *, edge):
     return edge.send(victim, images)
@@ -168,7 +173,7 @@ def train_attacker(
     example = jax.ShapeDtypeStruct((2, *auxiliary.images.shape[1:]), jnp.uint8)
     z = jax.eval_shape(edge.send, victim, example)
     decoder = decoder_for(z.shape[1:], (size, size, auxiliary.images.shape[-1]), width=attack.decoder_width)
-    variables = jax.jit(partial(decoder.init, train=False))(init_key, jnp.zeros(z.shape, jnp.float32))
+    variables = _init(init_key, jnp.zeros(z.shape, jnp.float32), decoder=decoder)
     attacker = Attacker(
         variables["params"],
         variables["batch_stats"],
