@@ -94,7 +94,8 @@ class ProbeConfig:
     unbiased: bool = False
     """Divide by N_c - 1 instead of N_c."""
     null_seeds: int = 5
-    """Untrained calibrated copies to hold the evidence against; 0 for no null model, at least 2 for rule 'null'."""
+    """Untrained calibrated copies to hold the evidence against; 0 for no null model, at least 2 for rule 'null', whose
+    limit is out of reach with fewer than about 5."""
     rule: tuple[str, ...] = ()
     """Rule that locates the zone, 'paper' or 'null'; repeat the flag for several. Default: all that can run."""
     bootstrap: int = 1000
