@@ -81,6 +81,24 @@ class TrainingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrackConfig:
+    """Which training steps are entered in the ledger of R_c^2 (dynamics.zarr), and on which images."""
+
+    track_every: int | None = None
+    """Enter every so many steps (1: every step) in the ledger; default: none, only each epoch's summary is kept."""
+    probe_size: int = 256
+    """Images, fixed and balanced over the classes, on which the ledger measures R_c^2; at least 2 a class."""
+    track_split: Literal["train", "validation"] = "train"
+    """Where those images come from: what the classifier trains on, or what it does not."""
+    ledger: Literal["feature", "full"] = "full"
+    """'feature': the paper's terms and the realised change; 'full': also what the parameters' step did, to first order
+    and beyond, which costs about three times as much."""
+    interference: tuple[str, ...] = ()
+    """Cut at which the class x class interference is kept; repeat the flag for several. Default: the last cut before
+    the logits."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ProbeConfig:
     """What is measured at every cut of a trained network."""
 
@@ -145,6 +163,7 @@ class Config:
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
+    track: TrackConfig = TrackConfig()
     probe: ProbeConfig = ProbeConfig()
     seed: int = 0
     """Seed of the splits, the initialisation, the order of images and all noise."""
@@ -160,13 +179,18 @@ def resolve(config: Config) -> Config:
       >>> resolve(Config(training=TrainingConfig(ls=-0.05, epochs=40))).training.warmup_epochs
       10
     """
-    t, d, p = config.training, config.data, config.probe
+    t, d, p, k = config.training, config.data, config.probe, config.track
     if not (t.ls < 1 and math.isfinite(t.ls)):
         raise UserError(f"--ls must be a finite number below 1, got {t.ls:g}; one-hot is 0, the paper's LS+ is 0.3")
     _at_least(1, epochs=t.epochs, batch_size=t.batch_size, patience=t.patience, track_size=t.track_size)
     _at_least(0, null_seeds=p.null_seeds, seed=config.seed)
-    limits = {"limit": p.limit, "train_limit": d.train_limit}
-    _at_least(1, bootstrap=p.bootstrap, **{name: value for name, value in limits.items() if value is not None})
+    limits = {"limit": p.limit, "train_limit": d.train_limit, "track_every": k.track_every}
+    _at_least(
+        1,
+        bootstrap=p.bootstrap,
+        probe_size=k.probe_size,
+        **{name: value for name, value in limits.items() if value is not None},
+    )
     _positive(lr=t.lr)
     _fraction(validation_fraction=d.validation_fraction, auxiliary_fraction=d.auxiliary_fraction)
     warmup = t.warmup_epochs

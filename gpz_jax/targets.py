@@ -7,6 +7,16 @@ from jax import Array
 from jaxtyping import Float, Int
 
 
+def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """``x`` in the dtype that sums are taken in: float32 for anything narrower, float64 stays.
+
+    Example:
+      >>> at_least_float32(jnp.ones(2, jnp.bfloat16)).dtype
+      dtype('float32')
+    """
+    return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
 def soft_targets(labels: Int[Array, " N"], num_classes: int, alpha: float | Float[Array, ""]) -> Float[Array, "N K"]:
     """Label smoothing as the paper means it: q_c = 1 - α for the true class c, q_k = α/(K - 1) for the others.
 
@@ -20,14 +30,14 @@ def soft_targets(labels: Int[Array, " N"], num_classes: int, alpha: float | Floa
       alpha: α < 1; may be traced.
 
     Returns:
-      q, ``(N, K)``, float32.
+      q, ``(N, K)``, float32 (float64 if α is: a Python number under ``jax.enable_x64``).
 
     Example:
       >>> soft_targets(jnp.array([1]), 4, 0.3).tolist()
       [[0.10000000149011612, 0.699999988079071, 0.10000000149011612, 0.10000000149011612]]
     """
-    alpha = jnp.asarray(alpha, jnp.float32)
-    one_hot = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    alpha = jnp.asarray(alpha, getattr(alpha, "dtype", jnp.result_type(float)))
+    one_hot = jax.nn.one_hot(labels, num_classes, dtype=alpha.dtype)
     return one_hot * (1 - alpha) + (1 - one_hot) * (alpha / (num_classes - 1))
 
 
@@ -39,7 +49,7 @@ def cross_entropy(logits: Float[Array, "N K"], targets: Float[Array, "N K"]) -> 
       >>> round(float(cross_entropy(jnp.zeros((1, 2)), q)[0]), 4)  # ln 2
       0.6931
     """
-    return optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+    return optax.softmax_cross_entropy(at_least_float32(logits), targets)
 
 
 def output_entropy(logits: Float[Array, "N K"]) -> Float[Array, " N"]:
@@ -49,5 +59,5 @@ def output_entropy(logits: Float[Array, "N K"]) -> Float[Array, " N"]:
       >>> round(float(output_entropy(jnp.zeros((1, 10)))[0]), 4)  # ln 10
       2.3026
     """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    log_p = jax.nn.log_softmax(at_least_float32(logits))
     return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)

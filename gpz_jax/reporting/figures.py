@@ -75,17 +75,17 @@ def training_figure(dynamics, file: Path) -> None:
     """Loss, accuracy, and R_c² and ρ of every cut, over the epochs.
 
     Args:
-      dynamics: the ``xarray.Dataset`` of ``runs.dynamics``.
+      dynamics: the ``xarray.Dataset`` of ``runs.epochs``.
       file: a .png to write.
     """
     figure, ((loss, accuracy, radius, share),) = _new(1, 4, (16.0, 3.6))
     for part, style in (("train", "--"), ("validation", "-")):
         loss.plot(dynamics.epoch, dynamics[f"{part}_loss"], style, label=part)
         accuracy.plot(dynamics.epoch, dynamics[f"{part}_accuracy"], style, label=part)
-    for i, cut in enumerate(dynamics.cut.values):
-        colour = f"C{i}" if dynamics.sizes["cut"] <= 10 else None
-        radius.plot(dynamics.epoch, dynamics.within.isel(cut=i), color=colour, label=str(cut))
-        share.plot(dynamics.epoch, dynamics.share.isel(cut=i), color=colour)
+    for i, cut in enumerate(dynamics.layer.values):
+        colour = f"C{i}" if dynamics.sizes["layer"] <= 10 else None
+        radius.plot(dynamics.epoch, dynamics.within.isel(layer=i), color=colour, label=str(cut))
+        share.plot(dynamics.epoch, dynamics.share.isel(layer=i), color=colour)
     _logarithmic(radius, dynamics.within)
     loss.set_title("loss (nats)", fontsize=10)
     accuracy.set_title("accuracy", fontsize=10)

@@ -77,11 +77,16 @@ def recipe_for(config: Config, num_classes: int, channels: int) -> Recipe:
     return Recipe(model, num_classes, config.data.size, kind, t.batch_size, t.lr, t.patience)
 
 
+def abstract_variables(recipe: Recipe, channels: int) -> Any:
+    """Shapes and dtypes of the model's variables."""
+    x = jax.ShapeDtypeStruct((2, recipe.size, recipe.size, channels), jnp.float32)
+    return jax.eval_shape(recipe.model.init, jax.random.key(0), x)
+
+
 def network_for(recipe: Recipe, channels: int) -> TappedNetwork:
     """The recipe's model as a tapped network from uint8 images, in evaluation mode."""
     x = jax.ShapeDtypeStruct((2, recipe.size, recipe.size, channels), jnp.float32)
-    variables = jax.eval_shape(recipe.model.init, jax.random.key(0), x)
-    return tap(recipe.model, variables, x, train=False).after(Prepare(recipe.size))
+    return tap(recipe.model, abstract_variables(recipe, channels), x, train=False).after(Prepare(recipe.size))
 
 
 def optimiser_for(recipe: Recipe) -> optax.GradientTransformation:
@@ -144,6 +149,31 @@ def _measure(totals: Totals, logits: Array, losses: Array, labels: Array, mask: 
     )
 
 
+def training_batch(
+    step: Array, images: Array, labels: Array, order: Array, index: Array, key: Array, *, recipe: Recipe, mesh: Mesh
+) -> tuple[Array, Array, Array]:
+    """Batch ``index`` as step number ``step`` sees it: augmented network input, labels, and the key of its dropout."""
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, step))
+    batch = jax.lax.dynamic_slice(order, (index * recipe.batch_size,), (recipe.batch_size,))
+    batch = jax.lax.with_sharding_constraint(batch, jax.NamedSharding(mesh, PartitionSpec("data")))
+    seen = augment(augment_key, pixels(images[batch], recipe.size), kind=recipe.augment)
+    return normalise(seen), labels[batch], dropout_key
+
+
+def training_logits(
+    params: Any, batch_stats: Any, x: Array, dropout_key: Array, *, recipe: Recipe
+) -> tuple[Array, Any]:
+    """Logits in training mode, and the batch-norm statistics after them."""
+    logits, changed = recipe.model.apply(
+        {"params": params, "batch_stats": batch_stats},
+        x,
+        train=True,
+        rngs={"dropout": dropout_key},
+        mutable=["batch_stats"],
+    )
+    return logits, changed.get("batch_stats", {})
+
+
 @partial(jax.jit, static_argnames=("recipe", "mesh"), donate_argnames=("state", "totals"))
 def train_step(
     state: State,
@@ -172,22 +202,12 @@ def train_step(
       recipe: what to compile for.
       mesh: devices to spread the batch over.
     """
-    augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-    batch = jax.lax.dynamic_slice(order, (index * recipe.batch_size,), (recipe.batch_size,))
-    batch = jax.lax.with_sharding_constraint(batch, jax.NamedSharding(mesh, PartitionSpec("data")))
-    seen = augment(augment_key, pixels(images[batch], recipe.size), kind=recipe.augment)
-    y = labels[batch]
+    seen, y, dropout_key = training_batch(state.step, images, labels, order, index, key, recipe=recipe, mesh=mesh)
 
     def loss_of(params):
-        logits, changed = recipe.model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
-            normalise(seen),
-            train=True,
-            rngs={"dropout": dropout_key},
-            mutable=["batch_stats"],
-        )
+        logits, batch_stats = training_logits(params, state.batch_stats, seen, dropout_key, recipe=recipe)
         losses = cross_entropy(logits, soft_targets(y, recipe.num_classes, alpha))
-        return jnp.mean(losses), (losses, logits, changed.get("batch_stats", {}))
+        return jnp.mean(losses), (losses, logits, batch_stats)
 
     (loss, (losses, logits, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, optimiser = optimiser_for(recipe).update(gradient, state.optimiser, state.params)
@@ -216,6 +236,10 @@ def evaluate(variables: Any, split: Split, alpha: float, *, recipe: Recipe, mesh
         images, labels, mask = parallel.shard(batch, mesh)
         totals = _evaluate_batch(variables, totals, images, labels, mask, jnp.float32(alpha), recipe=recipe)
     return totals.means()
+
+
+#: (epoch, step, state before it without its optimiser, the step's batch arguments, state after it) -> None
+OnUpdate = Callable[[int, int, State, tuple[Any, ...], State], None]
 
 
 def check_batch_size(batch_size: int, images: int, mesh: Mesh) -> None:
@@ -250,6 +274,7 @@ def fit(
     mesh: Mesh,
     after_epoch: Callable[[int, State, dict[str, float]], None],
     on_step: Callable[[int, int], None] = lambda epoch, step: None,
+    on_update: OnUpdate | None = None,
     first_epoch: int = 0,
 ) -> State:
     """Train from ``first_epoch`` to ``config.training.epochs``.
@@ -266,6 +291,8 @@ def fit(
       mesh: devices.
       after_epoch: called with (epochs done, state, measurements) after each epoch; saves checkpoints.
       on_step: called with (epoch, step within it), for progress bars.
+      on_update: called with the states around every ``config.track.track_every``-th step; training is the same with
+        and without.
       first_epoch: epochs already done.
 
     Returns:
@@ -287,10 +314,14 @@ def fit(
         order = epoch_order(order_key, epoch, len(train))
         totals = parallel.replicate(Totals.zero(), mesh)
         for index in range(steps):
-            state, totals = train_step(
-                state, totals, images, labels, order, jnp.int32(index), jnp.float32(alpha), noise_key,
-                recipe=recipe, mesh=mesh,
-            )  # fmt: skip
+            batch = (images, labels, order, jnp.int32(index), jnp.float32(alpha), noise_key)
+            step = epoch * steps + index
+            due = on_update is not None and step % (config.track.track_every or 1) == 0
+            # A copy, for the step donates the original; the optimiser's part of it is not asked for.
+            before = jax.tree.map(jnp.copy, state._replace(optimiser=())) if due else state
+            state, totals = train_step(state, totals, *batch, recipe=recipe, mesh=mesh)
+            if on_update is not None and due:
+                on_update(epoch + 1, step, before, batch, state)
             on_step(epoch, index)
         held_out = evaluate(state.variables, validation, alpha, recipe=recipe, mesh=mesh)
         bad = int(totals.first_bad_step)

@@ -3,7 +3,8 @@
 runs/NAME/
   config.json       everything resolved: settings, versions of the packages, fingerprint of the data, classes, channels
   metrics.jsonl     one line an epoch, and the radius of every cut after it
-  dynamics.zarr     the same, labelled: xarray, epoch x cut x class
+  dynamics.zarr     labelled, for xarray: group "epochs" (the same; epoch x layer x class) and, of a run with
+                    --track-every, group "steps" (step x layer x class, see dynamics.py)
   checkpoints/      Orbax, one folder an epoch: the last two and the best
   probe/            a table and a labelled record for every probe
   attacks/          one folder a cut and decoder
@@ -152,7 +153,7 @@ def open_run(folder: str | Path) -> Run:
 def differences(ours: Config, theirs: Config) -> list[str]:
     """What two configurations differ in, one ``name ours (not theirs)`` each; where the data lie does not count."""
     found = []
-    for section in ("data", "model", "training"):
+    for section in ("data", "model", "training", "track"):
         a, b = getattr(ours, section), getattr(theirs, section)
         for field in dataclasses.fields(a):
             x, y = getattr(a, field.name), getattr(b, field.name)
@@ -246,8 +247,8 @@ def keep_epochs(run: Run, epochs: int) -> None:
     _write_atomically(run.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
 
 
-def dynamics(run: Run):
-    """The radius of every cut and class after every epoch, as an ``xarray.Dataset`` (epoch x cut x class)."""
+def epochs(run: Run):
+    """The radius of every cut and class after every epoch, as an ``xarray.Dataset`` (epoch x layer x class)."""
     import xarray as xr
 
     records = read_metrics(run)
@@ -260,19 +261,19 @@ def dynamics(run: Run):
     return xr.Dataset(
         {
             "radius": (
-                ("epoch", "cut", "class"),
+                ("epoch", "layer", "class"),
                 stack("radius"),
                 {"long_name": "R_c^2", "units": "squared units of z"},
             ),
-            "within": (("epoch", "cut"), stack("within"), {"long_name": "within-class scatter W"}),
-            "share": (("epoch", "cut"), stack("share"), {"long_name": "rho = W / (W + B)", "units": "1"}),
+            "within": (("epoch", "layer"), stack("within"), {"long_name": "within-class scatter W"}),
+            "share": (("epoch", "layer"), stack("share"), {"long_name": "rho = W / (W + B)", "units": "1"}),
             **{name: ("epoch", np.array([record[name] for record in records], np.float64)) for name in scalars},
         },
         coords={
             "epoch": [record["epoch"] for record in records],
-            "cut": cuts,
+            "layer": cuts,
             "class": np.arange(run.num_classes),
-            "dimension": ("cut", [records[0]["cuts"][cut]["dimension"] for cut in cuts] if records else []),
+            "dimension": ("layer", [records[0]["cuts"][cut]["dimension"] for cut in cuts] if records else []),
         },
         attrs={"split": "validation", "labels": "true"},
     )

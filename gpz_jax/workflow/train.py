@@ -1,19 +1,24 @@
 """Train a classifier into a run folder."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 
+from gpz_jax.analysis import vortex
 from gpz_jax.analysis.radius import Moments, measure, summarise
-from gpz_jax.config import Config, resolve
+from gpz_jax.config import Config, TrackConfig, resolve
 from gpz_jax.data import sources, splits
 from gpz_jax.data.pairings import resolve_auxiliary
+from gpz_jax.errors import UserError
 from gpz_jax.models import MODELS
 from gpz_jax.reporting import figures
-from gpz_jax.taps import TappedNetwork
-from gpz_jax.training import classifier, parallel, runs
+from gpz_jax.taps import TappedNetwork, tap_shapes
+from gpz_jax.training import classifier, dynamics, ledger, parallel, runs
 from gpz_jax.training.runs import Run
 from gpz_jax.workflow.common import abstract_state, load_data, probe_batches, progress_bar, say
 from gpz_jax.workflow.probe import rules_to_apply
@@ -45,6 +50,8 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
     # Before the folder is made: what cannot be trained should not leave a run folder in the way of the next try.
     classifier.check_batch_size(config.training.batch_size, len(dealt.train), mesh)
     rules_to_apply(config.probe)
+    if config.track.track_every is not None:
+        check_tracking(config.track, network, dealt.num_classes)
     run = runs.start(
         config,
         folder=folder,
@@ -69,9 +76,14 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
             say(f"the damaged checkpoint of epoch {step} is removed")
         runs.keep_epochs(run, done)
         steps = len(dealt.train) // config.training.batch_size
+        book = None
+        if config.track.track_every is not None:
+            book = open_ledger(run, dealt, network, recipe, mesh, keep_steps=done * steps)
         task = bar.add_task("training", total=config.training.epochs * steps, completed=done * steps)
 
         def after_epoch(epoch: int, state: classifier.State, measured: dict[str, float]) -> None:
+            if book is not None:
+                book.flush()  # before the checkpoint, so that no step behind it is missing
             moments = measure(network, state.variables, probe_batches(tracked, mesh), dealt.num_classes)
             cuts = cut_summary(network, moments)
             runs.append_metrics(run, {"epoch": epoch, **measured, "cuts": cuts})
@@ -98,11 +110,12 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
             mesh=mesh,
             after_epoch=after_epoch,
             on_step=lambda epoch, step: bar.update(task, completed=epoch * steps + step + 1),
+            on_update=None if book is None else book.note,
             first_epoch=done,
         )
     if runs.read_metrics(run):  # else someone took metrics.jsonl away from a finished run
-        record = runs.dynamics(run)
-        runs.write_zarr(record, run.folder / "dynamics.zarr")
+        record = runs.epochs(run)
+        runs.write_zarr(record, run.subfolder("dynamics.zarr") / "epochs")
         figures.training_figure(record, run.subfolder("figures") / "training.png")
     return run
 
@@ -133,6 +146,51 @@ def with_auxiliary_of_run(config: Config, folder: str | None) -> Config:
         return config
     aux = runs.open_run(path).config.data.aux or "held-out"
     return dataclasses.replace(config, data=dataclasses.replace(config.data, aux=aux))
+
+
+def check_tracking(track: TrackConfig, network: TappedNetwork, num_classes: int) -> None:
+    """Raise :class:`UserError` for a probe batch without two images of each class, or an unknown cut."""
+    if track.probe_size < 2 * num_classes:
+        raise UserError(
+            f"--probe-size {track.probe_size} is too small for {num_classes} classes: a radius needs two images of "
+            f"each, that is --probe-size {2 * num_classes} or more"
+        )
+    for cut in track.interference:
+        network.check(cut)
+
+
+def open_ledger(
+    run: Run, dealt: splits.Splits, network: TappedNetwork, recipe: classifier.Recipe, mesh: Mesh, *, keep_steps: int
+) -> ledger.Ledger:
+    """The run's ledger on its probe batch, ready for step number ``keep_steps``."""
+    track, num_classes = run.config.track, run.num_classes
+    batch = splits.balanced_subset(getattr(dealt, track.track_split), track.probe_size, seed=run.config.seed)
+    images, labels = batch.take()
+    assert labels is not None
+    if few := vortex.missing_classes(labels, num_classes):
+        say(f"probe batch: {few}")
+    *_, before_logits = ("", *network.cuts)[:-1]
+    at = track.interference or (before_logits or network.cuts[-1],)
+    tracked = ledger.Tracked(network, recipe, track.ledger == "full", at)
+    example = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
+    shapes = tap_shapes(network, classifier.abstract_variables(recipe, run.channels), example)
+    record = dynamics.StepRecord.open(
+        run.folder,
+        layers=network.cuts,
+        dimensions=[math.prod(shape) for shape in shapes.values()],
+        images_of_class=np.bincount(labels, minlength=num_classes).tolist(),
+        interference_layers=at,
+        variables=tracked.variables,
+        attributes={
+            "images": len(batch),
+            "split": track.track_split,
+            "track_every": track.track_every,
+            "ls": run.config.training.ls,
+            "seed": run.config.seed,
+        },
+        keep_steps=keep_steps,
+    )
+    return ledger.Ledger(record, tracked, parallel.shard((images, labels), mesh), mesh)
 
 
 def cut_summary(network: TappedNetwork, moments: dict[str, Moments]) -> dict[str, dict[str, Any]]:
