@@ -486,8 +486,8 @@ def test_help_teaches(tmp_path):
 def drawn(tmp_path, monkeypatch, rows, **options):
     """The axes of the figure."""
     found = []
-    new = figures._new
-    monkeypatch.setattr(figures, "_new", lambda *a: found.append(new(*a)) or found[-1])
+    new = figures.new_figure
+    monkeypatch.setattr(figures, "new_figure", lambda *a: found.append(new(*a)) or found[-1])
     figures.cuts_figure(rows, tmp_path / "f.png", title="cost$5$\\bad{", **options)
     assert_png(tmp_path / "f.png")
     return found[0][0].axes

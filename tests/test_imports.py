@@ -27,7 +27,7 @@ LAYERS = [
     ["training"],
     ["reporting"],
     ["workflow"],
-    ["train", "probe", "attack", "split", "cuts"],
+    ["train", "probe", "attack", "split", "cuts", "vortex"],
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 
-def _new(rows: int, columns: int, size: tuple[float, float]):
+def new_figure(rows: int, columns: int, size: tuple[float, float]):
+    """A figure of ``size`` inches and its axes ``(rows, columns)``."""
     # The object interface: pyplot would keep every figure alive and pick a backend for the whole process.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -16,7 +17,8 @@ def _new(rows: int, columns: int, size: tuple[float, float]):
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _logarithmic(axis, values) -> None:
+def set_logarithmic(axis, values) -> None:
+    """A logarithmic y-axis, if any of ``values`` can be on it."""
     # With no positive value, as of one image a class, matplotlib would warn and draw nothing.
     if bool((values > 0).any()):
         axis.set_yscale("log")
@@ -29,7 +31,7 @@ def probe_figure(record, file: Path) -> None:
       record: the ``xarray.Dataset`` that a probe writes.
       file: a .png to write.
     """
-    figure, ((radius, share, evidence),) = _new(1, 3, (13.0, 4.0))
+    figure, ((radius, share, evidence),) = new_figure(1, 3, (13.0, 4.0))
     cuts = [str(cut) for cut in record.cut.values]
     at = np.arange(len(cuts))
     seeds = record.sizes.get("null_seed", 0)
@@ -43,7 +45,7 @@ def probe_figure(record, file: Path) -> None:
     radius.set_title("within-class radius $R_c^2$ (squared units of z)", fontsize=10)
     share.set_title(r"within-class share $\rho$", fontsize=10)
     share.set_ylim(0, 1.05)
-    _logarithmic(radius, record.radius)
+    set_logarithmic(radius, record.radius)
     radius.legend(fontsize=8)
 
     evidence.axhline(0, color="0.8", linewidth=1)
@@ -78,7 +80,7 @@ def training_figure(dynamics, file: Path) -> None:
       dynamics: the ``xarray.Dataset`` of ``runs.epochs``.
       file: a .png to write.
     """
-    figure, ((loss, accuracy, radius, share),) = _new(1, 4, (16.0, 3.6))
+    figure, ((loss, accuracy, radius, share),) = new_figure(1, 4, (16.0, 3.6))
     for part, style in (("train", "--"), ("validation", "-")):
         loss.plot(dynamics.epoch, dynamics[f"{part}_loss"], style, label=part)
         accuracy.plot(dynamics.epoch, dynamics[f"{part}_accuracy"], style, label=part)
@@ -86,7 +88,7 @@ def training_figure(dynamics, file: Path) -> None:
         colour = f"C{i}" if dynamics.sizes["layer"] <= 10 else None
         radius.plot(dynamics.epoch, dynamics.within.isel(layer=i), color=colour, label=str(cut))
         share.plot(dynamics.epoch, dynamics.share.isel(layer=i), color=colour)
-    _logarithmic(radius, dynamics.within)
+    set_logarithmic(radius, dynamics.within)
     loss.set_title("loss (nats)", fontsize=10)
     accuracy.set_title("accuracy", fontsize=10)
     radius.set_title("$R_c^2$, validation images", fontsize=10)
@@ -108,7 +110,7 @@ def reconstruction_grid(originals: np.ndarray, rows: Mapping[str, np.ndarray] | 
     """
     rows = {"original": originals, **dict(rows)}
     count = len(originals)
-    figure, axes = _new(len(rows), count, (0.9 * count + 1.2, 0.95 * len(rows)))
+    figure, axes = new_figure(len(rows), count, (0.9 * count + 1.2, 0.95 * len(rows)))
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         for axis, image in zip(line, images, strict=True):
             grey = image.shape[-1] == 1
@@ -146,7 +148,7 @@ def cuts_figure(
     privacy = {"attack: mse over the class-mean floor's": attacked, r"probe: $\rho$, axis downward": probed}
     privacy = {label: values for label, values in privacy.items() if np.isfinite(values).any()}
     privacy = privacy or {"depth: number of the cut": np.arange(1.0, 1.0 + len(rows))}
-    figure, (panels,) = _new(1, 2, (13.0, 4.8))
+    figure, (panels,) = new_figure(1, 2, (13.0, 4.8))
     for panel, key, words in (
         (panels[0], "edge_share", "edge parameters, share of all (%)"),
         (panels[1], f"payload_{payload}", f"payload, bytes as {payload}"),

@@ -12,6 +12,7 @@ from gpz_jax.workflow.probe import probe_run, report_probe
 from gpz_jax.workflow.split import report_split, split_run
 from gpz_jax.workflow.train import train_run
 from gpz_jax.workflow.victim import Victim, load_run, report_accuracy
+from gpz_jax.workflow.vortex import read_ledgers, report_ledgers
 
 __all__ = [
     "BareModel",
@@ -26,8 +27,10 @@ __all__ = [
     "price_model",
     "price_run",
     "probe_run",
+    "read_ledgers",
     "report_accuracy",
     "report_cuts",
+    "report_ledgers",
     "report_probe",
     "report_split",
     "say",
