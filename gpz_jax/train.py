@@ -2,11 +2,13 @@
 
 import dataclasses
 import sys
+from typing import Literal
 
 from gpz_jax import workflow
 from gpz_jax.config import Config, parse
-from gpz_jax.errors import one_line_errors
+from gpz_jax.errors import UserError, one_line_errors
 from gpz_jax.reporting import tables
+from gpz_jax.workflow.together import report_members
 
 DESCRIPTION = """Train a classifier, then probe it at every cut and locate the Golden Partition Zone.
 
@@ -16,6 +18,7 @@ follows from its settings and its seed. Examples:
   python -m gpz_jax.train --ls 0.3                            # LS+ on the bundled digits, about a minute on 2 cores
   python -m gpz_jax.train --data mnist --data-dir DIR --epochs 5
   python -m gpz_jax.train --run runs/digits-cnn16-ls0.3-seed0 --ls 0.3 --resume
+  python -m gpz_jax.train --seeds 0 --seeds 1 --seeds 2 --alphas 0 --alphas 0.3   # six runs, trained together
   python -m gpz_jax.train --from-torch FILE.pth --model ir152 --size 64 --data cifar10     # released weights
 """
 
@@ -31,6 +34,14 @@ class Train:
     """Continue the run in the folder from its last checkpoint; the result is that of an uninterrupted run."""
     from_torch: str | None = None
     """PyTorch weights of the paper's release (.pth, .pt, .safetensors) to make a run of; no training step is taken."""
+    seeds: tuple[int, ...] = ()
+    """Seed to train, in place of --seed; repeat the flag for several, which are trained together: each is a run folder
+    in the one that --run names, beside a dynamics.zarr of all of them. No probe follows."""
+    alphas: tuple[float, ...] = ()
+    """Label smoothing to train with, in place of --ls; repeat the flag for several, each under every one of --seeds."""
+    together: Literal["auto", "vmap", "loop"] = "auto"
+    """How: 'vmap' for one program that takes a step of all, 'loop' for a step of each in turn (bit for bit what single
+    runs give); 'auto' is 'loop' on CPUs, where vmapped convolutions are slow, else 'vmap'."""
     config: str | None = None
     """TOML file with tables [data], [model], [training], [probe]; flags win over it."""
 
@@ -40,6 +51,10 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Train, argv, prog="python -m gpz_jax.train", description=DESCRIPTION, sections=("settings",))
+    if flags.seeds or flags.alphas:
+        return train_together(flags)
+    if flags.together != "auto":
+        raise UserError(f"--together {flags.together} needs the runs to train together: give --seeds or --alphas")
     if flags.from_torch is not None:
         run = workflow.import_run(flags.from_torch, flags.settings, folder=flags.run, resume=flags.resume)
     else:
@@ -48,6 +63,21 @@ def main(argv: list[str] | None = None) -> None:
     workflow.report_accuracy(victim)
     workflow.report_probe(workflow.probe_run(victim, flags.settings.probe), tables.console())
     workflow.say(f"attack it: python -m gpz_jax.attack {workflow.short(run.folder)}")
+
+
+def train_together(flags: Train) -> None:
+    """Train what ``--seeds`` and ``--alphas`` ask for."""
+    if flags.from_torch is not None:
+        raise UserError("--from-torch takes weights as they are: there is nothing for --seeds or --alphas to train")
+    trained = workflow.train_together(
+        flags.settings,
+        seeds=flags.seeds,
+        alphas=flags.alphas,
+        how=flags.together,
+        folder=flags.run,
+        resume=flags.resume,
+    )
+    report_members(trained, tables.console())
 
 
 if __name__ == "__main__":

@@ -48,3 +48,38 @@ def entropy(logits):
     """-Σ_k p_k ln p_k of every row, nats."""
     p = softmax(logits)
     return -np.sum(p * np.log(p), axis=1)
+
+
+def feature_terms(z, jacobians, logits, targets, labels, step_size):
+    """What the head of ``analysis/vortex.py`` writes down, one image and one logit at a time, from J_i in full.
+
+    Returns ``(correct, wrong, second)``, ``(K,)`` each, and M ``(K, K)``: what logit k does to class c to first order.
+    """
+    z, r, labels = np.asarray(z, np.float64).reshape(len(z), -1), softmax(logits) - targets, np.asarray(labels)
+    n, num_classes = r.shape
+    jacobians = np.asarray(jacobians, np.float64).reshape(n, num_classes, -1)
+    matrix, second = np.full((num_classes, num_classes), np.nan), np.full(num_classes, np.nan)
+    for c in range(num_classes):
+        members = [i for i in range(n) if labels[i] == c]
+        if len(members) < 2:
+            continue
+        mean, factor = sum(z[i] for i in members) / len(members), step_size / len(members)
+        for k in range(num_classes):
+            matrix[c, k] = -2 * factor * sum(r[i, k] * np.dot(z[i] - mean, jacobians[i, k]) for i in members)
+        g = [sum(r[i, k] * jacobians[i, k] for k in range(num_classes)) for i in members]
+        second[c] = step_size * factor * sum(np.sum((g_i - sum(g) / len(g)) ** 2) for g_i in g)
+    correct = np.diag(matrix)
+    wrong = np.array([sum(matrix[c, k] for k in range(num_classes) if k != c) for c in range(num_classes)])
+    return correct, wrong, second, matrix
+
+
+def first_order(z, moves, labels, num_classes):
+    """(2/N_c) Σ (z_i - μ_c)·dz_i of every class: what moves dz do to R_c² to first order."""
+    z, moves = (np.asarray(a, np.float64).reshape(len(a), -1) for a in (z, moves))
+    found = np.full(num_classes, np.nan)
+    for c in range(num_classes):
+        members = np.asarray(labels) == c
+        if members.sum() > 1:
+            d = z[members] - z[members].mean(axis=0)
+            found[c] = 2 * np.sum(d * moves[members]) / members.sum()
+    return found

@@ -127,15 +127,15 @@ def test_train_writes_the_run_folder(run):
 
 
 def test_dynamics_say_what_metrics_say(run):
-    with xr.open_zarr(run / "dynamics.zarr") as dynamics:
+    with xr.open_zarr(run / "dynamics.zarr", group="epochs", consolidated=False) as dynamics:
         dynamics.load()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert dict(dynamics.sizes) == {"epoch": 2, "cut": 6, "class": 10}
-    assert tuple(dynamics.cut.values) == CUTS
+    assert dict(dynamics.sizes) == {"epoch": 2, "layer": 6, "class": 10}
+    assert tuple(dynamics.layer.values) == CUTS
     assert dynamics.train_loss.values.tolist() == [line["train_loss"] for line in lines]
     for cut in CUTS:
         expected = [line["cuts"][cut]["radius"] for line in lines]
-        np.testing.assert_array_equal(dynamics.radius.sel(cut=cut), expected)
+        np.testing.assert_array_equal(dynamics.radius.sel(layer=cut), expected)
     # Measured on balanced classes: R_c^2 over classes is near the one over images.
     np.testing.assert_allclose(dynamics.radius.mean("class"), dynamics.within, rtol=0.1)
 

@@ -1,21 +1,27 @@
-"""What the ledger of R_c² costs beside a plain forward pass of the same batch: one process, in turn, medians.
+"""What the ledger of R_c² costs: beside a plain forward pass, beside its definition, and in training.
 
-    python experiments/benchmarks/vortex.py                              # CNN, VGG19 and IR-152 siblings, K = 10, 100
-    python experiments/benchmarks/vortex.py --models cnn --jacobian --tracking
+    python experiments/benchmarks/vortex.py                              # ledgers of CNN, VGG19 and IR-152 siblings
+    python experiments/benchmarks/vortex.py --what jacobian tracking
 
-Prints, for every sibling and K, the ratio to the forward pass (median of the ratios pair by pair) of
-
-  feature      correct, wrong and second of all cuts (goal <= 3.5, and K = 100 <= 1.15 times K = 10)
-  parameter    the ledger in parameter space, the two gradient parts of a training batch of the same size included
-               (goal <= 12)
-
---jacobian: the feature-space terms by vmap(jacrev) at every cut, against the fast way: time and peak memory (each in
-a process of its own; goal: more than 6 times slower at the CNN's first four cuts, K = 10).
---tracking: training at batch 128 with and without the ledger of every tenth step, probe batch 256 (goal: <= 20 % more).
+ledgers: ratio to a forward pass of the same batch (median of the ratios pair by pair, one process, in turn) of
+  feature    correct, wrong and second of all cuts (goal <= 3.5, and K = 100 <= 1.15 times K = 10)
+  parameter  the ledger in parameter space, given the gradient parts (goal <= 12); and those parts by themselves, of a
+             training batch of the same size
+jacobian: the feature-space terms by their definition, vmap(jacrev) at every cut, against the fast way: time and peak
+  memory, each in a process of its own (goal: more than 6 times slower at the CNN's four blocks, K = 10).
+tracking: training at batch 128 with the ledger of every tenth step, probe batch 256, over training without (goal: 20 %
+  more at most, for --ledger feature).
 """
 
 import argparse
+import dataclasses
+import json
+import resource
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -23,9 +29,12 @@ import numpy as np
 import optax
 
 from gpz_jax.analysis import vortex
+from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, TrainingConfig, resolve
+from gpz_jax.data.splits import Split
 from gpz_jax.models import build
 from gpz_jax.taps import tap
 from gpz_jax.targets import soft_targets
+from gpz_jax.training import classifier, dynamics, ledger, parallel
 
 #: Width and depth of the siblings that stand for the paper's models on two cores.
 SIBLINGS = {"cnn": (16, 1.0), "vgg19": (16, 1.0), "ir152": (16, 0.25)}
@@ -70,47 +79,132 @@ def ledgers(name: str, num_classes: int, flags) -> dict[str, float]:
     after = {**variables, "params": optax.apply_updates(variables["params"], update)}
     forward = jax.jit(lambda variables, x: network(variables, x)[0])
 
-    def parameter():
-        parts = gradient(variables["params"])
-        return vortex.parameter_terms(
-            network, variables, after, x, labels, parts, num_classes=num_classes, step_size=0.01
-        )
-
     plain, found = ratios(
         lambda: forward(variables, x),
         {
             "feature": lambda: vortex.feature_terms(network, variables, x, labels, q, step_size=0.01),
-            "parameter": parameter,
-            "gradient parts": lambda: gradient(variables["params"]),
+            "parameter": lambda: vortex.parameter_terms(
+                network, variables, after, x, labels, parts, num_classes=num_classes, step_size=0.01
+            ),
+            "parts": lambda: gradient(variables["params"]),
         },
         flags.pairs,
     )
-    feature, full, part = (found[key] for key in ("feature", "parameter", "gradient parts"))
     print(
         f"{name:6} K = {num_classes:3}  {len(network.cuts)} cuts  forward {1e3 * plain:7.1f} ms   "
-        f"feature {1e3 * feature[0]:8.1f} ms, ratio {feature[1]:5.2f}   "
-        f"parameter {1e3 * full[0]:8.1f} ms, ratio {full[1]:5.2f} (gradient parts {part[1]:.2f} of it)",
+        + "   ".join(f"{key} {1e3 * seconds:8.1f} ms, ratio {ratio:5.2f}" for key, (seconds, ratio) in found.items()),
         flush=True,
     )
-    return {"feature": feature[1], "parameter": full[1]}
+    return {key: ratio for key, (_, ratio) in found.items()}
+
+
+def jacobian(flags) -> None:
+    """The definition against the fast way at the CNN's four blocks and at all cuts of the IR sibling."""
+    for name, cuts in (("cnn", 4), ("ir152", 15)):
+        base, fast, slow = (
+            json.loads(
+                subprocess.run(
+                    [sys.executable, __file__, "--child", way, name, str(cuts), str(flags.size)],
+                    check=True, capture_output=True, text=True,
+                ).stdout
+            )
+            for way in ("forward", "fast", "jacobian")
+        )  # fmt: skip
+        print(
+            f"{name}, first {cuts} cuts, N = 64, K = 10: fast {1e3 * fast['seconds']:.0f} ms, vmap(jacrev) "
+            f"{1e3 * slow['seconds']:.0f} ms, ratio {slow['seconds'] / fast['seconds']:.1f}; peak memory "
+            f"{fast['mib']:.0f} and {slow['mib']:.0f} MiB (a forward pass alone: {base['mib']:.0f})",
+            flush=True,
+        )
+
+
+def child(way: str, name: str, cuts: str, size: str) -> None:
+    """One way in a process of its own; prints seconds (median of 5) and peak memory as JSON."""
+    _, network, variables, x, labels, q = siblings(name, 10, 64, int(size))
+    network = dataclasses.replace(network, cuts=(*network.cuts[: int(cuts)], "logits"))
+    calls = {
+        "forward": jax.jit(lambda: network(variables, x)[0]),
+        "fast": lambda: vortex.feature_terms(network, variables, x, labels, q, step_size=0.01),
+        "jacobian": jax.jit(
+            lambda v, x, y, q: vortex.feature_terms_by_jacobian(network, v, x, y, q, step_size=0.01)
+        ),
+    }  # fmt: skip
+    call = calls[way]
+    arguments = (variables, x, labels, q) if way == "jacobian" else ()
+    jax.block_until_ready(call(*arguments))
+    seconds = float(np.median([timed(lambda: call(*arguments)) for _ in range(5)]))
+    unit = 1 if sys.platform == "darwin" else 1024
+    print(json.dumps({"seconds": seconds, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}))
+
+
+def tracking(flags) -> None:
+    """Training of the CNN sibling with and without a ledger of every tenth step, in turn."""
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (128 * 80, 32, 32, 3), np.uint8), np.arange(128 * 80, dtype=np.int32) % 10
+    train, held_out = (Split(images, labels, np.arange(n, dtype=np.int32)) for n in (len(images), 256))
+    config = resolve(
+        Config(
+            data=DataConfig(augment="none"),
+            model=ModelConfig(width=16, dtype="float32"),
+            training=TrainingConfig(ls=0.3, epochs=1),
+            track=TrackConfig(track_every=10),
+        )
+    )
+    recipe, mesh = classifier.recipe_for(config, 10, 3), parallel.data_mesh()
+    network = classifier.network_for(recipe, 3)
+
+    probe = (jnp.asarray(images[:256]), jnp.asarray(labels[:256]))
+
+    def book(kind: str, folder: str) -> ledger.Ledger:
+        tracked = ledger.Tracked(network, recipe, kind == "full", ("fc",))
+        record = dynamics.StepRecord.open(
+            Path(folder) / kind, layers=network.cuts, dimensions=[1] * len(network.cuts), images_of_class=[26] * 10,
+            interference_layers=("fc",), variables=tracked.variables, attributes={}, keep_steps=0,
+        )  # fmt: skip
+        return ledger.Ledger(record, tracked, probe, mesh)
+
+    def run(book: ledger.Ledger | None):
+        state = classifier.init_state(jax.random.key(0), recipe, 3)
+        state = classifier.fit(
+            state, recipe=recipe, config=config, train=train, validation=held_out, mesh=mesh,
+            after_epoch=lambda *_: book.flush() if book else None, on_update=book.note if book else None,
+        )  # fmt: skip
+        return state.params
+
+    with tempfile.TemporaryDirectory() as folder:
+        books = {kind: book(kind, folder) for kind in ("feature", "full")}
+        plain, found = ratios(lambda: run(None), {kind: lambda b=b: run(b) for kind, b in books.items()}, 5)
+    print(f"training, CNN width 16, batch 128, 80 steps: {plain:.2f} s without a ledger; every tenth step, probe 256:")
+    for kind, (seconds, ratio) in found.items():
+        print(f"  --ledger {kind:8} {seconds:.2f} s, {100 * (ratio - 1):+.0f} %", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    everything = ["ledgers", "jacobian", "tracking"]
+    parser.add_argument("--what", nargs="+", default=["ledgers"], choices=everything)
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--models", nargs="+", default=list(SIBLINGS), choices=list(SIBLINGS))
     parser.add_argument("--classes", nargs="+", type=int, default=[10, 100])
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=10)
     flags = parser.parse_args()
+    if flags.child:
+        child(*flags.child)
+        return
     print(f"batch {flags.batch}, {flags.size}x{flags.size}x3, {jax.devices()[0].device_kind}, jax {jax.__version__}")
-    for name in flags.models:
+    for name in flags.models if "ledgers" in flags.what else ():
         found = [ledgers(name, k, flags) for k in flags.classes]
         if len(found) > 1:
             print(
                 f"{name:6} feature, K = {flags.classes[-1]} over K = {flags.classes[0]}: "
                 f"{found[-1]['feature'] / found[0]['feature']:.2f} (goal <= 1.15)"
             )
+    if "jacobian" in flags.what:
+        jacobian(flags)
+    if "tracking" in flags.what:
+        tracking(flags)
 
 
 if __name__ == "__main__":

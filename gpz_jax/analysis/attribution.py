@@ -17,7 +17,7 @@ def over_classes(values: Float[np.ndarray, "... K"], counts: Int[np.ndarray, " K
       3.0
     """
     known = counts >= 2
-    return np.asarray(values, np.float64)[..., known] @ (counts[known] / counts[known].sum())
+    return np.asarray(np.asarray(values, np.float64)[..., known] @ (counts[known] / counts[known].sum()))
 
 
 def sign_change(coefficient: Float[np.ndarray, " T"]) -> int | None:

@@ -12,7 +12,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from gpz_jax.config import Config
+from gpz_jax.config import Config, TrainingConfig
 from gpz_jax.data.augment import augment, resolve_kind
 from gpz_jax.data.batches import epoch_order, normalise, padded_batches, pixels
 from gpz_jax.data.splits import Split
@@ -264,6 +264,71 @@ def _after_epoch(plateau: Any, loss: Array, restart: Array, *, recipe: Recipe) -
     return rule.update({}, plateau, value=loss)[1]
 
 
+def alpha_of(training: TrainingConfig, epoch: int) -> float:
+    """Label smoothing in force in an epoch (counted from 0): none while warming up."""
+    return 0.0 if epoch < (training.warmup_epochs or 0) else training.ls
+
+
+def keys_of(seed: int) -> tuple[Array, Array]:
+    """Keys of a run's order of images, and of its noise (augmentation and dropout)."""
+    key = jax.random.key(seed)
+    return jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
+
+
+def end_epoch(
+    state: State,
+    totals: Totals,
+    epoch: int,
+    *,
+    recipe: Recipe,
+    config: Config,
+    validation: Split,
+    steps: int,
+    mesh: Mesh,
+) -> tuple[State, dict[str, float]]:
+    """What follows the last step of an epoch (counted from 0): validation, and the plateau rule.
+
+    Args:
+      state: after that step.
+      totals: sums of the epoch.
+      epoch: its number.
+      recipe: compiled shape of the run.
+      config: resolved configuration.
+      validation: images for the plateau rule.
+      steps: how many the epoch had.
+      mesh: devices.
+
+    Returns:
+      The state that the next epoch begins with, and what the epoch measured.
+
+    Raises:
+      UserError: a loss, or a parameter, is not finite; names the step.
+    """
+    t, alpha = config.training, alpha_of(config.training, epoch)
+    held_out = evaluate(state.variables, validation, alpha, recipe=recipe, mesh=mesh)
+    bad = int(totals.first_bad_step)
+    if bad < 0 and not (math.isfinite(held_out["loss"]) and _are_finite(state.params)):
+        bad = int(state.step) - 1  # the update of the last step did it, after its loss was taken
+    if bad >= 0:
+        raise UserError(
+            f"the loss is not finite at step {bad} (epoch {epoch + 1}, alpha {alpha:g}, lr {t.lr:g}); the "
+            "checkpoint of the last good epoch is kept: lower --lr, bring --ls closer to 0 or lengthen "
+            "--warmup-epochs"
+        )
+    warmup, scale = t.warmup_epochs or 0, float(state.plateau.scale)
+    plateau = _after_epoch(
+        state.plateau, jnp.float32(held_out["loss"]), jnp.asarray(epoch == warmup > 0), recipe=recipe
+    )
+    measured = {
+        "alpha": alpha,
+        "lr": t.lr * scale,
+        "gradient_norm": float(totals.gradient_norm) / steps,
+        **{f"train_{name}": value for name, value in totals.means().items()},
+        **{f"validation_{name}": value for name, value in held_out.items()},
+    }
+    return state._replace(plateau=plateau), measured
+
+
 def fit(
     state: State,
     *,
@@ -303,18 +368,16 @@ def fit(
     """
     t = config.training
     check_batch_size(t.batch_size, len(train), mesh)
-    key = jax.random.key(config.seed)
-    order_key, noise_key = jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
+    order_key, noise_key = keys_of(config.seed)
     images, labels = parallel.replicate(train.take(), mesh)
     state = parallel.replicate(state, mesh)
     steps = len(train) // t.batch_size
-    warmup = t.warmup_epochs or 0
     for epoch in range(first_epoch, t.epochs):
-        alpha = 0.0 if epoch < warmup else t.ls
+        alpha = jnp.float32(alpha_of(t, epoch))
         order = epoch_order(order_key, epoch, len(train))
         totals = parallel.replicate(Totals.zero(), mesh)
         for index in range(steps):
-            batch = (images, labels, order, jnp.int32(index), jnp.float32(alpha), noise_key)
+            batch = (images, labels, order, jnp.int32(index), alpha, noise_key)
             step = epoch * steps + index
             due = on_update is not None and step % (config.track.track_every or 1) == 0
             # A copy, for the step donates the original; the optimiser's part of it is not asked for.
@@ -323,27 +386,8 @@ def fit(
             if on_update is not None and due:
                 on_update(epoch + 1, step, before, batch, state)
             on_step(epoch, index)
-        held_out = evaluate(state.variables, validation, alpha, recipe=recipe, mesh=mesh)
-        bad = int(totals.first_bad_step)
-        if bad < 0 and not (math.isfinite(held_out["loss"]) and _are_finite(state.params)):
-            bad = int(state.step) - 1  # the update of the last step did it, after its loss was taken
-        if bad >= 0:
-            raise UserError(
-                f"the loss is not finite at step {bad} (epoch {epoch + 1}, alpha {alpha:g}, lr {t.lr:g}); the "
-                "checkpoint of the last good epoch is kept: lower --lr, bring --ls closer to 0 or lengthen "
-                "--warmup-epochs"
-            )
-        scale = float(state.plateau.scale)
-        plateau = _after_epoch(
-            state.plateau, jnp.float32(held_out["loss"]), jnp.asarray(epoch == warmup > 0), recipe=recipe
+        state, measured = end_epoch(
+            state, totals, epoch, recipe=recipe, config=config, validation=validation, steps=steps, mesh=mesh
         )
-        state = state._replace(plateau=plateau)
-        measured = {
-            "alpha": alpha,
-            "lr": t.lr * scale,
-            "gradient_norm": float(totals.gradient_norm) / steps,
-            **{f"train_{name}": value for name, value in totals.means().items()},
-            **{f"validation_{name}": value for name, value in held_out.items()},
-        }
         after_epoch(epoch + 1, state, measured)
     return state

@@ -194,7 +194,7 @@ def read_steps(run_folder: Path):
                 if not whole and array.shape[0] < length:
                     raise ValueError(f"{name} holds {array.shape[0]} of {length} steps")
                 values = np.asarray(array[:] if whole else array[:length])
-                values = values.astype(str) if values.dtype.kind == "T" else values
+                values = np.array(values.tolist(), str) if values.dtype.kind == "T" else values
                 found[name] = (dims, values, dict(array.attrs))
             coords = {name: found.pop(name) for name in ("step", *_COORDINATES)}
             return xr.Dataset(found, coords, dict(group.attrs))

@@ -81,7 +81,7 @@ def enter(
     def stack(of_cut: Mapping[str, Array]) -> Array:
         return jnp.stack([of_cut[cut] for cut in network.cuts])
 
-    def columns(terms: Mapping[str, NamedTuple]) -> dict[str, Array]:
+    def columns(terms: Mapping[str, Any]) -> dict[str, Array]:
         names = terms[network.cuts[0]]._fields
         return {name: stack({cut: getattr(terms[cut], name) for cut in network.cuts}) for name in names}
 
@@ -128,12 +128,16 @@ class Ledger:
     """Rows on their way to the record: kept on the device, written a chunk at a time."""
 
     def __init__(self, record: dynamics.StepRecord, tracked: Tracked, probe: tuple[Any, Any], mesh: Mesh):
-        self._record, self._tracked, self._probe, self._mesh = record, tracked, probe, mesh
+        self.tracked, self.probe, self.mesh = tracked, probe, mesh
+        self._record = record
         self._pending: list[tuple[int, int, dict[str, Array]]] = []
 
     def note(self, epoch: int, step: int, before: State, batch: tuple[Any, ...], after: State) -> None:
         """Enter a step; an ``on_update`` of ``classifier.fit``."""
-        row = enter(before, batch, after, *self._probe, tracked=self._tracked, mesh=self._mesh)
+        self.add(epoch, step, enter(before, batch, after, *self.probe, tracked=self.tracked, mesh=self.mesh))
+
+    def add(self, epoch: int, step: int, row: dict[str, Array]) -> None:
+        """Take a row that :func:`enter` gave."""
         self._pending.append((epoch, step, row))
         if len(self._pending) == dynamics.CHUNK:
             self.flush()

@@ -9,6 +9,9 @@ runs/NAME/
   probe/            a table and a labelled record for every probe
   attacks/          one folder a cut and decoder
   figures/
+
+Runs trained together lie in one folder, NAME/ls0.3-seed0/ and so on, each a run folder as above; beside them
+NAME/dynamics.zarr holds the groups of all of them, with two more dims, alpha and seed.
 """
 
 import dataclasses
@@ -18,7 +21,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,10 +71,20 @@ def make_folder(folder: Path) -> Path:
 
 def readable_name(config: Config) -> str:
     """``digits-cnn16-ls0.3-seed0``: what a run is, at a glance."""
+    return f"{network_name(config)}-{member_name(config)}"
+
+
+def member_name(config: Config) -> str:
+    """``ls0.3-seed0``: what tells a run from those that are trained together with it."""
+    return f"ls{config.training.ls:g}-seed{config.seed}"
+
+
+def network_name(config: Config) -> str:
+    """``digits-cnn16``: data set and network."""
     data, model = config.data.data.replace("/", "_"), config.model
     width = f"-w{model.width}" if model.model[-1:].isdigit() else f"{model.width}"
     depth = f"-d{model.depth:g}" if model.depth != 1 else ""
-    return f"{data}-{model.model}{width}{depth}-ls{config.training.ls:g}-seed{config.seed}"
+    return f"{data}-{model.model}{width}{depth}"
 
 
 def start(
@@ -101,8 +114,16 @@ def start(
     """
     path = Path(folder) if folder else Path("runs") / readable_name(config)
     if folder is None and not resume:
-        path = _free(path)
+        path = free(path)
     run = Run(path.absolute(), config, fingerprint, num_classes, channels, imported)
+    check_folder(run, resume=resume)
+    write_config(run)
+    return run
+
+
+def check_folder(run: Run, *, resume: bool) -> None:
+    """Raise :class:`UserError` unless the folder can be begun, or gone on with, as :func:`start` says."""
+    path = run.folder
     if (path / "config.json").exists():
         if not resume:
             raise UserError(
@@ -113,20 +134,23 @@ def start(
         raise UserError(
             f"{path} is not empty and holds no config.json, so it is no run folder; choose another with --run"
         )
+
+
+def write_config(run: Run) -> None:
+    """Make the run's folder and write its config.json."""
     make_folder(run.folder)
     write_json(
         run.folder / "config.json",
         {
-            "config": dataclasses.asdict(config),
-            "fingerprint": fingerprint,
-            "num_classes": num_classes,
-            "channels": channels,
+            "config": dataclasses.asdict(run.config),
+            "fingerprint": run.fingerprint,
+            "num_classes": run.num_classes,
+            "channels": run.channels,
             "versions": {name: _version(name) for name in _PACKAGES},
             "devices": [str(device) for device in jax.devices()],
-            "imported": imported,
+            "imported": run.imported,
         },
     )
-    return run
 
 
 def open_run(folder: str | Path) -> Run:
@@ -192,11 +216,12 @@ def _check_same(old: Run, new: Run) -> None:
         raise UserError(f"{old.folder} was trained on other images than --data {new.config.data.data} now holds")
 
 
-def _free(path: Path) -> Path:
-    number, free = 2, path
-    while free.exists():
-        free, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return free
+def free(path: Path) -> Path:
+    """The path, numbered if it is taken."""
+    number, found = 2, path
+    while found.exists():
+        found, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return found
 
 
 def _version(package: str) -> str:
@@ -358,7 +383,7 @@ class Checkpoints:
 
     def _steps(self) -> list[int]:
         self._finish()
-        return sorted(int(path.name) for path in self._folder.iterdir() if path.is_dir() and path.name.isdecimal())
+        return saved_epochs(self._folder)
 
     def discard_damaged(self) -> list[int]:
         """Remove damaged checkpoints and return their epochs: at every save Orbax reads the metrics of all."""
@@ -369,9 +394,18 @@ class Checkpoints:
             shutil.rmtree(self._folder / str(step))
         return damaged
 
-    def latest(self, abstract: State) -> Loaded | None:
-        """The last checkpoint that can be read, or None if there is none at all."""
-        return self._first_readable(self._steps()[::-1], abstract)
+    def discard_after(self, epoch: int) -> None:
+        """Remove the checkpoints of later epochs: training goes on from that one and will write them again."""
+        import shutil
+
+        for step in self._steps():
+            if step > epoch:
+                shutil.rmtree(self._folder / str(step))
+
+    def latest(self, abstract: State, *, up_to: int | None = None) -> Loaded | None:
+        """The last checkpoint (of those ``up_to`` an epoch) that can be read, or None if there is none at all."""
+        steps = self._steps()[::-1]
+        return self._first_readable([step for step in steps if up_to is None or step <= up_to], abstract)
 
     def best(self, abstract: State) -> Loaded | None:
         """The best checkpoint by validation that can be read, or None if there is none at all."""
@@ -394,6 +428,26 @@ class Checkpoints:
             why = notes[0].removesuffix("; falling back to another")
             raise UserError(f"no checkpoint in {self._folder} can be read: {why}; train the run again")
         return None
+
+
+def latest_of_all(checkpoints: Sequence[Checkpoints], abstract: State) -> list[Loaded] | None:
+    """Every run's checkpoint of the last epoch of which all of them can be read; None if there is no such epoch."""
+    up_to = None
+    while True:
+        loaded = [one.latest(abstract, up_to=up_to) for one in checkpoints]
+        found = [one for one in loaded if one is not None]
+        if len(found) < len(loaded):
+            return None
+        up_to = min(one.epoch for one in found)
+        if all(one.epoch == up_to for one in found):
+            return found
+
+
+def saved_epochs(folder: Path) -> list[int]:
+    """Epochs of the checkpoints in a folder, whole or not, in order; none if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
 
 
 _SEAL = "seal.json"

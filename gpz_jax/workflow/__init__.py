@@ -10,6 +10,7 @@ from gpz_jax.workflow.cuts import BareModel, CutsConfig, Priced, price, price_mo
 from gpz_jax.workflow.imported import import_run
 from gpz_jax.workflow.probe import probe_run, report_probe
 from gpz_jax.workflow.split import report_split, split_run
+from gpz_jax.workflow.together import train_together
 from gpz_jax.workflow.train import train_run
 from gpz_jax.workflow.victim import Victim, load_run, report_accuracy
 from gpz_jax.workflow.vortex import read_ledgers, report_ledgers
@@ -37,4 +38,5 @@ __all__ = [
     "short",
     "split_run",
     "train_run",
+    "train_together",
 ]

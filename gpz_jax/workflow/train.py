@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -48,10 +48,7 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
     network = classifier.network_for(recipe, channels)
     mesh = parallel.data_mesh()
     # Before the folder is made: what cannot be trained should not leave a run folder in the way of the next try.
-    classifier.check_batch_size(config.training.batch_size, len(dealt.train), mesh)
-    rules_to_apply(config.probe)
-    if config.track.track_every is not None:
-        check_tracking(config.track, network, dealt.num_classes)
+    check_trainable(config, dealt, network, mesh)
     run = runs.start(
         config,
         folder=folder,
@@ -75,6 +72,7 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
         for step in checkpoints.discard_damaged():
             say(f"the damaged checkpoint of epoch {step} is removed")
         runs.keep_epochs(run, done)
+        keeper = Keeper(run, checkpoints, network, tracked, mesh)
         steps = len(dealt.train) // config.training.batch_size
         book = None
         if config.track.track_every is not None:
@@ -84,16 +82,7 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
         def after_epoch(epoch: int, state: classifier.State, measured: dict[str, float]) -> None:
             if book is not None:
                 book.flush()  # before the checkpoint, so that no step behind it is missing
-            moments = measure(network, state.variables, probe_batches(tracked, mesh), dealt.num_classes)
-            cuts = cut_summary(network, moments)
-            runs.append_metrics(run, {"epoch": epoch, **measured, "cuts": cuts})
-            checkpoints.save(
-                epoch,
-                state,
-                accuracy=measured["validation_accuracy"],
-                loss=measured["validation_loss"],
-                candidate=epoch > (config.training.warmup_epochs or 0),
-            )
+            cuts = keeper.keep(epoch, state, measured)
             bar.update(
                 task,
                 description=f"epoch {epoch}/{config.training.epochs}  loss {measured['train_loss']:.3f}  "
@@ -113,11 +102,48 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
             on_update=None if book is None else book.note,
             first_epoch=done,
         )
+    write_record(run)
+    return run
+
+
+def check_trainable(config: Config, dealt: splits.Splits, network: TappedNetwork, mesh: Mesh) -> None:
+    """Raise :class:`UserError` for settings under which these images cannot be trained on, tracked or probed."""
+    classifier.check_batch_size(config.training.batch_size, len(dealt.train), mesh)
+    rules_to_apply(config.probe)
+    if config.track.track_every is not None:
+        check_tracking(config.track, network, dealt.num_classes)
+
+
+class Keeper(NamedTuple):
+    """Where the epochs of a run go; the cuts are measured on the ``tracked`` images."""
+
+    run: Run
+    checkpoints: runs.Checkpoints
+    network: TappedNetwork
+    tracked: splits.Split
+    mesh: Mesh
+
+    def keep(self, epoch: int, state: classifier.State, measured: dict[str, float]) -> dict[str, dict[str, Any]]:
+        """Measure every cut, write the epoch's line of metrics and its checkpoint; returns its :func:`cut_summary`."""
+        batches = probe_batches(self.tracked, self.mesh)
+        cuts = cut_summary(self.network, measure(self.network, state.variables, batches, self.run.num_classes))
+        runs.append_metrics(self.run, {"epoch": epoch, **measured, "cuts": cuts})
+        self.checkpoints.save(
+            epoch,
+            state,
+            accuracy=measured["validation_accuracy"],
+            loss=measured["validation_loss"],
+            candidate=epoch > (self.run.config.training.warmup_epochs or 0),
+        )
+        return cuts
+
+
+def write_record(run: Run) -> None:
+    """Write what metrics.jsonl says of the epochs to dynamics.zarr, and draw it."""
     if runs.read_metrics(run):  # else someone took metrics.jsonl away from a finished run
         record = runs.epochs(run)
         runs.write_zarr(record, run.subfolder("dynamics.zarr") / "epochs")
         figures.training_figure(record, run.subfolder("figures") / "training.png")
-    return run
 
 
 def resolve_here(config: Config) -> Config:
@@ -125,7 +151,11 @@ def resolve_here(config: Config) -> Config:
 
     So config.json holds what was run, and means the same elsewhere.
     """
-    config = resolve(config)
+    return on_this_machine(resolve(config))
+
+
+def on_this_machine(config: Config) -> Config:
+    """A configuration with what depends on this machine worked out, and nothing else."""
     model = config.model
     family = MODELS.get(model.model)  # an unknown one is refused by name where it is built
     width = family.default_width if model.width is None and family else model.width

@@ -68,11 +68,11 @@ def dynamics(epochs, cuts):
     scalars = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
     return xr.Dataset(
         {
-            "within": (("epoch", "cut"), rng.uniform(0.1, 5, (epochs, cuts))),
-            "share": (("epoch", "cut"), rng.uniform(0, 1, (epochs, cuts))),
+            "within": (("epoch", "layer"), rng.uniform(0.1, 5, (epochs, cuts))),
+            "share": (("epoch", "layer"), rng.uniform(0, 1, (epochs, cuts))),
             **{name: ("epoch", rng.uniform(0, 1, epochs)) for name in scalars},
         },
-        coords={"epoch": np.arange(1, epochs + 1), "cut": [f"cut {i}" for i in range(cuts)]},
+        coords={"epoch": np.arange(1, epochs + 1), "layer": [f"cut {i}" for i in range(cuts)]},
     )
 
 

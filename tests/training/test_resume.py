@@ -17,10 +17,10 @@ import tiny_runs
 import xarray as xr
 
 from gpz_jax import workflow
-from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, resolve
+from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, TrainingConfig, resolve
 from gpz_jax.errors import UserError
 from gpz_jax.train import main
-from gpz_jax.training import classifier, parallel, runs
+from gpz_jax.training import classifier, dynamics, parallel, runs
 from gpz_jax.workflow.common import abstract_state
 
 
@@ -32,11 +32,14 @@ def standard_promotion():
 
 # Small images, so that an epoch is short; several epochs, so that there is something to interrupt.
 FLAGS = ("--size", "16", "--width", "4", "--ls", "0.3", "--null-seeds", "0")
+TRACKED = TrackConfig(track_every=1, probe_size=40)
+TRACK_FLAGS = ("--track-every", "1", "--probe-size", "40")
+STEPS = 7  # of an epoch
 
 
-def config(**changed):
+def config(track=None, **changed):
     training = TrainingConfig(**{"ls": 0.3, "epochs": 6, **changed})
-    return Config(data=DataConfig(size=16), model=ModelConfig(width=4), training=training)
+    return Config(data=DataConfig(size=16), model=ModelConfig(width=4), training=training, track=track or TrackConfig())
 
 
 def latest(folder):
@@ -54,8 +57,11 @@ def assert_same_run(a, b):
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (a, b)]
     assert [json.loads(line)["epoch"] for line in lines[0]] == list(range(1, one.epoch + 1))
     assert lines[0] == lines[1]
-    with xr.open_zarr(a / "dynamics.zarr") as x, xr.open_zarr(b / "dynamics.zarr") as y:
-        xr.testing.assert_identical(x.load(), y.load())
+    for group in ("epochs", "steps") if dynamics.steps_folder(a).exists() else ("epochs",):
+        read = [xr.open_zarr(folder / "dynamics.zarr", group=group, consolidated=False) for folder in (a, b)]
+        with read[0] as x, read[1] as y:
+            xr.testing.assert_identical(x.load(), y.load())
+    assert dynamics.steps_folder(a).exists() == dynamics.steps_folder(b).exists()
     assert workflow.load_run(str(a)).epoch == workflow.load_run(str(b)).epoch
 
 
@@ -88,7 +94,8 @@ def kill_after(folder, epochs, flags):
 
 def test_killed_in_mid_run_and_resumed_is_the_uninterrupted_run(uninterrupted, tmp_path, capsys):
     flags = (*FLAGS, "--epochs", "6")
-    assert 2 <= kill_after(tmp_path / "run", 2, flags) < 6
+    # The third line of metrics.jsonl is written once the first checkpoint is whole, the second perhaps before.
+    assert 3 <= kill_after(tmp_path / "run", 3, flags) < 6
     capsys.readouterr()
     main([*flags, "--run", str(tmp_path / "run"), "--resume"])
     assert "continuing after epoch" in capsys.readouterr().err
@@ -158,6 +165,84 @@ def test_reverse_smoothing_warms_up_and_says_so(tmp_path):
     # Its default follows the epochs, so that more of them ask for another run; the line says how to go on.
     with pytest.raises(UserError, match=r"another configuration: warmup-epochs 1 \(not 5\)"):
         workflow.train_run(config(ls=-0.05, epochs=20), folder=str(tmp_path / "run"), resume=True)
+
+
+# The ledger of steps -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tracked(tmp_path_factory):
+    """An uninterrupted run whose every step is in the ledger; not to be changed."""
+    with jax.numpy_dtype_promotion("standard"):
+        folder = workflow.train_run(config(TRACKED), folder=str(tmp_path_factory.mktemp("tracked") / "run")).folder
+    assert dynamics.read_steps(folder).step.values.tolist() == list(range(6 * STEPS))
+    return folder
+
+
+@pytest.fixture
+def tracked_copy(tracked, tmp_path):
+    """A copy of the tracked run, to be damaged."""
+    return shutil.copytree(tracked, tmp_path / "tracked copy")
+
+
+def killed_and_resumed(tracked, folder, *epochs):
+    """Kill a tracked run once for each of ``epochs``, resume it to the end and compare it with the whole one."""
+    flags = (*FLAGS, *TRACK_FLAGS, "--epochs", "6")
+    for i, epoch in enumerate(epochs):
+        assert kill_after(folder, epoch, (*flags, "--resume") if i else flags) < 6
+        dynamics.read_steps(folder)  # whole, wherever the kill came
+    main([*flags, "--run", str(folder), "--resume"])
+    assert_same_run(tracked, folder)
+
+
+def test_a_tracked_run_killed_in_mid_run_and_resumed_is_the_uninterrupted_one(tracked, tmp_path, capsys):
+    killed_and_resumed(tracked, tmp_path / "run", 3)
+    assert "continuing after epoch" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [(1,), (2,), (4,), (5,), (1, 2), (2, 4)])
+def test_a_tracked_run_killed_at_other_points(tracked, tmp_path, epochs):
+    killed_and_resumed(tracked, tmp_path / "run", *epochs)
+
+
+@pytest.mark.parametrize("metrics_too", [True, False], ids=["before metrics", "after metrics"])
+def test_killed_between_the_ledger_and_the_checkpoint(tracked, tracked_copy, metrics_too):
+    # The ledger is flushed first: it holds the seven steps of an epoch that has no checkpoint, and perhaps no metrics.
+    shutil.rmtree(tracked_copy / "checkpoints" / "6")
+    if metrics_too:
+        lines = (tracked_copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (tracked_copy / "metrics.jsonl").write_text("".join(lines[:-1]))
+    workflow.train_run(config(TRACKED), folder=str(tracked_copy), resume=True)
+    assert_same_run(tracked, tracked_copy)
+
+
+def test_steps_behind_no_checkpoint_are_not_in_the_ledger_of_a_resumed_run(tracked_copy, monkeypatch):
+    # What a kill leaves before the first step after resuming: that of the epochs behind the checkpoint, and no more.
+    shutil.rmtree(tracked_copy / "checkpoints" / "6")
+    monkeypatch.setattr(classifier, "fit", lambda *args, **kwargs: None)
+    workflow.train_run(config(TRACKED), folder=str(tracked_copy), resume=True)
+    assert dynamics.read_steps(tracked_copy).step.values.tolist() == list(range(5 * STEPS))
+
+
+def test_killed_before_the_first_checkpoint_begins_the_ledger_anew(tracked, tracked_copy):
+    shutil.rmtree(tracked_copy / "checkpoints")
+    workflow.train_run(config(TRACKED), folder=str(tracked_copy), resume=True)
+    assert_same_run(tracked, tracked_copy)
+
+
+def test_resuming_a_finished_tracked_run_changes_nothing(tracked, tracked_copy):
+    before = tiny_runs.snapshot(dynamics.steps_folder(tracked_copy))
+    workflow.train_run(config(TRACKED), folder=str(tracked_copy), resume=True)
+    assert tiny_runs.snapshot(dynamics.steps_folder(tracked_copy)) == before
+    assert_same_run(tracked, tracked_copy)
+
+
+def test_more_epochs_extend_the_ledger(tracked, tracked_copy, tmp_path):
+    workflow.train_run(config(TRACKED, epochs=10), folder=str(tracked_copy), resume=True)
+    workflow.train_run(config(TRACKED, epochs=10), folder=str(tmp_path / "at once"))
+    assert_same_run(tmp_path / "at once", tracked_copy)
+    assert dynamics.CHUNK < dynamics.read_steps(tracked_copy).sizes["step"] == 10 * STEPS
 
 
 # Damage --------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,213 @@
+"""The vortex command: what it prints is what the ledger holds, and what it cannot read is one line."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_runs
+import xarray as xr
+import zarr
+from PIL import Image
+from tiny_runs import CUTS, TINY, refused, snapshot
+
+from gpz_jax import train, vortex
+from gpz_jax.training import dynamics
+from gpz_jax.workflow.vortex import over_ledger, read_ledgers, said_of, summarise
+
+#: One process compiles for all: the settings of the other tests of tiny runs, tracked.
+TRACKED = (*TINY, "--null-seeds", "0", "--track-every", "1", "--probe-size", "40")
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "220")
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Two tracked runs, one-hot and LS+; not to be changed."""
+    home = tmp_path_factory.mktemp("home")
+    with jax.numpy_dtype_promotion("standard"):
+        for ls in ("0", "0.3"):
+            train.main([*TRACKED, "--ls", ls, "--run", str(home / f"ls{ls}")])
+    return home
+
+
+@pytest.fixture
+def copy(home, tmp_path):
+    return shutil.copytree(home, tmp_path / "copy")
+
+
+def tables_in(text):
+    """Rows of cells of every table printed, by the table's title."""
+    found, title = {}, ""
+    for line in text.splitlines():
+        if ":" in line and not line.lstrip().startswith(("│", "┃")):
+            title = line.strip()
+        if line.lstrip().startswith("│"):
+            found.setdefault(title, []).append([cell.strip() for cell in line.strip().strip("│").split("│")])
+    return found
+
+
+def test_one_run_as_a_process(copy):
+    said = tiny_runs.command("vortex", "ls0.3", cwd=copy)
+    assert said.returncode == 0, said.stderr
+    found = tables_in(said.stdout)
+    moved, agreed = (rows for title, rows in found.items() if title.startswith("ls0.3"))
+    assert [row[0] for row in moved] == [row[0] for row in agreed] == list(CUTS)
+    record = dynamics.read_steps(copy / "ls0.3")
+    counts = record.images_of_class / record.images_of_class.sum()
+    for row in moved:
+        at = (record.sel(layer=row[0]) * counts).sum("class")
+        assert row[5] == f"{float(at.realised.sum()):.3g}"
+        shares = [float(at[term].sum() / at.realised.sum()) * 100 for term in ("optimiser", "statistics", "residual")]
+        assert row[8:11] == [f"{share:.3g}" for share in shares]
+        np.testing.assert_allclose(sum(shares), 100, atol=0.1)
+    with (copy / "ls0.3" / "vortex.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["layer"] for row in rows if row["phase"] == "all"] == list(CUTS)
+    for name in ("overview", "terms", "interference"):
+        with Image.open(copy / "ls0.3" / "figures" / f"vortex-{name}.png") as image:
+            image.load()
+    assert all(line.startswith("gpz: figure ") for line in said.stderr.splitlines())
+
+
+def test_several_runs_are_overlaid(copy, capsys):
+    vortex.main(["copy/ls0", "copy/ls0.3", "--layer", "fc", "--out", "both"])
+    assert {"ls0: what moved R_c^2", "ls0.3: what moved R_c^2"} <= {
+        title.split(" (")[0] for title in tables_in(capsys.readouterr().out)
+    }
+    assert {path.name for path in Path("both").iterdir()} == {
+        "overview.png", "terms.png", "interference.png", "vortex.csv"
+    }  # fmt: skip
+    vortex.main(["copy/ls0", "copy/ls0.3"])
+    assert (copy / "vortex" / "overview.png").is_file()  # beside the runs, if nothing else is said
+
+
+def test_a_folder_of_runs_stands_for_its_runs(home):
+    assert [read.name for read in read_ledgers([str(home)])] == ["ls0", "ls0.3"]
+
+
+# What a ledger comes to ----------------------------------------------------------------------------------------------
+
+
+def ledger_of(coefficient, **terms):
+    """A ledger of two layers and three classes, the last of one image; every term is constant but the coefficient."""
+    steps = len(coefficient)
+    values = {name: terms.get(name, 0.0) for name in dynamics.VARIABLES if "class" in dynamics.VARIABLES[name].dims}
+    data = {}
+    for name, value in values.items():
+        dims = ("step", *dynamics.VARIABLES[name].dims)
+        sizes = {"step": steps, "layer": 2, "class": 3, "output": 3, "interference_layer": 1}
+        data[name] = (dims, np.broadcast_to(value, [sizes[dim] for dim in dims]).astype(np.float32))
+    data["coefficient"] = (("step", "class"), np.repeat(np.asarray(coefficient)[:, None], 3, axis=1))
+    data["share"] = (("step", "layer"), np.full((steps, 2), 0.5))
+    data["epoch"] = (("step",), np.ones(steps))
+    return xr.Dataset(
+        data,
+        {
+            "step": np.arange(0, 2 * steps, 2),
+            "layer": ["a", "logits"],
+            "images_of_class": ("class", [2, 6, 1]),
+            "interference_layer": ["a"],
+        },
+        {"track_every": 2},
+    )
+
+
+def test_sums_and_phases_by_hand():
+    by_class = np.array([1.0, 3.0, np.nan])  # mean over images: (2·1 + 6·3)/8 = 2.5
+    record = ledger_of([-0.5, -0.1, 0.1, -0.05], realised=-by_class, optimiser=-2 * by_class, statistics=by_class)
+    curves = over_ledger(record)
+    assert curves.attrs["turn"] == 4
+    rows = {(row["layer"], row["phase"]): row for row in summarise(curves)}
+    assert set(rows) == {(layer, phase) for layer in ("a", "logits") for phase in ("all", "before", "after")}
+    assert rows["a", "all"]["sum_realised"] == -10
+    assert rows["a", "after"]["sum_optimiser"] == -10
+    assert rows["a", "before"]["sum_statistics"] == 5
+    assert rows["a", "all"]["net"] == 1
+    assert rows["a", "all"]["falling"] == 1
+    assert rows["logits", "all"]["optimiser_size"] == 2
+    assert rows["logits", "all"]["both_size"] == 1  # -2 + 1
+    said = said_of(curves)
+    assert said[0] == "classes with fewer than two images in the probe batch, left out of every sum: 2 (1)"
+    assert said[1] == "one step in 2 was entered: sums are over those 4 steps alone"
+    assert "turns positive at step 4 (epoch 1) and is so on 50% of the steps from there" in said[2]
+
+
+def test_no_sign_change_and_a_ledger_without_the_parameters_terms():
+    record = ledger_of([-0.5, -0.1], realised=1.0).drop_vars(list(dynamics.PARAMETER_TERMS))
+    curves = over_ledger(record)
+    assert [row["phase"] for row in summarise(curves)] == ["all", "all"]
+    assert np.isnan(summarise(curves)[0]["sum_optimiser"])
+    assert "stays negative (at most -0.1)" in said_of(curves)[-1]
+
+
+def test_the_coefficient_that_turns_at_the_first_step_has_nothing_before():
+    rows = summarise(over_ledger(ledger_of([0.1, 0.2], realised=1.0)))
+    assert {row["phase"] for row in rows} == {"all", "after"}
+
+
+# Bad input -----------------------------------------------------------------------------------------------------------
+
+
+def test_no_run_and_unknown_flags(capsys):
+    assert "a run folder is missing" in refused(capsys, vortex.main)
+    assert "unknown flag '--layers'; did you mean '--layer'" in refused(capsys, vortex.main, "r", "--layers", "fc")
+
+
+def test_what_is_no_run_or_was_not_tracked(copy, capsys, tmp_path):
+    assert "is not a run folder (no config.json)" in refused(capsys, vortex.main, tmp_path / "nothing")
+    shutil.rmtree(copy / "ls0" / "dynamics.zarr" / "steps")
+    said = refused(capsys, vortex.main, copy / "ls0")
+    assert said.endswith("holds no ledger of steps; train a run with --track-every 1")
+
+
+def test_an_unknown_layer(copy, capsys):
+    before = snapshot(copy)
+    said = refused(capsys, vortex.main, copy / "ls0", "--layer", "block4")
+    assert said == "unknown layer 'block4'; did you mean 'block_4'?"
+    assert snapshot(copy) == before
+
+
+def test_runs_of_different_layers_are_not_compared(copy, capsys):
+    # The same record under another name of one layer, as of another model.
+    folder = dynamics.steps_folder(copy / "ls0")
+    shutil.rmtree(folder / "layer")
+    names = np.array([*CUTS[:-2], "embedding", "logits"], dtype=np.dtypes.StringDType())
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr's strings
+        zarr.open_group(str(folder), mode="r+").create_array("layer", data=names, dimension_names=("layer",))
+    said = refused(capsys, vortex.main, copy / "ls0", copy / "ls0.3")
+    assert said == (
+        "ls0 and ls0.3 have different layers and cannot be compared: only ls0 has embedding; only ls0.3 has fc"
+    )
+
+
+def test_a_record_cut_short_by_a_crash_is_read_up_to_the_last_whole_step(copy, capsys):
+    whole = dynamics.read_steps(copy / "ls0.3")
+    group = zarr.open_group(str(dynamics.steps_folder(copy / "ls0.3")), mode="r+")
+    group["step"].resize((5,))  # killed after the variables of the sixth step, before it counts
+    group["radius"].resize((40, *group["radius"].shape[1:]))
+    vortex.main([str(copy / "ls0.3")])
+    assert "5 steps)" in capsys.readouterr().out
+    xr.testing.assert_identical(dynamics.read_steps(copy / "ls0.3"), whole.isel(step=slice(5)))
+    group["step"].resize((0,))
+    assert "without a whole step yet" in refused(capsys, vortex.main, copy / "ls0.3")
+
+
+def test_a_damaged_record_is_one_line(copy, capsys):
+    folder = dynamics.steps_folder(copy / "ls0")
+    (folder / "radius" / "zarr.json").write_text("{")
+    assert "cannot be read" in refused(capsys, vortex.main, copy / "ls0")
+    written = json.loads((copy / "ls0" / "config.json").read_text())
+    assert written["config"]["track"]["track_every"] == 1
