@@ -158,11 +158,17 @@ def _feature_terms(network, variables, x, labels, targets, step_size) -> dict[st
     n = jnp.maximum(count, 1)
     sums = partial(jax.ops.segment_sum, segment_ids=labels, num_segments=num_classes)
 
-    # Σ d·g as Σ z·g - N_c μ_c·ḡ_c, and Σ ||g - ḡ||² likewise: sums over classes are K x D where d and g - ḡ would be
-    # two more arrays of N x D. It is linear in z, so rounding costs no more than z's own does.
+    # Σ d·g as Σ z·g - N_c μ_c·ḡ_c, and Σ ||g - ḡ||² likewise: sums over classes are K x D, where d and g - ḡ would be
+    # two more arrays of N x D. All of them as seen from an image of the class: in a network as initialised the g_i of a
+    # class are all but equal, and their squares would cancel.
+    first = jnp.argmax(labels == jnp.arange(num_classes, dtype=labels.dtype)[:, None], axis=1)[labels]
+
+    def seen_from_first(values: Array) -> Array:
+        return _flat(values) - _flat(values)[first]
+
     of_images, of_means = [], []
     for cut in network.cuts:
-        z, g_correct, g_wrong = (_flat(of[cut]) for of in (taps, correct, wrong))
+        z, g_correct, g_wrong = (seen_from_first(of[cut]) for of in (taps, correct, wrong))
         g = g_correct + g_wrong
         of_images.append(jnp.stack([jnp.sum(a * b, axis=1) for a, b in ((z, g_correct), (z, g_wrong), (g, g))]))
         z, g_correct, g_wrong = sums(z), sums(g_correct), sums(g_wrong)
@@ -355,7 +361,8 @@ def _parameter_terms(network, before, after, x, labels, parts, step_size, *, num
     def terms(cut: str) -> ParameterTerms:
         d = deviations(taps[cut], labels, num_classes)
         correct, wrong, optimiser = (
-            2 * class_means(jnp.sum(d * _flat(dz[cut]), axis=1), labels, num_classes) for dz in tangents
+            2 * class_means(jnp.sum(d * centred(_flat(dz[cut]), labels, num_classes), axis=1), labels, num_classes)
+            for dz in tangents
         )
         by_parameters = _change(d, taps[cut], at_moved[cut], labels, num_classes)
         realised = _change(d, taps[cut], at_after[cut], labels, num_classes)
@@ -378,17 +385,17 @@ def realised_change(
 
 
 def _change(d: Array, old: Array, new: Array, labels: Array, num_classes: int) -> Array:
-    """ΔR_c² = (1/N_c) Σ (2 d_i + δ_i)·δ_i - ||δ̄_c||², δ the displacements.
+    """ΔR_c² = (1/N_c) Σ (2 d_i + δ_i)·δ_i, δ the displacements less their class's mean.
 
-    Not as a difference of two radii: it is small beside them, and float32 would lose it.
+    Not as a difference of two radii: it is small beside them, and float32 would lose it. Nor with the mean displacement
+    taken off afterwards: biases move all images alike, and by more than they move them apart.
     """
-    moved = _flat(new) - _flat(old)
-    mean = class_means(moved, labels, num_classes)
-    return class_means(jnp.sum((2 * d + moved) * moved, axis=1), labels, num_classes) - jnp.sum(mean * mean, axis=1)
+    moved = centred(_flat(new) - _flat(old), labels, num_classes)
+    return class_means(jnp.sum((2 * d + moved) * moved, axis=1), labels, num_classes)
 
 
 @partial(jax.jit, static_argnames="network")
-def read(
+def readings(
     network: TappedNetwork,
     variables: Any,
     x: Any,
@@ -421,7 +428,7 @@ def read(
         share[cut] = within[cut] / total
     p = jax.nn.softmax(at_least_float32(logits))
     own = jnp.take_along_axis(p - targets, labels[:, None], axis=1)[:, 0]  # p_c - q_c
-    hits = (jnp.argmax(logits, axis=1) == labels).astype(p.dtype)
+    hits = (jnp.argmax(logits, axis=1).astype(labels.dtype) == labels).astype(p.dtype)
     outputs = [own, (own > 0).astype(p.dtype), output_entropy(logits), hits, cross_entropy(logits, targets)]
     sums = jax.ops.segment_sum(jnp.stack(outputs, axis=1), labels, num_segments=num_classes)
     means = jnp.where(count[:, None] > 0, sums / jnp.maximum(count, 1)[:, None].astype(sums.dtype), jnp.nan)
@@ -463,7 +470,8 @@ def centred(values: Float[Array, "N D"], labels: Int[Array, " N"], num_classes: 
 
 def deviations(z: Float[Array, "N ..."], labels: Int[Array, " N"], num_classes: int) -> Float[Array, "N D"]:
     """d_i = z_i - μ_c of representations of any shape, ``(N, D)``, at least float32."""
-    return centred(_flat(z), labels, num_classes)
+    # Twice: the mean of large z is itself rounded, and what is left of it would meet the common part of all g_i.
+    return centred(centred(_flat(z), labels, num_classes), labels, num_classes)
 
 
 def _flat(z: Array) -> Array:
@@ -509,6 +517,18 @@ def missing_classes(labels: Int[Array | np.ndarray, " N"], num_classes: int) -> 
 
 
 def warn_of_missing(labels: Int[Array | np.ndarray, " N"], num_classes: int) -> None:
-    """Warn once of :func:`missing_classes`, unless the labels are traced and cannot be looked at."""
-    if not isinstance(labels, Tracer) and (said := missing_classes(labels, num_classes)):
+    """Warn once of :func:`missing_classes`, unless the labels are traced and cannot be looked at.
+
+    Raises:
+      UserError: labels outside 0 … K - 1.
+    """
+    if isinstance(labels, Tracer):
+        return
+    labels = np.asarray(labels)
+    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise UserError(
+            f"labels run from {labels.min()} to {labels.max()}; of {num_classes} classes they must lie in 0 to "
+            f"{num_classes - 1}"
+        )
+    if said := missing_classes(labels, num_classes):
         warnings.warn(said, stacklevel=3)

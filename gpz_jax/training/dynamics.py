@@ -99,12 +99,14 @@ class StepRecord:
 
         folder = steps_folder(run_folder)
         if keep_steps and (folder / "zarr.json").is_file():
-            group = zarr.open_group(str(folder), mode="r+")
-            if _are_there(group, variables):
-                record = cls(group)
-                steps = np.asarray(group["step"])
-                record._resize("step", int(np.searchsorted(steps, keep_steps)))
-                return record
+            try:
+                group = zarr.open_group(str(folder), mode="r+")
+                if _are_there(group, variables):
+                    record = cls(group)
+                    record._cut(int(np.searchsorted(_whole(group["step"]), keep_steps)))
+                    return record
+            except _UNREADABLE as error:
+                raise _unreadable(folder, error) from None
         sizes = {
             "layer": len(layers), "class": len(images_of_class), "output": len(images_of_class),
             "interference_layer": len(interference_layers),
@@ -138,7 +140,7 @@ class StepRecord:
                 dimension_names=("step", *about.dims),
                 attributes={"units": about.units, "long_name": about.formula},
             )
-        group.create_array("step", shape=(0,), chunks=(4096,), dtype="int64", dimension_names=("step",))
+        group.create_array("step", shape=(0,), chunks=(4096,), dtype="int64", fill_value=-1, dimension_names=("step",))
         return cls(group)
 
     def append(self, rows: Mapping[str, np.ndarray]) -> None:
@@ -159,10 +161,30 @@ class StepRecord:
         ]
         return np.array(found, np.float32).reshape(radius.shape[:2])
 
+    def _cut(self, length: int) -> None:
+        # Numbers beyond it go first: they would be back when the array grows, before the rows are.
+        if self._group["step"].shape[0] > length:
+            self._group["step"][length:] = -1
+        self._resize("step", length)
+
     def _resize(self, name: str, length: int) -> None:
         array = self._group[name]
         if array.shape[0] != length:
             array.resize((length, *array.shape[1:]))
+
+
+def _whole(steps: Any) -> np.ndarray:
+    """The numbers of the whole steps: those before the first that was not written yet."""
+    steps = np.asarray(steps[:])
+    unwritten = np.flatnonzero(steps < 0)
+    return steps[: unwritten[0]] if len(unwritten) else steps
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError)  # the last: of the codecs
+
+
+def _unreadable(folder: Path, error: Exception) -> UserError:
+    return UserError(f"{folder} cannot be read ({type(error).__name__}: {error}); train the run again")
 
 
 def _are_there(group: Any, variables: Sequence[str]) -> bool:
@@ -185,7 +207,7 @@ def read_steps(run_folder: Path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             group: Any = zarr.open_group(str(folder), mode="r")
-            length = group["step"].shape[0]
+            length = len(_whole(group["step"]))
             found = {}
             for name in group.array_keys():
                 array: Any = group[name]
@@ -198,8 +220,8 @@ def read_steps(run_folder: Path):
                 found[name] = (dims, values, dict(array.attrs))
             coords = {name: found.pop(name) for name in ("step", *_COORDINATES)}
             return xr.Dataset(found, coords, dict(group.attrs))
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{folder} cannot be read ({type(error).__name__}: {error}); train the run again") from None
+    except _UNREADABLE as error:
+        raise _unreadable(folder, error) from None
 
 
 _COORDINATES = ("layer", "dimension", "class", "output", "images_of_class", "interference_layer")

@@ -71,7 +71,7 @@ def enter(
     train_images, train_labels, order, index, alpha, key = batch
     step_size = recipe.lr * before.plateau.scale
     targets = soft_targets(labels, num_classes, alpha)
-    where = vortex.read(network, before.variables, images, labels, targets)
+    where = vortex.readings(network, before.variables, images, labels, targets)
     feature = vortex.feature_terms(network, before.variables, images, labels, targets, step_size=step_size)
     pulls = [
         vortex.interference(network, before.variables, images, labels, targets, cut=cut, step_size=step_size)
