@@ -159,32 +159,38 @@ def one_setting(flags: NeuralVortex, name: str, seeds: tuple[int, ...]) -> list[
 
 
 def mean(rows: list[dict[str, Any]], column: str, percent: bool = False) -> str:
-    """``mean ± standard deviation`` over seeds."""
+    """Mean over seeds."""
+    return tables.number(np.mean([row[column] for row in rows]) * (100 if percent else 1), 2)
+
+
+def spread(rows: list[dict[str, Any]], column: str, percent: bool = False) -> str:
+    """``mean±standard deviation`` over seeds."""
     values = np.array([row[column] for row in rows], float) * (100 if percent else 1)
-    spread = f" ± {tables.number(values.std(ddof=1), 1)}" if len(values) > 1 else ""
-    return tables.number(values.mean()) + spread
+    return mean(rows, column, percent) + (f"±{tables.number(values.std(ddof=1), 1)}" if len(values) > 1 else "")
 
 
 def table_of(name: str, rows: list[dict[str, Any]]) -> Table:
     """The answer of one setting: a line a layer and label distribution."""
     table = Table(
-        title=f"{name}: the second half of training, from step {rows[0]['window_first_step']}; mean ± s.d. over seeds",
-        caption="terms: sums over those steps, % of R_c^2 at their beginning; optimiser + statistics + residual = "
-        "realised; falls: seeds whose R_c^2 fell; feature: prediction against the realised change of single steps",
+        title=f"{name}: the second half of training, from step {rows[0]['window_first_step']}; means over seeds",
+        caption="%: sums over those steps, of R_c^2 at their beginning; optimiser + statistics + residual = realised; "
+        "falls: seeds whose R_c^2 fell; feature: what the paper predicts in feature space; r, size, sign: its "
+        "agreement with the realised change, step by step; ±: s.d. over seeds",
     )
-    heads = ["layer", "targets", "R_c^2", "end", "falls", "realised %", "optimiser %", "statistics %", "residual %"]
-    heads += ["feature:\ncorrect %", "wrong %", "r", "size", "sign", "rho end", "R_c^2 test", "rho test"]
+    heads = ["layer", "targets", "R_c^2", "at the end", "falls", "realised %", "optimiser %", "statistics %"]
+    heads += ["residual %", "feature %:\ncorrect", "\nwrong", "\nr", "\nsize", "\nsign"]
+    heads += ["rho at\nthe end", "R_c^2\ntest", "rho\ntest"]
     for head in heads:
-        table.add_column(head, justify="left" if head in ("layer", "targets") else "right")
+        table.add_column(head, justify="left" if head in ("layer", "targets") else "right", no_wrap=True)
     for layer in dict.fromkeys(row["layer"] for row in rows):
         for targets in ALPHAS:
             some = [row for row in rows if row["layer"] == layer and row["targets"] == targets]
             falls = sum(row["radius_last"] < row["radius_first"] for row in some)
             table.add_row(
                 layer, targets, mean(some, "radius_first"), mean(some, "radius_last"), f"{falls} of {len(some)}",
-                *(mean(some, key, True) for key in ("realised", "optimiser", "statistics", "residual")),
-                mean(some, "correct", True), mean(some, "wrong", True),
-                mean(some, "feature_correlation"), mean(some, "feature_size"), mean(some, "feature_same_sign"),
+                spread(some, "realised", True),
+                *(mean(some, key, True) for key in ("optimiser", "statistics", "residual", "correct", "wrong")),
+                *(mean(some, f"feature_{key}") for key in ("correlation", "size", "same_sign")),
                 mean(some, "rho_last"), mean(some, "radius_test"), mean(some, "rho_test"),
             )  # fmt: skip
         table.add_section()

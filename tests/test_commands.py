@@ -140,6 +140,13 @@ def test_dynamics_say_what_metrics_say(run):
     np.testing.assert_allclose(dynamics.radius.mean("class"), dynamics.within, rtol=0.1)
 
 
+def test_dynamics_open_as_a_tree(run):
+    """A run without a ledger too: a reader need not know which it has."""
+    with xr.open_datatree(run / "dynamics.zarr", engine="zarr", consolidated=False) as tree:
+        assert list(tree.children) == ["epochs"]
+        assert dict(tree["epochs"].sizes) == {"epoch": 2, "layer": 6, "class": 10}
+
+
 def test_csv_equals_zarr_and_the_printed_table(run, trained):
     rows, record = assert_csv_equals_zarr(run, "test")
     printed = table_rows(trained.stdout)
