@@ -5,6 +5,7 @@ Importing this does no I/O and starts no device. The names below are what the co
     network = gpz_jax.tap(model, variables, x)                    # any Flax Linen model
     gpz_jax.valid_cuts(network, variables, x)                     # does information bypass a cut?
     moments = gpz_jax.measure(network, variables, batches, 10)    # R_c² of every cut in one pass
+    terms = gpz_jax.feature_terms(network, variables, x, labels, targets, step_size=0.01)  # what will move it
 
 Whole runs (train, probe, attack a run folder) are functions of ``gpz_jax.workflow``.
 """
@@ -14,8 +15,18 @@ from gpz_jax.analysis.cost import Price, price_cuts
 from gpz_jax.analysis.labels import cluster_labels, predicted_labels
 from gpz_jax.analysis.null import null_variables
 from gpz_jax.analysis.radius import Moments, deviations, measure, merge, radius, scatter, summarise, update
+from gpz_jax.analysis.vortex import (
+    FeatureTerms,
+    ParameterTerms,
+    Readings,
+    feature_terms,
+    gradient_parts,
+    interference,
+    parameter_terms,
+    readings,
+)
 from gpz_jax.analysis.zone import LayerStatistics, Zone, bootstrap_shares, locate, null_rule, paper_rule
-from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, ProbeConfig, TrainingConfig
+from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, ProbeConfig, TrackConfig, TrainingConfig
 from gpz_jax.deployment.files import load_halves, save_halves
 from gpz_jax.deployment.halves import export_halves
 from gpz_jax.errors import UserError
@@ -31,13 +42,17 @@ __all__ = [
     "Config",
     "DataConfig",
     "Decoder",
+    "FeatureTerms",
     "LayerStatistics",
     "ModelConfig",
     "Moments",
+    "ParameterTerms",
     "Price",
     "ProbeConfig",
+    "Readings",
     "Tap",
     "TappedNetwork",
+    "TrackConfig",
     "TrainingConfig",
     "TransposedConv",
     "UserError",
@@ -50,7 +65,10 @@ __all__ = [
     "deviations",
     "export_halves",
     "feature_bound",
+    "feature_terms",
+    "gradient_parts",
     "information_ceiling",
+    "interference",
     "load_halves",
     "locate",
     "measure",
@@ -59,10 +77,12 @@ __all__ = [
     "null_variables",
     "output_entropy",
     "paper_rule",
+    "parameter_terms",
     "predicted_labels",
     "price_cuts",
     "quantiser",
     "radius",
+    "readings",
     "save_halves",
     "scatter",
     "soft_targets",

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jaxtyping import Float, Int
@@ -17,7 +18,9 @@ def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
-def soft_targets(labels: Int[Array, " N"], num_classes: int, alpha: float | Float[Array, ""]) -> Float[Array, "N K"]:
+def soft_targets(
+    labels: Int[Array | np.ndarray, " N"], num_classes: int, alpha: float | Float[Array, ""]
+) -> Float[Array, "N K"]:
     """Label smoothing as the paper means it: q_c = 1 - α for the true class c, q_k = α/(K - 1) for the others.
 
     α = 0 is one-hot, α > 0 is LS+, α < 0 is LS- (reverse smoothing: q_c > 1, q_k < 0); the targets always sum to 1.

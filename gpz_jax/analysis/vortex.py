@@ -284,7 +284,7 @@ def interference(
 def gradient_parts(
     logits_of: Callable[[Any], Float[Array, "N K"]],
     params: Any,
-    labels: Int[Array, " N"],
+    labels: Int[Array | np.ndarray, " N"],
     targets: Float[Array, "N K"],
 ) -> tuple[Any, Any]:
     """The gradient of the mean cross-entropy in the parameters: the part through each image's own logit, and the rest.
@@ -302,7 +302,7 @@ def gradient_parts(
       ``(correct, wrong)``, pytrees like ``params``; their sum is the gradient.
     """
     logits, pull = jax.vjp(logits_of, params)
-    correct, wrong = residuals(logits, labels, targets)
+    correct, wrong = residuals(logits, jnp.asarray(labels), targets)
     share = jnp.asarray(1 / len(labels), correct.dtype)
     return pull((correct * share).astype(logits.dtype))[0], pull((wrong * share).astype(logits.dtype))[0]
 
