@@ -160,7 +160,8 @@ def one_setting(flags: NeuralVortex, name: str, seeds: tuple[int, ...]) -> list[
 
 def mean(rows: list[dict[str, Any]], column: str, percent: bool = False) -> str:
     """Mean over seeds."""
-    return tables.number(np.mean([row[column] for row in rows]) * (100 if percent else 1), 2)
+    value = np.mean([row[column] for row in rows]) * (100 if percent else 1)
+    return f"{value:.0f}" if 100 <= abs(value) < 1e5 else tables.number(value, 2)
 
 
 def spread(rows: list[dict[str, Any]], column: str, percent: bool = False) -> str:

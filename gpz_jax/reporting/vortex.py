@@ -243,7 +243,7 @@ def ledger_figure(records: Mapping[str, Any], layer: str, file: Path) -> None:
         share.plot(curves.step, curves.share.values[:, i], color="C1", label=r"$\rho$")
         share.set_ylim(0, 1)
         radius.plot([], [], color="C1", label=r"$\rho$ (right axis)")
-        radius.legend(fontsize=8)
+        radius.legend(fontsize=8, loc="center right")
         radius.set_title(f"{name}: {layer}", fontsize=10, parse_math=False)
         for order, (term, label) in enumerate(STEP_LINES.items()):
             if term in curves:
@@ -252,7 +252,7 @@ def ledger_figure(records: Mapping[str, Any], layer: str, file: Path) -> None:
                     curves.step, total, color=f"C{order}", linewidth=2.5 if term == "realised" else 1.2, label=label
                 )
         account.axhline(0, color="0.8", linewidth=1, zorder=0)
-        account.set_title("change of $R_c^2$ since the start: realised = optimiser + statistics + residual", fontsize=9)
+        account.set_title("change of $R_c^2$ since the start, added up", fontsize=9)
         account.legend(fontsize=8)
         for order, (term, label) in enumerate(FEATURE_LINES.items()):
             values = curves[term].values[:, i]

@@ -50,7 +50,9 @@ def over_members(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     """A function of packed values, of one that takes the values of a member."""
     if how == "vmap":
         return jax.vmap(function)
-    return lambda *packed: [function(*member) for member in zip(*packed, strict=True)]
+    # Each waits for the one before: programs that are under way together, each spread over several devices of the CPU
+    # backend, can hold the threads that the others wait for, and none ever ends (seen with two devices on two cores).
+    return lambda *packed: [jax.block_until_ready(function(*member)) for member in zip(*packed, strict=True)]
 
 
 def pool(parts: Sequence[Split]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
