@@ -43,7 +43,7 @@ class Train:
     """How: 'vmap' for one program that takes a step of all, 'loop' for a step of each in turn (bit for bit what single
     runs give); 'auto' is 'loop' on CPUs, where vmapped convolutions are slow, else 'vmap'."""
     config: str | None = None
-    """TOML file with tables [data], [model], [training], [probe]; flags win over it."""
+    """TOML file with tables [data], [model], [training], [track], [probe]; flags win over it."""
 
 
 @one_line_errors

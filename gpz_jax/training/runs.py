@@ -304,6 +304,16 @@ def epochs(run: Run):
     )
 
 
+def write_epochs(run: Run):
+    """Write :func:`epochs` to the run's dynamics.zarr, beside its steps if it has any; returns the ``Dataset``."""
+    import zarr
+
+    store, record = run.subfolder("dynamics.zarr"), epochs(run)
+    zarr.open_group(str(store), mode="a")  # the root of both groups, so that they can be opened as one tree
+    write_zarr(record, store / "epochs")
+    return record
+
+
 def write_zarr(dataset, folder: Path) -> None:
     """Write an ``xarray.Dataset`` so that a reader never sees half of it."""
     import shutil

@@ -78,7 +78,7 @@ def import_run(file: str | Path, config: Config, *, folder: str | None = None, r
         runs.append_metrics(run, record)
         accuracy, loss = measured["validation_accuracy"], measured["validation_loss"]
         checkpoints.save(0, state, accuracy=accuracy, loss=loss, candidate=True)
-    runs.write_zarr(runs.epochs(run), run.subfolder("dynamics.zarr") / "epochs")
+    runs.write_epochs(run)
     _say_how_it_fares(imported, measured)
     if dealt.auxiliary.images is dealt.train.images:
         say(

@@ -141,9 +141,7 @@ class Keeper(NamedTuple):
 def write_record(run: Run) -> None:
     """Write what metrics.jsonl says of the epochs to dynamics.zarr, and draw it."""
     if runs.read_metrics(run):  # else someone took metrics.jsonl away from a finished run
-        record = runs.epochs(run)
-        runs.write_zarr(record, run.subfolder("dynamics.zarr") / "epochs")
-        figures.training_figure(record, run.subfolder("figures") / "training.png")
+        figures.training_figure(runs.write_epochs(run), run.subfolder("figures") / "training.png")
 
 
 def resolve_here(config: Config) -> Config:
