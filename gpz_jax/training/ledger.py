@@ -134,15 +134,14 @@ class Ledger:
 
     def note(self, epoch: int, step: int, before: State, batch: tuple[Any, ...], after: State) -> None:
         """Enter a step; an ``on_update`` of ``classifier.fit``."""
-        row = enter(before, batch, after, *self.probe, tracked=self.tracked, mesh=self.mesh)
+        self.add(epoch, step, enter(before, batch, after, *self.probe, tracked=self.tracked, mesh=self.mesh))
+
+    def add(self, epoch: int, step: int, row: dict[str, Array]) -> None:
+        """Take a row that :func:`enter` gave."""
         if self.mesh.size > 1 and jax.default_backend() == "cpu":
             # The next step would run beside it, and two programs spread over the CPU backend's devices can each hold
             # the threads that the other waits for (see training/together.py).
             jax.block_until_ready(row)
-        self.add(epoch, step, row)
-
-    def add(self, epoch: int, step: int, row: dict[str, Array]) -> None:
-        """Take a row that :func:`enter` gave."""
         self._pending.append((epoch, step, row))
         if len(self._pending) == dynamics.CHUNK:
             self.flush()
