@@ -62,6 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     victim = workflow.load_run(str(run.folder))
     workflow.report_accuracy(victim)
     workflow.report_probe(workflow.probe_run(victim, flags.settings.probe), tables.console())
+    if flags.settings.track.track_every is not None and flags.from_torch is None:
+        workflow.say(f"read its ledger: python -m gpz_jax.vortex {workflow.short(run.folder)}")
     workflow.say(f"attack it: python -m gpz_jax.attack {workflow.short(run.folder)}")
 
 

@@ -30,7 +30,8 @@ class Vortex:
     """Flags of the vortex command."""
 
     folders: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN …]")] = ()
-    """Run folders with a ledger, as made by python -m gpz_jax.train --track-every 1."""
+    """Run folders with a ledger, as made by python -m gpz_jax.train --track-every 1; a folder made with --seeds stands
+    for all runs in it."""
     layer: tuple[str, ...] = ()
     """Layer whose terms are drawn; repeat the flag for several. Default: up to six, evenly spread."""
     out: str | None = None

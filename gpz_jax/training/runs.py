@@ -306,12 +306,18 @@ def epochs(run: Run):
 
 def write_epochs(run: Run):
     """Write :func:`epochs` to the run's dynamics.zarr, beside its steps if it has any; returns the ``Dataset``."""
+    record = epochs(run)
+    write_zarr(record, dynamics_store(run.folder) / "epochs")
+    return record
+
+
+def dynamics_store(folder: Path) -> Path:
+    """A folder's dynamics.zarr, made if it is not there: the root of its groups, so that they open as one tree."""
     import zarr
 
-    store, record = run.subfolder("dynamics.zarr"), epochs(run)
-    zarr.open_group(str(store), mode="a")  # the root of both groups, so that they can be opened as one tree
-    write_zarr(record, store / "epochs")
-    return record
+    store = make_folder(folder / "dynamics.zarr")
+    zarr.open_group(str(store), mode="a")
+    return store
 
 
 def write_zarr(dataset, folder: Path) -> None:

@@ -250,7 +250,7 @@ def _loaded(
 
 def _write_joint_record(root: Path, members: Sequence[Run], seeds: Sequence[int], alphas: Sequence[float]) -> None:
     """dynamics.zarr of all members: their own groups, with two more dims, alpha and seed."""
-    folder = runs.make_folder(root / "dynamics.zarr")
+    folder = runs.dynamics_store(root)
     if all(map(runs.read_metrics, members)):  # else someone took metrics.jsonl away
         runs.write_zarr(joint([runs.epochs(run) for run in members], seeds, alphas), folder / "epochs")
     if members[0].config.track.track_every is not None:

@@ -51,8 +51,12 @@ def read_ledgers(folders: Sequence[str]) -> list[Read]:
     """
     if not folders:
         raise UserError("a run folder is missing, such as: python -m gpz_jax.vortex runs/NAME")
+    paths = [path for given in folders for path in _members(Path(given))]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UserError(f"run {path} is given twice")
     found = []
-    for folder in (path for given in folders for path in _members(Path(given))):
+    for folder in paths:
         run = runs.open_run(folder)
         record = dynamics.read_steps(run.folder)
         if not record.sizes["step"]:

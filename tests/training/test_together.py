@@ -289,6 +289,11 @@ def test_the_record_of_all_holds_every_members(whole, how):
         assert all_epochs.smoothing.sel(alpha=-0.05, seed=4).values.tolist() == [0.0, -0.05]
 
 
+def test_the_record_of_all_opens_as_one_tree(whole):
+    with xr.open_datatree(whole("loop") / "dynamics.zarr", engine="zarr", consolidated=False) as tree:
+        assert {"epochs", "steps"} <= set(tree.children)
+
+
 def test_members_are_ordinary_runs(whole):
     victim = workflow.load_run(str(whole("loop") / "ls0.3-seed4"))
     assert victim.run.config.training.ls == 0.3
