@@ -11,11 +11,15 @@ from gpz_jax.config import AttackConfig, RunIdentity, parse
 from gpz_jax.errors import one_line_errors
 from gpz_jax.reporting import tables
 
-DESCRIPTION = """Train a decoder on the attacker's images to rebuild the input from what is sent at each cut, and score
-it on test images against two floors: the mean image, and the class mean (what the label alone gives). Prints a table;
-writes RUN/attacks/ and a grid of originals over reconstructions. Examples:
+DESCRIPTION = """Rebuild the input from what is sent at each cut, by attackers trained on images of their own, and score
+them on test images against floors: the mean image, the class mean, and a decoder that sees the predicted label only.
+ --ladder tries every rung from the linear map to the likelihood, and the best of them scores the cut. Prints
+tables; writes RUN/attacks/ and grids of originals over reconstructions. Examples:
 
   python -m gpz_jax.attack runs/digits-cnn16-ls0.3-seed0 --cut block_4 --cut logits
+  python -m gpz_jax.attack runs/digits-cnn16-ls0.3-seed0 --cut block_4 --ladder --patience 10 --resume
+  python -m gpz_jax.attack runs/digits-cnn16-ls0.3-seed0 --cut block_4 --stages aac+se,lsk --enrich fft_concat
+  python -m gpz_jax.attack runs/digits-cnn16-ls0.3-seed0 --cut block_4 --defence gaussian:0.5+uint8
   python -m gpz_jax.attack runs/digits-cnn16-ls0.3-seed0 --epochs 200 --resume
 """
 
@@ -48,9 +52,19 @@ def main(argv: list[str] | None = None) -> None:
     victim = workflow.load_run(flags.folder, data_dir=flags.data_dir, aux=flags.aux, expected=flags.identity)
     workflow.report_accuracy(victim)
     results = workflow.attack_run(victim, flags.attack, seed=flags.seed, resume=flags.resume)
-    title = f"{victim.run.folder.name}: attacked with {len(victim.splits.auxiliary)} auxiliary images"
+    what = " (untrained copy)" if flags.attack.null else ""
+    what += "" if flags.attack.defence == "none" else f" behind {flags.attack.defence}"
+    title = f"{victim.run.folder.name}{what}: attacked with {len(victim.splits.auxiliary)} auxiliary images"
     tables.console().print(tables.attack_table(title, results))
-    workflow.say(f"reconstructions: {workflow.short(victim.run.folder / 'figures' / 'attacks.png')}")
+    tables.console().print(tables.leak_table("leak list: the best attack on each cut", results))
+    for result in results:
+        if result["best"] and "accuracy" in result:
+            workflow.say(
+                f"{result['cut']}: test accuracy {result['accuracy']:.4f} behind the defence, "
+                f"{result['accuracy_undefended']:.4f} without"
+            )
+    figure = victim.run.folder / "figures" / f"{workflow.attack_home(flags.attack)}.png"
+    workflow.say(f"reconstructions: {workflow.short(figure)}")
 
 
 if __name__ == "__main__":

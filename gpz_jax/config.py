@@ -124,18 +124,57 @@ class ProbeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class AttackConfig:
-    """How the attacker is trained."""
+    """Which attackers are tried at which cuts, and how they are trained."""
 
     cut: tuple[str, ...] = ()
     """Cut to attack; repeat the flag for several. Default: every valid cut."""
+    ladder: bool = False
+    """Try every rung of the ladder, from weak to strong, and let the best of them score the cut: linear, deconvolution,
+    residual, attention, enriched, likelihood."""
+    rung: tuple[str, ...] = ()
+    """Attacker to try, one of the ladder's or residual-ir152 (as deep as IR-152); repeat the flag for several. Default:
+    deconvolution."""
     epochs: int = 100
     """Passes over the attacker's images (the paper: 100)."""
+    patience: int | None = None
+    """Stop a decoder's training after so many epochs without a better selection loss."""
+    steps: int | None = None
+    """At most so many steps of a decoder's training, or of the likelihood attack (500 without this flag)."""
     batch_size: int = 64
     """Images a step."""
     lr: float = 3e-3
-    """Learning rate of the decoder's Adam, falling to zero along a cosine."""
+    """Learning rate of the decoder's Adam, halved whenever the selection loss stops falling."""
     decoder_width: int = 16
     """Channels of the decoder's last stage; doubled at every coarser one."""
+    decoder_depth: int | None = None
+    """Further layers at every resolution of the decoder. Default: a deconvolution has none, a residual decoder one."""
+    match_params: int | None = None
+    """Give every decoder the width at which it has about so many parameters, in place of --decoder-width."""
+    stages: str | None = None
+    """Attention modules after the decoder's stages, from the coarsest: mha, aac, se, lsk, msca, joined by + and
+    separated by commas, such as mha,aac+se,lsk,msca. In a ladder: those of the rung 'attention'."""
+    enrich: str | None = None
+    """Enrichment of z before the decoder: normalize, fft_residual, fft_concat, dropout_residual, dropout_concat, joined
+    by +. In a ladder: that of the rung 'enriched' (normalize+dropout_concat)."""
+    tokens: Literal["all", "class", "mean"] = "all"
+    """What of a sequence of tokens the attacker uses."""
+    probabilities: bool = False
+    """The attacker gets log-probabilities where logits are sent."""
+    top_k: int | None = None
+    """The attacker gets the k largest logits (or log-probabilities) only."""
+    restarts: int = 2
+    """Starts of the likelihood attack; of each image the best is kept."""
+    tv: float | None = None
+    """Weight of the total variation in the likelihood attack. Default: chosen on a few of the attacker's images."""
+    likelihood_images: int = 64
+    """Test images that the likelihood attack is run on, the first of them."""
+    defence: str = "none"
+    """Perturbation of z at the edge, which the attacker meets in training too: gaussian:S, laplace:S (S times the
+    spread of z), dropout:P, topk:F, uint8, joined by +."""
+    null: bool = False
+    """Attack an untrained copy of the network with calibrated batch norms instead: what its architecture resists."""
+    lpips_weights: str | None = None
+    """File with the weights of LPIPS, an .npz. Default: the one that GPZ_LPIPS names; without one LPIPS is left out."""
     selection_fraction: float = 0.2
     """Share of the attacker's images on which its best epoch is chosen."""
 
@@ -205,8 +244,17 @@ def resolve(config: Config) -> Config:
 def check_attack(attack: AttackConfig) -> AttackConfig:
     """``attack``, checked as :func:`resolve` checks a run's configuration."""
     _at_least(1, epochs=attack.epochs, batch_size=attack.batch_size, decoder_width=attack.decoder_width)
+    _at_least(1, restarts=attack.restarts, likelihood_images=attack.likelihood_images)
+    optional = {"patience": attack.patience, "steps": attack.steps, "match_params": attack.match_params}
+    _at_least(1, **{name: value for name, value in optional.items() if value is not None})
+    if attack.decoder_depth is not None:
+        _at_least(0, decoder_depth=attack.decoder_depth)
+    if attack.tv is not None and not (attack.tv >= 0 and math.isfinite(attack.tv)):
+        raise UserError(f"--tv must be 0 or more, got {attack.tv:g}")
     _positive(lr=attack.lr)
     _fraction(selection_fraction=attack.selection_fraction)
+    if attack.ladder and attack.rung:
+        raise UserError("--ladder tries every rung; leave it out to choose some by --rung")
     return attack
 
 

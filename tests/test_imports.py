@@ -22,6 +22,7 @@ LAYERS = [
     ["data"],
     ["models"],
     ["analysis"],
+    ["defences"],
     ["inversion"],
     ["deployment"],
     ["training"],

@@ -15,14 +15,21 @@ from gpz_jax.errors import UserError
 
 WINDOW = 11  # pixels, the Gaussian window of SSIM
 
+_DRAWN_AT_ONCE = 2**20  # images, by the bootstrap: 8 MB of indices
 
-def _float_pair(x: Array, x_hat: Array) -> tuple[Array, Array]:
-    """Both in one dtype, float32 at least; a UserError where broadcasting or bytes would score nonsense."""
+
+def _check_pair(x: Array | np.ndarray, x_hat: Array | np.ndarray) -> None:
+    """Raise a UserError where broadcasting or bytes would score nonsense."""
     if x.shape != x_hat.shape or x.ndim != 4:
         raise UserError(f"images {x.shape} against reconstructions {x_hat.shape}: give two equal (N, H, W, C) shapes")
     for array in (x, x_hat):
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise UserError(f"pixels of dtype {array.dtype}: scores take floats in [0, 1]; divide bytes by 255")
+
+
+def _float_pair(x: Array, x_hat: Array) -> tuple[Array, Array]:
+    """Both in one dtype, float32 at least, after :func:`_check_pair`."""
+    _check_pair(x, x_hat)
     dtype = jnp.float64 if jnp.float64 in (x.dtype, x_hat.dtype) else jnp.float32
     return x.astype(dtype), x_hat.astype(dtype)
 
@@ -193,3 +200,112 @@ def ratio_to_floor(mse: Float[Array, " N"], floor: Float[Array, " N"]) -> Float[
     0.5
     """
     return mse.mean() / floor.mean()
+
+
+def prior_collapse(x_hat: Float[Array | np.ndarray, "N H W C"], x: Float[Array | np.ndarray, "N H W C"]) -> float:
+    """How varied the reconstructions are, over how varied the inputs are.
+
+    The mean of ||x_hat_i - x_hat_j||^2 over all pairs of images, over that of ||x_i - x_j||^2. Both are twice the trace
+    of a covariance, so that it is computed as sum_p var(x_hat_p) / sum_p var(x_p) over the elements p: 1 as varied as
+    the inputs; 0 where every input gives the same image, which then comes from the attacker's prior and not from what
+    was sent. Noise counts as variety, and the number alone does not say whether the images are the right ones.
+
+    Raises :class:`UserError` for shapes that differ, pixels that are not floats, fewer than two images, and inputs that
+    are all the same image.
+
+    >>> x = np.array([0.0, 0.5, 1.0]).reshape(3, 1, 1, 1)
+    >>> prior_collapse(0.25 + 0.5 * x, x), prior_collapse(np.ones_like(x), x)
+    (0.25, 0.0)
+    """
+    _check_pair(x, x_hat)
+    x, x_hat = np.asarray(x), np.asarray(x_hat)
+    if len(x) < 2:
+        raise UserError(f"prior collapse of {len(x)} images: variety takes at least 2")
+    if (x == x[0]).all():
+        raise UserError("prior collapse of inputs that are all the same image: give different ones")
+    return float(x_hat.var(axis=0, dtype=np.float64).sum() / x.var(axis=0, dtype=np.float64).sum())
+
+
+# Intervals ----------------------------------------------------------------------------------------
+
+
+def bootstrap_interval(
+    values: Float[Array | np.ndarray, " N"], *, seed: int = 0, level: float = 0.95, resamples: int = 2000
+) -> tuple[float, float]:
+    """Where the mean over images lies with probability ``level``: the percentile bootstrap (Efron 1979).
+
+    N images are drawn with replacement ``resamples`` times; the ends are order statistics of the means, counted
+    outwards. This is the spread over images; another training run varies by more. Equal for equal ``seed``.
+
+    NaN values are left out, and (nan, nan) is returned where nothing else is left. Infinite values stay: an end is inf
+    where the mean would be (the psnr of an image that came back exactly).
+
+    Raises :class:`UserError` for no values, a level outside (0, 1), or fewer than one resample.
+
+    >>> bootstrap_interval(np.full(10, 0.25))
+    (0.25, 0.25)
+    >>> low, high = bootstrap_interval(np.arange(100.0))
+    >>> bool(low < 49.5 < high), round((high - low) / 2 / (1.96 * 28.87 / 10), 1)  # half a width of 1.96 std / sqrt(N)
+    (True, 1.0)
+    """
+    return _percentiles(_resampled_means([values], seed, resamples)[0], level)
+
+
+def bootstrap_ratio_interval(
+    numerator: Float[Array | np.ndarray, " N"],
+    denominator: Float[Array | np.ndarray, " N"],
+    *,
+    seed: int = 0,
+    level: float = 0.95,
+    resamples: int = 2000,
+) -> tuple[float, float]:
+    """Where mean(numerator) / mean(denominator) lies, as :func:`bootstrap_interval` does: see :func:`ratio_to_floor`.
+
+    The two are paired: an image is drawn with both its values, and left out where either is NaN. (nan, nan) where some
+    resample has no ratio, 0 / 0 or inf / inf.
+
+    Raises :class:`UserError` as :func:`bootstrap_interval`, and for different numbers of values.
+
+    >>> floor = np.array([0.25, 0.5, 1.0])
+    >>> bootstrap_ratio_interval(0.5 * floor, floor)
+    (0.5, 0.5)
+    """
+    if numerator.shape != denominator.shape:
+        raise UserError(f"{len(numerator)} values over {len(denominator)}: give one of each per image")
+    above, below = _resampled_means([numerator, denominator], seed, resamples)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return _percentiles(above / below, level)
+
+
+def _resampled_means(columns: list, seed: int, resamples: int) -> Float[np.ndarray, "K resamples"]:
+    """Means of each column over the same images, drawn with replacement, without those that are NaN in any."""
+    if resamples < 1:
+        raise UserError(f"{resamples} resamples: give at least 1, a thousand or more for an interval")
+    values = np.stack([np.asarray(column, np.float64) for column in columns])
+    if values.shape[1] == 0:
+        raise UserError("no values to average: an interval needs at least 1")
+    values = values[:, ~np.isnan(values).any(axis=0)]
+    count = values.shape[1]
+    means = np.full((len(values), resamples), np.nan)
+    if count == 0:
+        return means
+    generator = np.random.default_rng(seed)
+    rows = max(1, _DRAWN_AT_ONCE // count)
+    for start in range(0, resamples, rows):
+        drawn = generator.integers(count, size=(min(rows, resamples - start), count))
+        with np.errstate(invalid="ignore"):  # inf - inf
+            means[:, start : start + rows] = values[:, drawn].mean(axis=-1)
+    return means
+
+
+def _percentiles(statistics: Float[np.ndarray, " resamples"], level: float) -> tuple[float, float]:
+    """The middle ``level`` of them; (nan, nan) if any is NaN."""
+    if not 0 < level < 1:
+        raise UserError(f"level {level}: give a probability between 0 and 1, such as 0.95")
+    if np.isnan(statistics).any():
+        return np.nan, np.nan
+    # Order statistics, since interpolating towards an infinite one would give NaN.
+    last = len(statistics) - 1
+    cut = int((1 - level) / 2 * last)
+    ordered = np.sort(statistics)
+    return float(ordered[cut]), float(ordered[last - cut])

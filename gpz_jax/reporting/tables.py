@@ -91,50 +91,87 @@ def probe_table(record) -> Table:
     return table
 
 
-ATTACK_COLUMNS = ("mse", "ratio", "mse_paper", "psnr", "psnr_paper", "ssim", "cosine")
+ATTACK_COLUMNS = ("mse", "ratio", "mse_paper", "psnr", "psnr_paper", "ssim", "lpips", "cosine")
 
 
 def attack_table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
-    """What attacks scored on test images, one row a cut, and the floors below.
+    """What attacks scored on test images, one row an attack, and the floors below.
 
     Args:
       title: of the table.
       results: what ``workflow.attack_run`` returns.
     """
-    table = Table(
-        title=escape(title),
-        caption="mse per element, pixels in [0, 1]; /class mean: mse over that of the class-mean floor, 1 or more "
-        "means that z gave no more than the label; _paper: as in the paper (summed over channels; PSNR of batches)",
+    ladder = len({result["cut"] for result in results}) < len(results)
+    columns = [name for name in ATTACK_COLUMNS if any(name in result["scores"] for result in results)]
+    caption = (
+        "mse per element, pixels in [0, 1]; /class mean: mse over that of the class-mean floor, with its 95 % interval "
+        "over images, 1 or more means that z gave no more than the label; _paper: as in the paper (summed over "
+        "channels; PSNR of batches); collapse: variance of the reconstructions over that of the images"
     )
-    for head in (
-        "cut",
-        "D",
-        "decoder",
-        "mse",
-        "/class mean",
-        "mse_paper",
-        "psnr",
-        "psnr_paper",
-        "ssim",
-        "cosine",
-    ):
+    table = Table(title=escape(title), caption=caption + ("; *: the best at its cut" if ladder else ""))
+    for head in ("cut", "D", "decoder", "parameters"):
         table.add_column(head, justify="left" if head in ("cut", "decoder") else "right")
+    for name in columns:
+        table.add_column("/class mean" if name == "ratio" else name, justify="right")
+    table.add_column("collapse", justify="right")
     table.add_column("loss flattened?")
-    for result in results:
-        fell = (
-            f"last fifth: -{100 * result['last_gain']:.1f} %"
-            if len(result["selection_loss"]) >= 5
-            else "under 5 epochs"
+    for before, result in zip([None, *results], results, strict=False):
+        if ladder and before is not None and before["cut"] != result["cut"]:
+            table.add_section()
+        scores = [number(result["scores"][name]) if name in result["scores"] else "" for name in columns]
+        low, high = result["intervals"]["ratio"]
+        scores[columns.index("ratio")] += f" [{number(low)}, {number(high)}]"
+        table.add_row(
+            escape(result["cut"]),
+            str(result["dimension"]),
+            escape(result["decoder"] + (" *" if ladder and result["best"] else "")),
+            quantity(result["decoder_parameters"]).strip(),
+            *scores,
+            number(result["prior_collapse"]),
+            _flattened(result),
         )
-        flat = f"{'yes' if result['flattened'] else 'NO'} ({fell})"
-        scores = [number(result["scores"][name]) for name in ATTACK_COLUMNS]
-        table.add_row(escape(result["cut"]), str(result["dimension"]), result["decoder"], *scores, flat)
     if results:
         floors = results[0]["floors"]
         table.add_section()
-        for name in ("class_mean", "mean_image"):
-            ratio = number(floors[name] / floors["class_mean"])
-            table.add_row(f"floor: {name.replace('_', ' ')}", "", "", number(floors[name]), ratio)
+        for name in ("class_mean", "label_only", "mean_image"):
+            empty = [""] * len(columns)
+            empty[columns.index("mse")] = number(floors[name])
+            empty[columns.index("ratio")] = number(floors[name] / floors["class_mean"])
+            table.add_row(f"floor: {name.replace('_', ' ')}", "", "", "", *empty)
+    return table
+
+
+def _flattened(result: Mapping[str, Any]) -> str:
+    if result["kind"] == "linear":
+        return "closed form"
+    if result["kind"] == "decoder" and len(result["selection_loss"]) < 5:
+        return "NO (under 5 epochs)"
+    fell = f"last fifth: -{100 * result['last_gain']:.1f} %"
+    return f"{'yes' if result['flattened'] else 'NO'} ({fell})"
+
+
+def leak_table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
+    """The images and classes that the best attack on each cut inverted best and worst.
+
+    Args:
+      title: of the table.
+      results: what ``workflow.attack_run`` returns.
+    """
+    table = Table(title=escape(title), caption="number of the test image (its class): mse; class: mean mse")
+    for head in ("cut", "decoder", "best inverted images", "worst", "best inverted classes", "worst"):
+        table.add_column(head)
+    for result in (result for result in results if result["best"]):
+        leaks = result["leaks"]
+        images, classes = (
+            [[form(entry) for entry in leaks[f"{end}_{what}"][:3]] for end in ("best", "worst")]
+            for what, form in (
+                ("images", lambda e: f"{e['image']} ({e['label']}): {number(e['mse'])}"),
+                ("classes", lambda e: f"{e['label']}: {number(e['mse'])}"),
+            )
+        )
+        table.add_row(
+            escape(result["cut"]), escape(result["decoder"]), *(", ".join(part) for part in (*images, *classes))
+        )
     return table
 
 

@@ -4,7 +4,7 @@
 script (``experiments/tour.py``) or a notebook.
 """
 
-from gpz_jax.workflow.attack import attack_run
+from gpz_jax.workflow.attack import attack_home, attack_run
 from gpz_jax.workflow.common import load_data, say, short
 from gpz_jax.workflow.cuts import BareModel, CutsConfig, Priced, price, price_model, price_run, report_cuts
 from gpz_jax.workflow.imported import import_run
@@ -20,6 +20,7 @@ __all__ = [
     "CutsConfig",
     "Priced",
     "Victim",
+    "attack_home",
     "attack_run",
     "import_run",
     "load_data",

@@ -1,25 +1,48 @@
-"""Attack a trained run at chosen cuts, and score the reconstructions against floors."""
+"""Attack a trained run at chosen cuts, rung by rung, and score the reconstructions against floors."""
 
 import dataclasses
 import hashlib
 import json
 import zipfile
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.progress import Progress
 
+from gpz_jax import defences
+from gpz_jax.analysis.null import null_variables
 from gpz_jax.config import AttackConfig, check_attack, resolve
+from gpz_jax.data.batches import padded_batches
+from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError
-from gpz_jax.inversion import metrics
+from gpz_jax.inversion import lpips, metrics
+from gpz_jax.inversion.rungs import Rung, rungs_of
 from gpz_jax.reporting import figures, tables
 from gpz_jax.taps import valid_cuts
 from gpz_jax.training import attacker, runs
+from gpz_jax.workflow import rungs
 from gpz_jax.workflow.common import progress_bar, say
+from gpz_jax.workflow.probe import calibration_batches
+from gpz_jax.workflow.rungs import Fitted, Target
 from gpz_jax.workflow.victim import Victim
+
+#: Training images over which the spread and range of z are taken that a defence is measured by.
+REFERENCE_IMAGES = 1024
+
+#: Images and classes at either end of the leak list.
+LEAKS = 5
+
+
+class Kept(NamedTuple):
+    """A finished attack: its result, and the first test images with their reconstructions."""
+
+    result: dict[str, Any]
+    originals: np.ndarray
+    reconstructions: np.ndarray
 
 
 def attack_run(
@@ -30,60 +53,85 @@ def attack_run(
     resume: bool = False,
     shown: int = 10,
 ) -> list[dict[str, Any]]:
-    """Attack a trained network at each cut and score the reconstructions of test images against the floors.
+    """Attack a trained network at each cut, rung by rung, and score reconstructions of test images against the floors.
 
-    Each finished cut is written to ``attacks/CUT-deconvolution/`` (scores of every image, the decoder, a grid)
-    before the next begins, so a kill costs the cut under way.
+    Each finished attack is written to ``attacks/CUT-RUNG/`` (scores of every image, the leak list, the decoder, grids)
+    before the next begins, so a kill costs the one under way. Attacks on the null model go to ``attacks-null``, on a
+    defended edge to ``attacks-DEFENCE``. Tables are ``table.csv`` in those folders, and ``attacks.png`` (the best rung
+    of every cut) and ``attacks-CUT.png`` (all rungs) under ``figures/``.
 
     Args:
       victim: what :func:`load_run` opened; its auxiliary split is the attacker's.
-      options: which cuts, and how the decoder is trained.
+      options: which cuts, which attackers, and how they are trained.
       seed: of the attacker; the run's own by default.
-      resume: read cuts that were attacked with the same options instead of attacking them again.
-      shown: test images in the grid.
+      resume: read attacks that were made with the same options instead of making them again.
+      shown: test images in the grids.
 
     Returns:
-      One dict a cut: cut, dimension, decoder, scores (means over test images), floors, flattened, last_gain, ….
+      One dict an attack, those on one cut next to each other: cut, dimension, decoder (the rung), scores (means over
+      test images), intervals, floors, leaks, flattened, last_gain, best (whether it is the best at its cut), ….
 
     Raises:
-      UserError: an unknown or bypassed cut (before any attack starts); an attack whose loss is not finite.
+      UserError: an unknown or bypassed cut, rung, module, enrichment or defence, what cannot be built at a cut, weights
+        of LPIPS that cannot be read (all before any attack starts); an attack whose loss is not finite.
     """
     options = check_attack(options)
     seed = victim.run.config.seed if seed is None else seed
     resolve(dataclasses.replace(victim.run.config, seed=seed))  # for its check of the seed
+    ladder, defence = rungs_of(options), defences.parse(options.defence)
     cuts = _cuts_to_attack(victim, options.cut)
-    floors = _floors(victim)
-    results, grid = [], {}
-    originals = None
+    scorer = _scorer(victim, options)
+    if options.null:
+        key = jax.random.fold_in(jax.random.key(seed), 1000)  # the probe's first null model
+        null = null_variables(victim.recipe.model, key, calibration_batches(victim))
+        victim = victim._replace(variables=null)
+    home = attack_home(options)
+    targets = {cut: _target(victim, cut, defence, seed) for cut in cuts}
+    for target in targets.values():
+        for rung in ladder.values():
+            rungs.check_rung(rung, target, options)
+    victim.run.subfolder(home)
     # The images themselves, not their number or name: another --aux must not pass for this one.
     auxiliary = hashlib.sha256(victim.splits.auxiliary.take()[0].tobytes()).hexdigest()
+    asked = {"seed": seed, "auxiliary": auxiliary, "epoch_of_victim": victim.epoch, "shown": shown}
+    asked["lpips"] = scorer.lpips is not None
+
+    results, grid, originals = [], {}, None
     with progress_bar() as bar:
-        for cut in cuts:
-            asked = {**dataclasses.asdict(dataclasses.replace(options, cut=())), "seed": seed, "cut": cut}
-            asked |= {"auxiliary": auxiliary, "epoch_of_victim": victim.epoch, "shown": shown}
-            folder = victim.run.subfolder("attacks", f"{_file_name(cut)}-deconvolution")
-            kept = _finished(folder, asked) if resume else None
-            if kept is None:
-                task = bar.add_task(f"attack on {cut}", total=options.epochs)
-                trained = attacker.train_attacker(
-                    attacker.Edge(victim.network, cut),
-                    victim.variables,
-                    victim.splits.auxiliary,
-                    attack=options,
-                    size=victim.recipe.size,
-                    seed=seed,
-                    mesh=victim.mesh,
-                    on_epoch=_advance(bar, task, cut),
-                )
-                result, originals, grid[cut] = _score(victim, cut, trained, floors, folder, asked, shown)
-            else:
-                say(f"attack on {cut}: already done, read from {folder}")
-                result, originals, grid[cut] = kept
-            results.append(result)
-    tables.write_csv([_flat(result) for result in results], victim.run.subfolder("attacks") / "table.csv")
+        for cut, target in targets.items():
+            here: dict[str, Kept] = {}
+            for label, rung in ladder.items():
+                folder = victim.run.subfolder(home, f"{_file_name(cut)}-{_file_name(label)}")
+                of_rung = asked | {"cut": cut, **_settings(rung, options)}
+                kept = _finished(folder, of_rung) if resume else None
+                if kept is None:
+                    fitted = _fit(rung, target, options, label, here, bar)
+                    kept = _score(victim, target, label, rung, fitted, scorer, folder, of_rung, options)
+                else:
+                    say(f"attack on {cut} ({label}): already done, read from {folder}")
+                here[label] = kept
+            best = min(here, key=lambda label: here[label].result["mse_first"])
+            results += [{**kept.result, "best": label == best} for label, kept in here.items()]
+            originals, grid[cut] = here[best].originals[:shown], here[best].reconstructions[:shown]
+            if len(here) > 1:
+                rows = {label: kept.reconstructions[:shown] for label, kept in here.items()}
+                file = f"{home}-{_file_name(cut)}.png"
+                figures.reconstruction_grid(originals, rows, victim.run.subfolder("figures") / file)
+    tables.write_csv([_flat(result) for result in results], victim.run.subfolder(home) / "table.csv")
     if originals is not None:
-        figures.reconstruction_grid(originals, grid, victim.run.subfolder("figures") / "attacks.png")
+        figures.reconstruction_grid(originals, grid, victim.run.subfolder("figures") / f"{home}.png")
     return results
+
+
+def attack_home(options: AttackConfig) -> str:
+    """Name of the folder, in the run's, that holds attacks with these options; grids have the same name.
+
+    Example:
+      >>> attack_home(AttackConfig()), attack_home(AttackConfig(null=True, defence="gaussian:0.5+uint8"))
+      ('attacks', 'attacks-null-gaussian0.5+uint8')
+    """
+    defence = defences.parse(options.defence)
+    return "-".join(["attacks", *["null"][: options.null], *[_file_name(str(defence))][: len(defence.steps)]])
 
 
 def _cuts_to_attack(victim: Victim, asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -96,48 +144,145 @@ def _cuts_to_attack(victim: Victim, asked: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(asked)) or tuple(cut for cut in victim.network.cuts if valid[cut])
 
 
-def _floors(victim: Victim) -> Callable[[jax.Array, np.ndarray], dict[str, jax.Array]]:
-    """What no z at all (mean image) and the label alone (class mean) give; means of the target's training images."""
+def _target(victim: Victim, cut: str, defence: defences.Defence, seed: int) -> Target:
+    edge, reference = attacker.Edge(victim.network, cut, defence), None
+    if defence.steps:
+        train = victim.splits.train
+        some = dataclasses.replace(train, indices=train.indices[:REFERENCE_IMAGES])
+        masks = [mask for _, _, mask in padded_batches(some, 256)]
+        sent = attacker.sent_batches(edge, victim.variables, some)
+        reference = defences.reference(z[mask] for z, mask in zip(sent, masks, strict=True))
+    return Target(edge, victim.variables, victim.splits.auxiliary, victim.recipe.size, reference, seed, victim.mesh)
+
+
+def _settings(rung: Rung, options: AttackConfig) -> dict[str, Any]:
+    """What an attack of this rung depends on: another must not be read in its place."""
+    apart: dict[str, Any] = {"cut": (), "ladder": False, "rung": (), "stages": None, "enrich": None}
+    apart |= {"lpips_weights": None, "decoder_depth": None}
+    if rung.kind != "likelihood":
+        apart |= {"restarts": 1, "tv": None}
+    settings = dataclasses.asdict(dataclasses.replace(options, **apart))
+    return {**settings, "rung": dataclasses.asdict(rung)}
+
+
+def _fit(
+    rung: Rung, target: Target, options: AttackConfig, label: str, here: Mapping[str, Kept], bar: Progress
+) -> Fitted:
+    name = f"{label} on {target.edge.cut}"
+    if rung.kind == "linear":
+        return rungs.fit_linear(target, options)
+    if rung.kind == "decoder":
+        task = bar.add_task(name, total=options.epochs)
+        fitted = rungs.fit_decoder(rung, target, options, on_epoch=_advance(bar, task, name))
+        bar.update(task, completed=options.epochs)  # it may have stopped early
+        return fitted
+    total = (options.steps or rungs.LIKELIHOOD_STEPS) * options.restarts
+    task = bar.add_task(name, total=total)
+    decoders = [kept for kept in here.values() if kept.result["kind"] == "decoder"]
+    start = min(decoders, key=lambda kept: kept.result["mse_first"]).reconstructions if decoders else None
+    return rungs.fit_likelihood(target, options, start=start, on_step=lambda done: bar.update(task, completed=done))
+
+
+# Scores --------------------------------------------------------------------------------------------------------------
+
+
+class _Scorer(NamedTuple):
+    """Scores and floors of test images, one number an image."""
+
+    floors: Callable[[jax.Array, np.ndarray, np.ndarray], dict[str, jax.Array]]
+    predicted: np.ndarray
+    lpips: lpips.Weights | None
+
+    def __call__(self, x: jax.Array, x_hat: jax.Array, labels: np.ndarray, at: int) -> dict[str, np.ndarray]:
+        scored = metrics.score(x, x_hat)
+        if self.lpips is not None:
+            scored["lpips"] = lpips.lpips(self.lpips, _at_least_64(x), _at_least_64(x_hat))
+        predicted = self.predicted[at : at + len(x)]
+        floors = {f"floor_{name}": value for name, value in self.floors(x, labels, predicted).items()}
+        return {name: np.asarray(value, np.float64) for name, value in {**scored, **floors}.items()}
+
+
+def _at_least_64(x: jax.Array) -> jax.Array:
+    """Images of 64 pixels a side, as the paper's: on smaller ones AlexNet's last layers see one position, or none."""
+    side = max(64, *x.shape[1:3])
+    return jax.image.resize(x, (len(x), side, side, x.shape[3]), "bilinear")
+
+
+def _scorer(victim: Victim, options: AttackConfig) -> _Scorer:
+    """Load LPIPS, and make the floors ready.
+
+    What no z at all gives (mean image) and what the label gives (class mean), from the target's training images; and
+    the decoder that sees only the label: the mean of the attacker's images that the classifier puts in the same class,
+    the best answer there is, in squared error, to the predicted label alone.
+    """
+    file = lpips.weights_file(options.lpips_weights)
+    weights = None if file is None else lpips.load(file)
+    if weights is None:
+        say(lpips.HOW_TO_GET)
     images, labels = victim.splits.train.take()
     assert labels is not None  # the classifier was trained on them
-    size, channels = victim.recipe.size, images.shape[-1]
-    of_classes = metrics.class_means(images, labels, victim.run.num_classes)
-    # Resizing is linear, so the mean of resized images is the resized mean.
-    of_classes = jax.image.resize(of_classes, (len(of_classes), size, size, channels), "bilinear")
-    of_all = jax.image.resize(metrics.mean_image(images), (size, size, channels), "bilinear")
-    return lambda x, labels: {
-        "mean_image": metrics.mean_image_floor(x, of_all),
-        "class_mean": metrics.class_mean_floor(x, labels, of_classes),
-    }
+    size, channels, num_classes = victim.recipe.size, images.shape[-1], victim.run.num_classes
+    of_attacker = victim.splits.auxiliary.take()[0]
+    taken_for = _predictions(victim, victim.splits.auxiliary)
+    by_label = np.array(metrics.class_means(of_attacker, taken_for, num_classes))
+    missing = np.setdiff1d(np.arange(num_classes), taken_for)
+    if len(missing):
+        say(
+            f"none of the attacker's images is taken for class {', '.join(map(str, missing[:5]))}"
+            f"{' …' if len(missing) > 5 else ''}; the label-only floor answers with their mean there"
+        )
+        by_label[missing] = np.asarray(metrics.mean_image(of_attacker))
+
+    def resized(images: Any) -> jax.Array:  # resizing is linear, so the mean of resized images is the resized mean
+        return jax.image.resize(jnp.asarray(images), (len(images), size, size, channels), "bilinear")
+
+    of_classes, of_labels = resized(metrics.class_means(images, labels, num_classes)), resized(by_label)
+    of_all = resized(metrics.mean_image(images)[None])[0]
+
+    def floors(x: jax.Array, labels: np.ndarray, predicted: np.ndarray) -> dict[str, jax.Array]:
+        return {
+            "mean_image": metrics.mean_image_floor(x, of_all),
+            "class_mean": metrics.class_mean_floor(x, labels, of_classes),
+            "label_only": metrics.class_mean_floor(x, predicted, of_labels),
+        }
+
+    return _Scorer(floors, _predictions(victim, victim.splits.test), weights)
 
 
-def _score(victim, cut, trained: attacker.Trained, floors, folder, asked, shown):
+def _predictions(victim: Victim, split: Split) -> np.ndarray:
+    logits = [np.asarray(victim.logits(images))[mask] for images, _, mask in padded_batches(split, 256)]
+    return np.argmax(np.concatenate(logits), axis=1).astype(np.int32)
+
+
+def _score(
+    victim: Victim, target: Target, label: str, rung: Rung, fitted: Fitted, scorer: _Scorer, folder: Path,
+    asked: dict[str, Any], options: AttackConfig,
+) -> Kept:  # fmt: skip
     test = victim.splits.test
+    if rung.kind == "likelihood":
+        test = dataclasses.replace(test, indices=test.indices[: options.likelihood_images])
     assert test.labels is not None  # every source has them
     labels = test.labels[test.indices]
+    # As many as the likelihood attack may start from.
+    first = max(asked["shown"], options.likelihood_images)
     kept: list[dict[str, np.ndarray]] = []
     originals, reconstructions, at = [], [], 0
     batch_psnr: list[tuple[float, int]] = []
-    pairs = attacker.reconstruct(
-        attacker.Edge(victim.network, cut), victim.variables, trained.decoder, trained.variables, test,
-        size=victim.recipe.size,
-    )  # fmt: skip
-    for x, x_hat in pairs:
-        y = labels[at : at + len(x)]
-        scored = {**metrics.score(x, x_hat), **{f"floor_{k}": v for k, v in floors(x, y).items()}}
-        kept.append({name: np.asarray(value, np.float64) for name, value in scored.items()})
+    spread = np.zeros(2)
+    sums: list[np.ndarray | float] = [0.0, 0.0]
+    for x, x_hat in fitted.reconstruct(test):
+        kept.append(scorer(x, x_hat, labels[at : at + len(x)], at))
         batch_psnr.append((float(metrics.psnr_paper(x, x_hat)), len(x)))
-        if at < shown:
-            originals.append(np.asarray(x)[: shown - at])
-            reconstructions.append(np.asarray(x_hat)[: shown - at])
+        for i, images in enumerate((x_hat, x)):
+            pixels = np.asarray(images, np.float64)
+            sums[i], spread[i] = sums[i] + pixels.sum(axis=0), spread[i] + np.sum(pixels**2)
+        if at < first:
+            originals.append(np.asarray(x)[: first - at])
+            reconstructions.append(np.asarray(x_hat)[: first - at])
         at += len(x)
     columns = {name: np.concatenate([k[name] for k in kept]) for name in kept[0]}
     rows = [
-        {
-            "image": int(test.indices[i]),
-            "label": int(labels[i]),
-            **{name: columns[name][i] for name in columns},
-        }
+        {"image": int(test.indices[i]), "label": int(labels[i]), **{name: columns[name][i] for name in columns}}
         for i in range(len(labels))
     ]
     # Written last, so that its presence says that all the rest is there and of one attack.
@@ -145,63 +290,140 @@ def _score(victim, cut, trained: attacker.Trained, floors, folder, asked, shown)
     tables.write_csv(rows, folder / "scores.csv")
     originals, reconstructions = np.concatenate(originals), np.concatenate(reconstructions)
     np.savez(folder / "shown.npz", originals=originals, reconstructions=reconstructions)
-    figures.reconstruction_grid(originals, {cut: reconstructions}, folder / "reconstructions.png")
-    runs.save_tree(folder / "decoder", trained.variables)
+    shown = asked["shown"]
+    figures.reconstruction_grid(
+        originals[:shown], {target.edge.cut: reconstructions[:shown]}, folder / "reconstructions.png"
+    )
+    if fitted.tree is not None:
+        runs.save_tree(folder / "decoder", fitted.tree)
+    leaks = _leaks(columns["mse"], labels, test)
 
+    names = [name for name in ("mse", "mse_paper", "psnr", "ssim", "lpips", "cosine") if name in columns]
     means = {name: float(np.mean(columns[name])) for name in columns}
-    shape = trained.decoder.z_shape
+    shape = attacker.z_shape(target.edge, target.variables, target.auxiliary).shape[1:]
+    state = fitted.chosen.get("state", {})  # what is known only once the images are attacked
+    chosen = {name: value for name, value in fitted.chosen.items() if name != "state"}
     result = {
-        "cut": cut,
+        "cut": target.edge.cut,
         "shape": list(shape),
         "dimension": int(np.prod(shape)),
-        "decoder": "deconvolution",
-        "decoder_parameters": int(sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"]))),
+        "decoder": label,
+        "kind": rung.kind,
+        "decoder_parameters": int(fitted.parameters),
         "scores": {
-            **{name: means[name] for name in ("mse", "mse_paper", "psnr", "ssim", "cosine")},
+            **{name: means[name] for name in names},
             "psnr_paper": float(np.average([p for p, _ in batch_psnr], weights=[n for _, n in batch_psnr])),
             "ratio": means["mse"] / means["floor_class_mean"],
         },
-        "floors": {name: means[f"floor_{name}"] for name in ("mean_image", "class_mean")},
-        "best_epoch": trained.epoch,
-        "selection_loss": trained.selection_loss.tolist(),
-        "flattened": bool(trained.flattened),
-        "last_gain": trained.last_gain,
+        "intervals": {
+            **{name: list(metrics.bootstrap_interval(columns[name])) for name in names},
+            "ratio": list(metrics.bootstrap_ratio_interval(columns["mse"], columns["floor_class_mean"])),
+        },
+        "floors": {name.removeprefix("floor_"): means[name] for name in columns if name.startswith("floor_")},
+        # Variance of the reconstructions over that of the images: ``metrics.prior_collapse``, batch by batch.
+        "prior_collapse": float(np.divide(*(spread - [np.sum(np.square(total)) / at for total in sums]))),
+        "leaks": leaks,
+        "mse_first": float(np.mean(columns["mse"][: options.likelihood_images])),
+        "best_epoch": fitted.best_epoch,
+        "selection_loss": fitted.selection_loss.tolist(),
+        "flattened": bool(state.get("settled", fitted.flattened)),
+        "last_gain": float(state.get("gain", fitted.last_gain)),
+        "chosen": chosen,
         "test_images": len(labels),
+        **_accuracy(victim, target),
         "asked": asked,
     }
+    _leak_figure(fitted, test, leaks, folder)
     runs.write_json(folder / "result.json", result)
-    return result, originals, reconstructions
+    return Kept(json.loads(json.dumps(result)), originals, reconstructions)
 
 
-def _finished(folder, asked: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray, np.ndarray] | None:
-    """Result, originals and reconstructions of a finished attack; None if it is of other settings or damaged."""
+def _leaks(error: np.ndarray, labels: np.ndarray, test: Split) -> dict[str, list[dict[str, Any]]]:
+    """The images and classes that were inverted best and worst: {"best_images": [{"image", "label", "mse"}, …], …}."""
+    order = np.argsort(error, kind="stable")
+
+    def of(positions: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {"image": int(test.indices[i]), "position": int(i), "label": int(labels[i]), "mse": float(error[i])}
+            for i in positions
+        ]
+
+    classes = [
+        {"label": int(c), "images": int(np.sum(labels == c)), "mse": float(np.mean(error[labels == c]))}
+        for c in np.unique(labels)
+    ]
+    classes.sort(key=lambda entry: entry["mse"])
+    return {
+        "best_images": of(order[:LEAKS]),
+        "worst_images": of(order[::-1][:LEAKS]),
+        "best_classes": classes[:LEAKS],
+        "worst_classes": classes[::-1][:LEAKS],
+    }
+
+
+def _leak_figure(fitted: Fitted, test: Split, leaks: Mapping[str, Any], folder: Path) -> None:
+    """Grids of the best and the worst inverted images, for attackers that can be asked again at no cost."""
+    if "state" in fitted.chosen:
+        return
+    for end in ("best", "worst"):
+        at = [entry["position"] for entry in leaks[f"{end}_images"]]
+        pairs = list(fitted.reconstruct(dataclasses.replace(test, indices=test.indices[at])))
+        x, x_hat = (np.concatenate([np.asarray(pair[i]) for pair in pairs]) for i in (0, 1))
+        figures.reconstruction_grid(x, {f"{end} inverted": x_hat}, folder / f"{end}.png")
+
+
+def _accuracy(victim: Victim, target: Target) -> dict[str, float]:
+    """Test accuracy of the cloud on what a defended edge sends, and without the defence; nothing without a defence."""
+    if target.reference is None:
+        return {}
+    test, cut = victim.splits.test, target.edge.cut
+    assert test.labels is not None
+    right = {"accuracy": 0, "accuracy_undefended": 0}
+    for i, (images, labels, mask) in enumerate(padded_batches(test, 256)):
+        z = attacker.send_batch(target.variables, images, edge=target.edge)
+        noise = jax.random.fold_in(jax.random.key(target.seed), i)
+        for name, at_cut in (("accuracy", target.edge.defend(z, noise, target.reference)), ("accuracy_undefended", z)):
+            logits = victim.logits(images, replace={cut: at_cut})
+            right[name] += int(np.sum((np.argmax(np.asarray(logits), axis=1) == labels)[mask]))
+    return {name: count / len(test) for name, count in right.items()}
+
+
+def _finished(folder: Path, asked: dict[str, Any]) -> Kept | None:
+    """What is left of a finished attack; None if it is of other settings or damaged."""
     try:
         result = json.loads((folder / "result.json").read_text())
         if result["asked"] != json.loads(json.dumps(asked)):
             return None
         # Opened here, because np.load forgets to close what it cannot read.
         with (folder / "shown.npz").open("rb") as file, np.load(file, allow_pickle=False) as kept:
-            return result, kept["originals"], kept["reconstructions"]
+            return Kept(result, kept["originals"], kept["reconstructions"])
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
 
 
-def _advance(bar: Progress, task: Any, cut: str) -> Callable[[int, float], None]:
-    return lambda epoch, loss: bar.update(task, completed=epoch, description=f"attack on {cut}  mse {loss:.4f}")
+def _advance(bar: Progress, task: Any, name: str) -> Callable[[int, float], None]:
+    return lambda epoch, loss: bar.update(task, completed=epoch, description=f"{name}  mse {loss:.4f}")
 
 
-def _flat(result: dict[str, Any]) -> dict[str, Any]:
+def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
     floors = {f"floor_{name}": value for name, value in result["floors"].items()}
-    plain = {key: result[key] for key in ("cut", "dimension", "decoder", "decoder_parameters")}
+    ends = {
+        f"{name}_{end}": pair[i] for name, pair in result["intervals"].items() for i, end in enumerate(("low", "high"))
+    }
+    plain = {key: result[key] for key in ("cut", "dimension", "decoder", "decoder_parameters", "best", "test_images")}
+    accuracy = {key: result[key] for key in ("accuracy", "accuracy_undefended") if key in result}
     return {
         **plain,
         **result["scores"],
+        **ends,
         **floors,
+        "prior_collapse": result["prior_collapse"],
         "flattened": result["flattened"],
         "last_gain": result["last_gain"],
+        **accuracy,
     }
 
 
-def _file_name(cut: str) -> str:
-    """A cut's name as a file name: paths of foreign modules hold slashes."""
-    return "".join(c if c.isalnum() or c in "._-" else "_" for c in cut)
+def _file_name(name: str) -> str:
+    """A cut's or a rung's name as a file name: paths of foreign modules hold slashes."""
+    return "".join(c if c.isalnum() or c in "._-+" else "_" for c in name.replace(",", ".").replace(":", ""))

@@ -69,7 +69,7 @@ def probe_run(victim: Victim, options: ProbeConfig = ProbeConfig(), *, seed: int
         nulls = []
         for number in range(options.null_seeds):
             key = jax.random.fold_in(jax.random.key(seed), 1000 + number)
-            null = null_variables(victim.recipe.model, key, _calibration(victim))
+            null = null_variables(victim.recipe.model, key, calibration_batches(victim))
             nulls.append(_measure(network, null, chosen, num_classes, mesh, options.unbiased))
             bar.advance(task)
     record = _probe_record(victim, options, chosen, trained, nulls, rules, seed)
@@ -119,7 +119,8 @@ def _measure(
     return Measured(moments, *found)
 
 
-def _calibration(victim: Victim) -> Iterator[jax.Array]:
+def calibration_batches(victim: Victim) -> Iterator[jax.Array]:
+    """Training images as the network takes them, on which a null model's batch norms are calibrated."""
     train = victim.splits.train
     some = Split(train.images, train.labels, train.indices[:CALIBRATION_IMAGES])
     for images, _, mask in padded_batches(some, PROBE_BATCH):

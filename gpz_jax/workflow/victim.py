@@ -1,8 +1,12 @@
 """A trained run, opened to be probed and attacked."""
 
 import dataclasses
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
+from jax import Array
 from jax.sharding import Mesh
 
 from gpz_jax.config import DataConfig, RunIdentity, resolve
@@ -27,6 +31,15 @@ class Victim(NamedTuple):
     source: sources.Source
     mesh: Mesh
     epoch: int
+
+    def logits(self, images: Any, *, replace: Mapping[str, Array] | None = None) -> Array:
+        """The network's logits of uint8 images, with z put in place at cuts."""
+        return _logits(self.variables, images, dict(replace or {}), network=self.network)
+
+
+@partial(jax.jit, static_argnames="network")
+def _logits(variables, images, replace, *, network):
+    return network(variables, images, replace=replace)[0]
 
 
 def load_run(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 from skimage.metrics import structural_similarity
 from sklearn.datasets import load_digits
 
@@ -167,3 +168,105 @@ def test_an_empty_class_is_nan_and_no_other():
 def test_labels_out_of_range_are_named(label):
     with pytest.raises(UserError, match=f"label {label} with 3 classes: labels run from 0 to 2"):
         metrics.class_means(jnp.ones((2, 2, 2, 1)), jnp.array([0, label]), 3)
+
+
+# --- variety of the reconstructions ---------------------------------------------------------------
+
+
+def test_prior_collapse_is_a_ratio_over_pairs(digits):
+    x, x_hat = (np.asarray(images, np.float64) for images in digits)
+
+    def pairs(images):
+        return ((images[:, None] - images[None]) ** 2).sum()
+
+    np.testing.assert_allclose(metrics.prior_collapse(*digits[::-1]), pairs(x_hat) / pairs(x), rtol=1e-5)
+    np.testing.assert_allclose(metrics.prior_collapse(0.5 * x + 0.2, x), 0.25, rtol=1e-12)
+    assert metrics.prior_collapse(x[::-1], x) == pytest.approx(1)
+    assert metrics.prior_collapse(np.broadcast_to(x[:1], x.shape), x) == 0
+    assert np.isnan(metrics.prior_collapse(np.full_like(x, np.nan), x))
+
+
+def test_prior_collapse_refuses():
+    x = np.zeros((3, 4, 4, 1), np.float32)
+    with pytest.raises(UserError, match="inputs that are all the same image: give different ones"):
+        metrics.prior_collapse(x, x + np.float32(0.3))
+    with pytest.raises(UserError, match="prior collapse of 1 images: variety takes at least 2"):
+        metrics.prior_collapse(x[:1], x[:1])
+    function = inspect.unwrap(metrics.prior_collapse)
+    with pytest.raises(UserError, match=r"images \(3, 4, 4, 1\) against reconstructions \(2, 4, 4, 1\)"):
+        function(x[:2], x)
+    with pytest.raises(UserError, match="pixels of dtype uint8"):
+        function(x, x.astype(np.uint8))
+
+
+# --- intervals ------------------------------------------------------------------------------------
+
+
+def test_bootstrap_against_scipy():
+    values = np.random.default_rng(5).gamma(2, size=60)
+    options = {"n_resamples": 4000, "method": "percentile", "vectorized": True, "rng": np.random.default_rng(1)}
+    want = bootstrap((values,), np.mean, **options).confidence_interval
+    np.testing.assert_allclose(metrics.bootstrap_interval(values, resamples=4000), want, atol=0.03)
+
+    other = values * np.random.default_rng(6).uniform(0.5, 1.5, 60)  # paired: the ratio varies less than either mean
+    ratio = bootstrap((values, other), lambda a, b, axis: a.mean(axis) / b.mean(axis), paired=True, **options)
+    got = metrics.bootstrap_ratio_interval(values, other, resamples=4000)
+    np.testing.assert_allclose(got, ratio.confidence_interval, atol=0.02)
+
+
+def test_bootstrap_covers_the_mean_as_often_as_it_says():
+    samples = np.random.default_rng(0).exponential(size=(200, 80))
+    intervals = np.array([metrics.bootstrap_interval(s, level=0.8, resamples=300) for s in samples])
+    covered = ((intervals[:, 0] <= 1) & (intervals[:, 1] >= 1)).mean()
+    assert abs(covered - 0.8) < 0.085  # three standard errors of a share of 200
+
+
+def test_bootstrap_is_repeatable_whatever_is_drawn_at_once(monkeypatch):
+    values = np.random.default_rng(2).normal(size=50)
+    whole = metrics.bootstrap_interval(values, seed=3)
+    assert whole != metrics.bootstrap_interval(values, seed=4)
+    for at_once in (7, 50, 333):
+        monkeypatch.setattr(metrics, "_DRAWN_AT_ONCE", at_once)
+        np.testing.assert_allclose(metrics.bootstrap_interval(values, seed=3), whole, rtol=1e-12)
+
+
+def test_wider_levels_hold_narrower_ones():
+    values = np.random.default_rng(2).normal(size=50)
+    low, high = zip(*(metrics.bootstrap_interval(values, level=level) for level in (0.99, 0.9, 0.5)), strict=True)
+    assert list(low) == sorted(low)
+    assert list(high) == sorted(high, reverse=True)
+    assert low[-1] < values.mean() < high[-1]
+
+
+def test_bootstrap_of_infinite_and_missing_values():
+    values = np.arange(1.0, 21.0)
+    assert metrics.bootstrap_interval(np.append(values, np.nan)) == metrics.bootstrap_interval(values)
+    assert np.isnan(metrics.bootstrap_interval(np.full(3, np.nan))).all()
+    # One image in 20 came back exactly: some resamples hold it, some do not.
+    low, high = metrics.bootstrap_interval(np.append(values[1:], np.inf))
+    assert np.isfinite(low)
+    assert high == np.inf
+    assert metrics.bootstrap_interval(np.full(4, np.inf)) == (np.inf, np.inf)
+    assert np.isnan(metrics.bootstrap_interval(np.array([np.inf, -np.inf]))).all()
+
+
+def test_bootstrap_ratio_is_paired():
+    floor = jnp.linspace(0.1, 2.0, 30)
+    np.testing.assert_allclose(metrics.bootstrap_ratio_interval(0.5 * floor, floor), (0.5, 0.5), rtol=1e-6)
+    above, below = np.array([1.0, np.nan, 3.0]), np.array([2.0, 5.0, np.nan])
+    assert metrics.bootstrap_ratio_interval(above, below) == (0.5, 0.5)
+    assert metrics.bootstrap_ratio_interval(np.ones(3), np.zeros(3)) == (np.inf, np.inf)
+    assert np.isnan(metrics.bootstrap_ratio_interval(np.zeros(3), np.zeros(3))).all()
+
+
+def test_bootstrap_refuses():
+    values = np.arange(3.0)
+    with pytest.raises(UserError, match="no values to average: an interval needs at least 1"):
+        metrics.bootstrap_interval(values[:0])
+    for level in (0.0, 1.0, 95.0):
+        with pytest.raises(UserError, match=f"level {level}: give a probability between 0 and 1"):
+            metrics.bootstrap_interval(values, level=level)
+    with pytest.raises(UserError, match="0 resamples: give at least 1"):
+        metrics.bootstrap_interval(values, resamples=0)
+    with pytest.raises(UserError, match="3 values over 2: give one of each per image"):
+        inspect.unwrap(metrics.bootstrap_ratio_interval)(values, values[:2])

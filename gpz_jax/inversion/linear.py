@@ -1,0 +1,222 @@
+"""The attacker's lowest honest rung: ridge regression from z to pixels, in closed form.
+
+With Z (N, D) and X (N, P) the attacker's representations and pixels less their means, and λ the penalty:
+
+  primal, D ≤ N:   C = (ZᵀZ + λ I)⁻¹ Zᵀ X          x_hat(z) = x_mean + (z - z_mean) C
+  dual,   D > N:   C = (Z Zᵀ + λ I)⁻¹ X             x_hat(z) = x_mean + (z - z_mean) Zᵀ C
+
+Both are the same map, the least of ||X - Z W||² + λ ||W||² (Hoerl and Kennard 1970; the dual: Saunders, Gammerman and
+Vovk 1998), and equal scikit-learn's ``Ridge(alpha=λ)``. No training, no seed: what it rebuilds, anybody can.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jax import Array
+from jaxtyping import Float, Float32
+
+from gpz_jax.errors import UserError
+
+#: Largest order of a Gram matrix: 8192² numbers are 0.5 GB in float64, and their Cholesky factor a minute on a CPU.
+MOST = 8192
+
+#: Penalties that :func:`fit_best` tries, as multiples of the Gram matrix's mean eigenvalue.
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+
+#: Rows that are multiplied at a time: what is centred exists twice for these alone.
+BLOCK = 1024
+
+
+class Ridge(NamedTuple):
+    """A fitted map from z (…, D) to pixels; a pytree, so it passes through jit and into files as it is.
+
+    Attributes:
+      z_mean: ``(D,)``.
+      x_mean: ``(P,)``.
+      basis: the centred training rows ``(M, D)`` in the dual form; None in the primal.
+      coefficients: C, ``(M, P)`` in the dual form, ``(D, P)`` in the primal.
+    """
+
+    z_mean: Float32[Array, " D"]
+    x_mean: Float32[Array, " P"]
+    basis: Float32[Array, "M D"] | None
+    coefficients: Float32[Array, "M P"]
+
+    def __call__(self, z: Float[Array | np.ndarray, "N D"]) -> Float32[Array, "N P"]:
+        """x_hat, not clipped: linear in z."""
+        # HIGHEST: accelerators would otherwise keep 8 or 11 bits of what is small against what cancels.
+        dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+        centred = jnp.asarray(z).astype(jnp.float32) - self.z_mean
+        return self.x_mean + dot(centred if self.basis is None else dot(centred, self.basis.T), self.coefficients)
+
+    def pixels(self, z: Float[Array | np.ndarray, "N D"]) -> Float32[Array, "N P"]:
+        """x_hat clipped to [0, 1], where pixels lie."""
+        return jnp.clip(self(z), 0, 1)
+
+
+class _Normal(NamedTuple):
+    """The normal equations: (gram + λ I) C = targets, host float64 but for what the map keeps."""
+
+    z_mean: Array
+    x_mean: Array
+    basis: Array | None
+    gram: np.ndarray
+    targets: np.ndarray
+
+    def solve(self, penalty: float) -> Ridge:
+        """Raises ``LinAlgError`` where the matrix is not positive definite in floating point."""
+        matrix = self.gram.copy()
+        matrix[np.diag_indices_from(matrix)] += penalty
+        factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
+        c = scipy.linalg.cho_solve(factor, self.targets, check_finite=False)
+        return Ridge(self.z_mean, self.x_mean, self.basis, jnp.asarray(c, jnp.float32))
+
+
+def fit(z: Float[Array | np.ndarray, "N D"], x: Float[Array | np.ndarray, "N P"], penalty: float) -> Ridge:
+    """The :class:`Ridge` of penalty λ. Where D > 8192, only the first 8192 rows are used.
+
+    The Gram matrix is made on the device in float32 and solved on the host in float64: the condition is squared in it,
+    and a float32 factor would lose what the penalty is to decide.
+
+    Args:
+      z: representations, flattened.
+      x: pixels in [0, 1], flattened.
+      penalty: λ, in z's unit squared times images; scikit-learn's ``alpha``.
+
+    Raises:
+      UserError: fewer than 2 images, values that are not finite, a penalty below 0, or too small a one to tell apart
+        the directions of z.
+
+    Example:
+      >>> ridge = fit(jnp.array([[0.0], [2.0]]), jnp.array([[0.2], [0.6]]), 0.0)
+      >>> [round(float(pixel), 4) for pixel in ridge(jnp.array([[1.0], [3.0]]))[:, 0]]
+      [0.4, 0.8]
+    """
+    if not 0 <= penalty < np.inf:
+        raise UserError(f"penalty {penalty:g}: give 0 or more")
+    try:
+        return _normal(z, x).solve(penalty)
+    except np.linalg.LinAlgError:
+        raise UserError(
+            f"penalty {penalty:g} is too small: z has directions in which the images do not differ; raise it"
+        ) from None
+
+
+def fit_best(
+    z: Float[Array | np.ndarray, "N D"],
+    x: Float[Array | np.ndarray, "N P"],
+    z_selection: Float[Array | np.ndarray, "S D"],
+    x_selection: Float[Array | np.ndarray, "S P"],
+    penalties: Sequence[float] = PENALTIES,
+) -> tuple[Ridge, float, dict[float, float]]:
+    """The :class:`Ridge` whose clipped pixels fit the selection images best; the Gram matrix is made once.
+
+    λ = r trace(Gram)/order for each r of ``penalties``: relative to the mean eigenvalue, so that rescaling z changes
+    nothing. An r whose matrix is singular in floating point scores inf. Where z never varies every r gives the mean
+    image.
+
+    Args:
+      z: representations to fit, flattened.
+      x: their pixels in [0, 1], flattened.
+      z_selection: representations to choose r on.
+      x_selection: their pixels.
+      penalties: r to try.
+
+    Returns:
+      The map, its r, and the per-element mean squared error on the selection images by r.
+
+    Raises:
+      UserError: fewer than 2 images or no selection images, values that are not finite, no r or one that is not above
+        0, or none that can be solved.
+
+    Example:
+      >>> z = jnp.arange(8.0)[:, None]
+      >>> ridge, r, errors = fit_best(z[::2], z[::2] / 8, z[1::2], z[1::2] / 8)
+      >>> r, [round(error, 3) for error in errors.values()]
+      (0.0001, [0.0, 0.0, 0.0, 0.001, 0.023, 0.077])
+    """
+    if not penalties or not all(0 < r < np.inf for r in penalties):
+        raise UserError(f"penalties {tuple(penalties)}: give at least one, each above 0")
+    if not len(z_selection):
+        raise UserError("there are no selection images to choose the penalty on")
+    normal = _normal(z, x)
+    unit = float(np.trace(normal.gram)) / len(normal.gram) or 1.0
+    best, errors = None, {}
+    for r in penalties:
+        try:
+            ridge = normal.solve(r * unit)
+        except np.linalg.LinAlgError:
+            errors[r] = float("inf")
+            continue
+        errors[r] = _selection_error(ridge, z_selection, x_selection)
+        if best is None or errors[r] < errors[best[1]]:
+            best = ridge, r
+    if best is None:
+        raise UserError(f"none of the penalties {tuple(penalties)} makes the system solvable; add a larger one")
+    if not np.isfinite(errors[best[1]]):
+        raise UserError("the selection images or their representations have values that are not finite")
+    return *best, errors
+
+
+def _normal(z, x) -> _Normal:
+    if z.shape[1] > MOST:
+        z, x = z[:MOST], x[:MOST]
+    count, dimension = z.shape
+    if count < 2:
+        raise UserError(f"the attacker has {count} images, too few for a regression; give at least 2")
+    z_mean, x_mean = _mean(z), _mean(x)
+    if dimension <= count:
+        basis, gram = None, jnp.zeros((dimension, dimension), jnp.float32)
+        targets = jnp.zeros((dimension, x.shape[1]), jnp.float32)
+        for rows in _blocks(count):
+            gram, targets = _accumulate(gram, targets, jnp.asarray(z[rows]), jnp.asarray(x[rows]), z_mean, x_mean)
+    else:
+        basis = jnp.asarray(z).astype(jnp.float32) - z_mean
+        gram = np.concatenate([np.asarray(_products(basis[rows], basis)) for rows in _blocks(count)])
+        targets = np.asarray(x, np.float64) - np.asarray(x_mean, np.float64)
+    gram, targets = np.asarray(gram, np.float64), np.asarray(targets, np.float64)
+    if not (np.isfinite(gram).all() and np.isfinite(targets).all()):
+        raise UserError("the attacker's images or their representations have values that are not finite")
+    return _Normal(z_mean, x_mean, basis, gram, targets)
+
+
+def _blocks(count: int) -> list[slice]:
+    return [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
+
+
+def _mean(values) -> Array:
+    """Mean of the rows, (…,) float32; blocks are summed in float32, their sums in float64."""
+    sums = [np.asarray(_sum(jnp.asarray(values[rows])), np.float64) for rows in _blocks(len(values))]
+    return jnp.asarray(np.sum(sums, axis=0) / len(values), jnp.float32)
+
+
+@jax.jit
+def _sum(block):
+    return jnp.sum(block.astype(jnp.float32), axis=0)
+
+
+@partial(jax.jit, donate_argnames=("gram", "targets"))
+def _accumulate(gram, targets, z, x, z_mean, x_mean):
+    dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    z, x = z.astype(jnp.float32) - z_mean, x.astype(jnp.float32) - x_mean
+    return gram + dot(z.T, z), targets + dot(z.T, x)
+
+
+@jax.jit
+def _products(block, basis):
+    return jnp.matmul(block, basis.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _selection_error(ridge: Ridge, z, x) -> float:
+    sums = [_squared_error(ridge, jnp.asarray(z[rows]), jnp.asarray(x[rows])) for rows in _blocks(len(z))]
+    return float(np.sum(np.asarray(jax.device_get(sums), np.float64))) / x.size
+
+
+@jax.jit
+def _squared_error(ridge, z, x):
+    return jnp.sum((ridge.pixels(z) - x.astype(jnp.float32)) ** 2)
