@@ -20,7 +20,7 @@ from rich.table import Table
 from zoo import Flags, chosen, victim
 
 from gpz_jax import workflow
-from gpz_jax.config import AttackConfig, parse
+from gpz_jax.config import parse
 from gpz_jax.errors import one_line_errors
 from gpz_jax.reporting import figures, tables
 
@@ -82,8 +82,8 @@ def shown(rows: list[dict], size: str) -> list[Table]:
         cuts = {row["level"]: row["cut"] for row in mine.values()}
         table = Table(
             title=f"{name}, CIFAR-10, {size}: MSE in the paper's convention",
-            caption="/class mean: over the class-mean floor; NO: the attacker was still improving; the likelihood attack "
-            "is scored on the first test images only; paper: IR-152 at 64x64, blocks 40 and 50",
+            caption="/class mean: over the class-mean floor; NO: the attacker was still improving; the likelihood "
+            "attack is scored on the first test images only; paper: IR-152 at 64x64, blocks 40 and 50",
         )
         table.add_column("attacker")
         heads = (f"feature: {cuts['feature']}", "/class mean", f"decision: {cuts['decision']}", "/class mean", "gap")
@@ -114,9 +114,9 @@ def verdict(rows: list[dict]) -> list[str]:
         base = best["decision", "baseline"]["mse_first"] / best["feature", "baseline"]["mse_first"]
         gap = best["decision"]["mse_first"] / best["feature"]["mse_first"]
         said.append(
-            f"{name}: the gap is {base:.2f} under the baseline attack and {gap:.2f} under the best attacker at each cut "
-            f"({best['feature']['attacker']} and {best['decision']['attacker']}); at the decision level that one comes "
-            f"to {best['decision']['ratio']:.2f} of the class-mean floor"
+            f"{name}: the gap is {base:.2f} under the baseline attack and {gap:.2f} under the best attacker at each "
+            f"cut ({best['feature']['attacker']} and {best['decision']['attacker']}); at the decision level that "
+            f"one comes to {best['decision']['ratio']:.2f} of the class-mean floor"
         )
     return said
 
