@@ -171,6 +171,8 @@ class AttackConfig:
     defence: str = "none"
     """Perturbation of z at the edge, which the attacker meets in training too: gaussian:S, laplace:S (S times the
     spread of z), dropout:P, topk:F, uint8, joined by +."""
+    into: str = ""
+    """Keep these attacks apart, in RUN/attacks-INTO; with another --aux they would else replace those in RUN/attacks."""
     null: bool = False
     """Attack an untrained copy of the network with calibrated batch norms instead: what its architecture resists."""
     lpips_weights: str | None = None
@@ -253,6 +255,10 @@ def check_attack(attack: AttackConfig) -> AttackConfig:
         raise UserError(f"--tv must be 0 or more, got {attack.tv:g}")
     _positive(lr=attack.lr)
     _fraction(selection_fraction=attack.selection_fraction)
+    if not all(c.isalnum() or c in "._-" for c in attack.into):
+        raise UserError(
+            f"--into {attack.into!r}: letters, digits, dots, dashes and underscores only; it names a folder"
+        )
     if attack.ladder and attack.rung:
         raise UserError("--ladder tries every rung; leave it out to choose some by --rung")
     return attack

@@ -64,6 +64,12 @@ def table_rows(text):
     return {row[0]: row for row in cells}
 
 
+def attack_tables(text):
+    """Rows of the two tables that the attack command prints: the scores, and the leak list."""
+    scores, leaks = text.split("leak list")
+    return table_rows(scores), table_rows(leaks)
+
+
 def table_heads(text):
     line = next(line for line in text.splitlines() if line.lstrip().startswith("┃"))
     return tuple(cell.strip() for cell in line.strip().strip("┃").split("┃"))
@@ -294,15 +300,17 @@ def test_attack_as_a_process_and_resumed(home, run, capsys):
     said = tiny_runs.command("attack", "run", "--cut", "logits", *SHORT, cwd=home)
     assert said.returncode == 0, said.stderr
     heads = table_heads(said.stdout)
-    assert heads == ("cut", "D", "decoder", "mse", "/class mean", "mse_paper", "psnr", "psnr_paper", "ssim", "cosine",
-                     "loss flattened?")  # fmt: skip
-    rows = table_rows(said.stdout)
-    assert tuple(rows) == ("logits", "floor: class mean", "floor: mean image")
+    assert heads == ("cut", "D", "decoder", "parameters", "mse", "/class mean", "mse_paper", "psnr", "psnr_paper",
+                     "ssim", "cosine", "collapse", "loss flattened?")  # fmt: skip
+    rows, leaks = attack_tables(said.stdout)
+    assert tuple(rows) == ("logits", "floor: class mean", "floor: label only", "floor: mean image")
     assert rows["logits"][-1].split()[0] in ("yes", "NO")
-    assert rows["floor: class mean"][4] == "1"
+    assert rows["floor: class mean"][5] == "1"
+    assert leaks["logits"][1] == "deconvolution"
+    assert "LPIPS left out" in said.stderr
     folder = run / "attacks" / "logits-deconvolution"
     assert {path.name for path in folder.iterdir()} == {
-        "decoder", "reconstructions.png", "result.json", "scores.csv", "shown.npz"
+        "best.png", "decoder", "reconstructions.png", "result.json", "scores.csv", "shown.npz", "worst.png"
     }  # fmt: skip
     assert_png(run / "figures" / "attacks.png")
     with (folder / "scores.csv").open() as file:
@@ -311,17 +319,22 @@ def test_attack_as_a_process_and_resumed(home, run, capsys):
     result = json.loads((folder / "result.json").read_text())
     mse = np.mean([float(score["mse"]) for score in scores])
     np.testing.assert_allclose(mse, result["scores"]["mse"], rtol=1e-6)
-    assert rows["logits"][3] == f"{mse:.3g}"
+    assert rows["logits"][4] == f"{mse:.3g}"
     np.testing.assert_allclose(mse / result["floors"]["class_mean"], result["scores"]["ratio"], rtol=1e-6)
     # The floors are those of the data: computed here from the images alone.
     assert 0.02 < result["floors"]["class_mean"] < result["floors"]["mean_image"] < 0.15
+    low, high = result["intervals"]["mse"]
+    assert low < mse < high
+    ordered = sorted(scores, key=lambda score: float(score["mse"]))
+    assert [entry["image"] for entry in result["leaks"]["best_images"]] == [int(s["image"]) for s in ordered[:5]]
+    assert [entry["image"] for entry in result["leaks"]["worst_images"]] == [int(s["image"]) for s in ordered[:-6:-1]]
 
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     attack.main([str(run), "--cut", "logits", *SHORT, "--resume"])
     again = capsys.readouterr()
-    assert "attack on logits: already done, read from" in again.err
+    assert "deconvolution on logits: already done, read from" in again.err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    assert table_rows(again.out) == rows
+    assert attack_tables(again.out) == (rows, leaks)
 
 
 @pytest.fixture(scope="module")

@@ -390,7 +390,7 @@ def test_what_was_found_of_another_epoch_is_noted(copy, capsys):
         ([], "a run folder is missing"),
         ([*SMALL, "--cut", "block4"], "unknown cut 'block4'; did you mean 'block_4'?"),
         ([*SMALL, "--size", "20"], "--size must be a positive multiple of 16"),
-        ([*SMALL, "--depth", "2"], "--depth 2: the cnn has four blocks"),
+        ([*SMALL, "--depth", "2"], "--depth 2: the cnn has one depth"),
         ([*SMALL, "--classes", "0"], "--classes must be at least 1, got 0"),
         ([*SMALL, "--channels", "-1"], "--channels must be at least 1, got -1"),
         ([*SMALL, "--batch-size", "0"], "--batch-size must be at least 1, got 0"),

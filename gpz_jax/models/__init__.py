@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.models.cnn import CNN
+from gpz_jax.models.cnn6 import CNN6
 from gpz_jax.models.ir import IR
 from gpz_jax.models.resnet import ResNet
 from gpz_jax.models.vgg import VGG
 from gpz_jax.models.vit import ViT
 
-__all__ = ["CNN", "IR", "MODELS", "VGG", "Family", "Options", "ResNet", "ViT", "build"]
+__all__ = ["CNN", "CNN6", "IR", "MODELS", "VGG", "Family", "Options", "ResNet", "ViT", "build"]
 
 
 class Options(NamedTuple):
@@ -63,6 +64,7 @@ def _ir(*stages: int) -> Family:
 #: name -> family. The CNN alone is narrow by default, so that the README's first command takes a minute.
 MODELS: dict[str, Family] = {
     "cnn": Family(lambda o: CNN(o.num_classes, o.width, dtype=o.dtype), 64, 16),
+    "cnn6": Family(lambda o: CNN6(o.num_classes, o.width, dtype=o.dtype), 64, 64),
     "resnet18": _residual(2, 2, 2, 2),
     "resnet50": _residual(3, 4, 6, 3, bottleneck=True),
     "vgg16": _vgg(2, 2, 3, 3, 3),
@@ -95,7 +97,7 @@ def build(
       size: side of the square input in pixels.
       width: channels of the first block (the paper's: 64; of the ViT's tokens: 128); None for the family's default.
       dtype: of the convolutions and the attention, "float32" or "bfloat16".
-      depth: factor on the number of layers of every stage; the CNN has no other depth than 1.
+      depth: factor on the number of layers of every stage; the CNNs have no other depth than 1.
       patch: side of the ViT's patches in pixels.
       heads: of the ViT's attention.
 
@@ -118,8 +120,8 @@ def build(
         raise UserError(f"--width must be at least 1, got {width}")
     if not 0 < depth <= 100:
         raise UserError(f"--depth must be a positive factor (1 is the paper's network), got {depth:g}")
-    if name == "cnn" and depth != 1:
-        raise UserError(f"--depth {depth:g}: the cnn has four blocks; give --width for a smaller one")
+    if name in ("cnn", "cnn6") and depth != 1:
+        raise UserError(f"--depth {depth:g}: the {name} has one depth; give --width for a smaller one")
     if name == "vit":
         if patch < 1 or size % patch:
             raise UserError(f"--patch {patch} must divide --size {size}")

@@ -108,7 +108,7 @@ def attack_run(
                     fitted = _fit(rung, target, options, label, here, bar)
                     kept = _score(victim, target, label, rung, fitted, scorer, folder, of_rung, options)
                 else:
-                    say(f"attack on {cut} ({label}): already done, read from {folder}")
+                    say(f"{label} on {cut}: already done, read from {folder}")
                 here[label] = kept
             best = min(here, key=lambda label: here[label].result["mse_first"])
             results += [{**kept.result, "best": label == best} for label, kept in here.items()]
@@ -131,7 +131,10 @@ def attack_home(options: AttackConfig) -> str:
       ('attacks', 'attacks-null-gaussian0.5+uint8')
     """
     defence = defences.parse(options.defence)
-    return "-".join(["attacks", *["null"][: options.null], *[_file_name(str(defence))][: len(defence.steps)]])
+    defended = [_file_name(str(defence))] if defence.steps else []
+    return "-".join(
+        ["attacks", *([options.into] if options.into else []), *(["null"] if options.null else []), *defended]
+    )
 
 
 def _cuts_to_attack(victim: Victim, asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -158,7 +161,7 @@ def _target(victim: Victim, cut: str, defence: defences.Defence, seed: int) -> T
 def _settings(rung: Rung, options: AttackConfig) -> dict[str, Any]:
     """What an attack of this rung depends on: another must not be read in its place."""
     apart: dict[str, Any] = {"cut": (), "ladder": False, "rung": (), "stages": None, "enrich": None}
-    apart |= {"lpips_weights": None, "decoder_depth": None}
+    apart |= {"lpips_weights": None, "decoder_depth": None, "into": ""}
     if rung.kind != "likelihood":
         apart |= {"restarts": 1, "tv": None}
     settings = dataclasses.asdict(dataclasses.replace(options, **apart))

@@ -29,6 +29,7 @@ def parameters(name, *, channels=3, num_classes=10):
 #: At 64x64x3, K = 10. The release has no ResNet-50, IR-50 or IR-100: those counts are ours, frozen.
 PARAMETERS = {
     "cnn": 1_963_056,
+    "cnn6": 4_755_274,  # by hand: 555,328 in convolutions, 8192 x 512 + 512, 512 x 10 + 10
     "resnet18": 11_189_322,
     "resnet50": 23_582_282,
     "vgg16": 39_938_122,
@@ -70,6 +71,12 @@ def ir_blocks(*units):
 #: Names and shapes, in order. Renaming or moving one breaks run folders and scripts: change this only on purpose.
 CUTS = {
     "cnn": {**numbered("block", (32, 32, 64), (16, 16, 128), (8, 8, 256), (4, 4, 512)), "fc": (50,)},
+    "cnn6": {
+        f"{name}{stage}{i}": (side := 64 >> (stage if name == "pool" else stage - 1), side, channels)
+        for stage, channels in ((1, 64), (2, 128), (3, 128))
+        for name, i in (("conv", "1"), ("ReLU", "1"), ("conv", "2"), ("ReLU", "2"), ("pool", ""))
+    }
+    | {"fc1": (512,)},
     "resnet18": numbered(
         "block",
         *3 * [(64, 64, 64)],  # the stem and the first stage
@@ -251,16 +258,16 @@ def test_max_pool(key):
 
 def test_build_is_the_table():
     assert build("cnn", num_classes=7, width=3, size=48) == CNN(7, 3)
-    assert list(MODELS) == ["cnn", "resnet18", "resnet50", "vgg16", "vgg19", "ir50", "ir100", "ir152", "vit"]
+    assert list(MODELS) == ["cnn", "cnn6", "resnet18", "resnet50", "vgg16", "vgg19", "ir50", "ir100", "ir152", "vit"]
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"name": "cmn"}, "unknown model 'cmn'; did you mean 'cnn'"),
-        ({"name": "transformer"}, "unknown model 'transformer'; known: cnn, resnet18"),
+        ({"name": "transformer"}, "unknown model 'transformer'; known: cnn, cnn6, resnet18"),
         ({"name": "vgg", "width": 64}, "unknown model 'vgg'; did you mean 'vgg1"),
-        ({"depth": 0.5}, "--depth 0.5: the cnn has four blocks"),
+        ({"depth": 0.5}, "--depth 0.5: the cnn has one depth"),
         ({"name": "ir50", "depth": 0.0}, "--depth must be a positive factor .* got 0"),
         ({"name": "ir50", "depth": float("nan")}, "--depth must be a positive factor .* got nan"),
         ({"name": "vit", "patch": 5}, "--patch 5 must divide --size 32"),

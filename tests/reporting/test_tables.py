@@ -124,10 +124,14 @@ def test_names_with_brackets_are_printed_as_they_are():
 
 def attacked(flattened, gain, **more):
     scores = dict.fromkeys(tables.ATTACK_COLUMNS, 0.5)
-    floors = {"class_mean": 0.25, "mean_image": 0.75}
+    floors = {"class_mean": 0.25, "label_only": 0.5, "mean_image": 0.75}
+    ends = [{"image": 7, "label": 3, "mse": 0.125}], [{"label": 4, "images": 2, "mse": 0.375}]
+    leaks = {f"{end}_{what}": ends[i] for i, what in enumerate(("images", "classes")) for end in ("best", "worst")}
     return {
         "cut": "logits", "dimension": 10, "decoder": "deconvolution", "scores": scores, "floors": floors,
-        "flattened": flattened, "last_gain": gain, "selection_loss": [0.1] * 10, **more,
+        "flattened": flattened, "last_gain": gain, "selection_loss": [0.1] * 10, "kind": "decoder",
+        "decoder_parameters": 12345, "intervals": {"ratio": [0.4, 0.625]}, "prior_collapse": 0.5, "best": True,
+        "leaks": leaks, **more,
     }  # fmt: skip
 
 
@@ -141,5 +145,22 @@ def test_attack_table_has_both_floors_and_says_whether_the_loss_flattened():
     class_mean = next(line for line in text.splitlines() if "floor: class mean" in line)
     mean_image = next(line for line in text.splitlines() if "floor: mean image" in line)
     assert "0.25" in class_mean
-    assert class_mean.split("│")[5].strip() == "1"
-    assert mean_image.split("│")[5].strip() == "3"
+    assert class_mean.split("│")[6].strip() == "1"
+    assert mean_image.split("│")[6].strip() == "3"
+    assert "[0.4, 0.625]" in text
+    assert "12.3 k" in text
+
+
+def test_attack_table_marks_the_best_of_a_ladder():
+    rungs = [attacked(True, 0, decoder="linear", kind="linear", best=False), attacked(True, 0.002)]
+    text = shown(tables.attack_table("t", rungs))
+    assert "deconvolution *" in text
+    assert "linear *" not in text
+    assert "closed form" in text
+
+
+def test_leak_table_has_the_best_attack_on_each_cut_only():
+    text = shown(tables.leak_table("t", [attacked(True, 0), attacked(True, 0, cut="fc", decoder="weak", best=False)]))
+    assert "7 (3): 0.125" in text
+    assert "4: 0.375" in text
+    assert "weak" not in text
