@@ -7,8 +7,9 @@ DIR holds kmnist.npz (or kmnist10k.npz), mnist.npz and emnist_letters.npz. The p
 trained on MNIST draws every character as "0", one trained on EMNIST as "D". Here a network trained on KMNIST is
 attacked at a feature- and a decision-level cut with a held-out part of KMNIST, with MNIST and with EMNIST letters; a
 classifier trained on the attacker's set names each reconstruction, and as a control each original. Prints how often the
-commonest names come, beside the error and the prior collapse (variance of the reconstructions over that of the originals). Writes
-table.csv, names.csv, names.png (the histograms) and a grid to --out; a killed experiment continues where it stopped.
+commonest names come, beside the error and the prior collapse (variance of the reconstructions over that of the
+originals). Writes table.csv, names.csv, names.png (the histograms) and a grid to --out; a killed experiment continues
+where it stopped.
 """
 
 import dataclasses

@@ -172,7 +172,7 @@ class AttackConfig:
     """Perturbation of z at the edge, which the attacker meets in training too: gaussian:S, laplace:S (S times the
     spread of z), dropout:P, topk:F, uint8, joined by +."""
     into: str = ""
-    """Keep these attacks apart, in RUN/attacks-INTO; with another --aux they would else replace those in RUN/attacks."""
+    """Keep these attacks apart, in RUN/attacks-INTO; those with another --aux would replace those in RUN/attacks."""
     null: bool = False
     """Attack an untrained copy of the network with calibrated batch norms instead: what its architecture resists."""
     lpips_weights: str | None = None

@@ -15,8 +15,8 @@ from rich.table import Table
 
 def console() -> Console:
     """Where tables go; wide enough for all columns when the output is not a terminal."""
-    wide = Console()
-    return wide if wide.is_terminal else Console(width=200)
+    wide = Console(emoji=False)  # ":100:" in a defence is no picture
+    return wide if wide.is_terminal else Console(width=200, emoji=False)
 
 
 def number(value: Any, digits: int = 3) -> str:
