@@ -163,7 +163,8 @@ class AttackConfig:
     top_k: int | None = None
     """The attacker gets the k largest logits (or log-probabilities) only."""
     restarts: int = 2
-    """Starts of the likelihood attack; of each image the best is kept."""
+    """Starts of the likelihood attack from noise; of each image the best is kept. Above other rungs it starts from the
+    reconstructions of the best of them instead."""
     tv: float | None = None
     """Weight of the total variation in the likelihood attack. Default: chosen on a few of the attacker's images."""
     likelihood_images: int = 64

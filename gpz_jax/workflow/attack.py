@@ -179,10 +179,9 @@ def _fit(
         fitted = rungs.fit_decoder(rung, target, options, on_epoch=_advance(bar, task, name))
         bar.update(task, completed=options.epochs)  # it may have stopped early
         return fitted
-    total = (options.steps or rungs.LIKELIHOOD_STEPS) * options.restarts
-    task = bar.add_task(name, total=total)
-    decoders = [kept for kept in here.values() if kept.result["kind"] == "decoder"]
-    start = min(decoders, key=lambda kept: kept.result["mse_first"]).reconstructions if decoders else None
+    steps = options.steps or rungs.LIKELIHOOD_STEPS
+    task = bar.add_task(name, total=steps if here else steps * options.restarts)
+    start = min(here.values(), key=lambda kept: kept.result["mse_first"]).reconstructions if here else None
     return rungs.fit_likelihood(target, options, start=start, on_step=lambda done: bar.update(task, completed=done))
 
 
