@@ -34,8 +34,8 @@ TV = (0.0, 0.1, 1.0, 10.0, 100.0)
 TV_IMAGES = 16
 
 #: First rate of the likelihood attack, in pixels a step: from noise, and from another attacker's reconstructions. From
-#: these at 0.1 it ended further from the images than it began (IR-152 sibling, CIFAR-10, block_12, 16 images, 300 steps,
-#: weight 1: mse 0.0231 -> 0.0250), at 0.02 nearer (0.0203).
+#: these at 0.1 it ended further from the images than it began (IR-152 sibling, CIFAR-10, block_12, 16 images, 300
+#: steps, weight 1: mse 0.0231 -> 0.0250), at 0.02 nearer (0.0203).
 RATE = {"noise": 0.1, "start": 0.02}
 
 
@@ -156,7 +156,8 @@ def fit_likelihood(
     Args:
       target: what is attacked.
       options: steps, restarts, tv.
-      start: reconstructions of the test images by another attacker, where it begins; None: from noise, ``restarts`` times.
+      start: reconstructions of the test images by another attacker, where it begins; None: ``restarts`` times from
+        noise.
       on_step: called as steps are done on the test images.
     """
     steps = options.steps or LIKELIHOOD_STEPS
@@ -192,9 +193,9 @@ def fit_likelihood(
             at += len(x)
             yield x, found.x
 
-    return Fitted(
-        reconstruct, 0, None, np.array([errors[tv]]), 0, True, 0.0, {"tv": tv, "steps": steps, "state": state}
-    )
+    begin = "noise" if start is None else "reconstructions of the best rung so far"
+    chosen = {"tv": tv, "steps": steps, "start": begin, "state": state}
+    return Fitted(reconstruct, 0, None, np.array([errors[tv]]), 0, True, 0.0, chosen)
 
 
 @dataclasses.dataclass(frozen=True)
