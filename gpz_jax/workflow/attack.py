@@ -158,13 +158,14 @@ def _target(victim: Victim, cut: str, defence: defences.Defence, seed: int) -> T
     return Target(edge, victim.variables, victim.splits.auxiliary, victim.recipe.size, reference, seed, victim.mesh)
 
 
+#: Settings that do not change what an attack of a given rung finds, beyond what is kept of it elsewhere.
+APART = ("cut", "ladder", "rung", "stages", "enrich", "decoder_depth", "lpips_weights", "into")
+
+
 def _settings(rung: Rung, options: AttackConfig) -> dict[str, Any]:
     """What an attack of this rung depends on: another must not be read in its place."""
-    apart: dict[str, Any] = {"cut": (), "ladder": False, "rung": (), "stages": None, "enrich": None}
-    apart |= {"lpips_weights": None, "decoder_depth": None, "into": ""}
-    if rung.kind != "likelihood":
-        apart |= {"restarts": 1, "tv": None}
-    settings = dataclasses.asdict(dataclasses.replace(options, **apart))
+    apart = {*APART, *(() if rung.kind == "likelihood" else ("restarts", "tv"))}
+    settings = {name: value for name, value in dataclasses.asdict(options).items() if name not in apart}
     return {**settings, "rung": dataclasses.asdict(rung)}
 
 

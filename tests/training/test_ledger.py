@@ -229,6 +229,7 @@ def test_rows_are_the_same_in_whatever_pieces_they_are_written(steps, tmp_path, 
 # What is asked for ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_third_step_from_a_recipe(steps, tmp_path):
     (tmp_path / "recipe.toml").write_text(
         "[data]\nsize = 16\n[model]\nwidth = 4\n[training]\nls = 0.3\nepochs = 2\n[probe]\nnull_seeds = 0\n"
@@ -254,7 +255,7 @@ def test_the_feature_ledger_is_the_full_one_without_the_parameters(steps, tmp_pa
         np.testing.assert_allclose(found[name], steps[name], rtol=1e-3, atol=1e-5 * scale, err_msg=name)
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize("split", ["train", pytest.param("validation", marks=pytest.mark.slow)])
 def test_the_probe_is_of_the_split_that_was_asked_for(victim, tmp_path, split):
     track = {"track_split": split, "track_every": 100}
     folder = workflow.train_run(config(epochs=1, track=track), folder=str(tmp_path / "run")).folder

@@ -314,7 +314,7 @@ def forget(member, *epochs):
         shutil.rmtree(member / "checkpoints" / str(epoch), ignore_errors=True)
 
 
-@pytest.mark.parametrize("how", ["loop", "vmap"])
+@pytest.mark.parametrize("how", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_killed_between_the_saves_of_two_members_and_resumed_is_the_uninterrupted_one(whole, copy, how, capsys):
     home = copy(how)
     for alpha, seed in MEMBERS[1:3]:  # their last epoch is in metrics.jsonl and the ledger, but not saved
@@ -356,7 +356,9 @@ def test_resuming_what_is_finished_changes_nothing(whole, copy):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("epochs", [1, 2, 3])
+@pytest.mark.parametrize(
+    "epochs", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_killed_and_resumed_by_the_command(tmp_path, epochs):
     flags = (*FLAGS[:4], "--epochs", "5", "--seeds", "0", "--seeds", "1", "--track-every", "5", "--ledger", "feature")
     argv = [sys.executable, "-m", "gpz_jax.train", *flags, "--run"]
