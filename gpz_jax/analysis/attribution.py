@@ -37,7 +37,8 @@ class Agreement(NamedTuple):
     """How a predicted series of changes compares with the realised one.
 
     Attributes:
-      correlation: Pearson's, over the steps; NaN where one of them does not vary.
+      correlation: Pearson's, over the steps; NaN where one of them does not vary, and for fewer than three steps, of
+        which any two series agree or disagree wholly.
       size: root mean square of the predicted over that of the realised: 1 if they are as large.
       same_sign: share of steps on which both have the same sign.
     """
@@ -66,6 +67,6 @@ def agreement(predicted: Float[np.ndarray, " T"], realised: Float[np.ndarray, " 
     a, b = a / top_a, b / top_b
     da, db = a - a.mean(), b - b.mean()
     norm = np.sqrt(np.sum(da**2) * np.sum(db**2))
-    correlation = float(np.sum(da * db) / norm) if norm > 0 else np.nan
+    correlation = float(np.sum(da * db) / norm) if norm > 0 and len(a) > 2 else np.nan
     size = float(np.sqrt(np.mean(a**2) / np.mean(b**2)) * (top_a / top_b))
     return Agreement(correlation, size, float(np.mean(np.sign(a) == np.sign(b))))

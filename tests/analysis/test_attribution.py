@@ -50,7 +50,7 @@ def test_agreement_of_what_does_not_vary():
 
 
 def test_agreement_of_numbers_whose_squares_overflow():
-    found = agreement(np.array([1e200, -2e200]), np.array([1e180, -2e180]))
+    found = agreement(np.array([1e200, -2e200, 3e200]), np.array([1e180, -2e180, 3e180]))
     np.testing.assert_allclose(found, [1.0, 1e20, 1.0])
 
 
