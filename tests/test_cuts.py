@@ -385,7 +385,7 @@ def test_what_was_found_of_another_epoch_is_noted(copy, capsys):
     ("flags", "said"),
     [
         (["ir125"], "'ir125' is neither a model nor a run folder; did you mean 'ir152'?"),
-        (["runs/nothing"], "'runs/nothing' is neither a model nor a run folder; known: cnn, resnet18"),
+        (["runs/nothing"], "'runs/nothing' is neither a model nor a run folder; known: cnn, cnn6, resnet18"),
         (["."], "is not a run folder"),
         ([], "a run folder is missing"),
         ([*SMALL, "--cut", "block4"], "unknown cut 'block4'; did you mean 'block_4'?"),
