@@ -337,7 +337,7 @@ def parameter_count(decoder: Decoder) -> int:
     """How many parameters a decoder has; nothing is computed.
 
     >>> parameter_count(decoder_for((10,), (32, 32, 3), width=4))
-    18243
+    25831
     """
     z = jax.ShapeDtypeStruct((2, *decoder.z_shape), jnp.float32)
     shapes = jax.eval_shape(lambda z: decoder.init(jax.random.key(0), z, train=False), z)
@@ -350,8 +350,8 @@ def match_parameters(decoder: Decoder, budget: int) -> Decoder:
     Raises:
       UserError: a budget from which even width 1 is off by more than a factor of 2.
 
-    >>> parameter_count(match_parameters(decoder_for((10,), (32, 32, 3)), 18_000))
-    18243
+    >>> parameter_count(match_parameters(decoder_for((10,), (32, 32, 3)), 26_000))
+    25831
     """
 
     def of(width: int) -> int:
