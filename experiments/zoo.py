@@ -95,10 +95,10 @@ def chosen(flags: Flags) -> tuple[Size, list[str]]:
 def victim(flags: Flags, size: Size, name: str, **data: Any) -> Victim:
     """The target network of that name, trained unless it has been."""
     network = size.networks[name]
-    settings = DataConfig(
-        **{"data": "cifar10", "data_dir": flags.data_dir, "aux": "held-out", "size": size.side}
-        | {"train_limit": size.train_limit} | data
-    )  # fmt: skip
+    usual = DataConfig(
+        data="cifar10", data_dir=flags.data_dir, aux="held-out", size=size.side, train_limit=size.train_limit
+    )
+    settings = dataclasses.replace(usual, **data)
     config = Config(data=settings, model=network.model, training=network.training, seed=flags.seed)
     folder = f"{flags.runs}/{settings.data}-{flags.size}-{name}-seed{flags.seed}"
     run = workflow.train_run(config, folder=folder, resume=True)

@@ -13,7 +13,7 @@ from gpz_jax.reporting import tables
 
 DESCRIPTION = """Rebuild the input from what is sent at each cut, by attackers trained on images of their own, and score
 them on test images against floors: the mean image, the class mean, and a decoder that sees the predicted label only.
- --ladder tries every rung from the linear map to the likelihood, and the best of them scores the cut. Prints
+--ladder tries every rung from the linear map to the likelihood, and the best of them scores the cut. Prints
 tables; writes RUN/attacks/ and grids of originals over reconstructions. Examples:
 
   python -m gpz_jax.attack runs/digits-cnn16-ls0.3-seed0 --cut block_4 --cut logits
@@ -53,18 +53,23 @@ def main(argv: list[str] | None = None) -> None:
     workflow.report_accuracy(victim)
     results = workflow.attack_run(victim, flags.attack, seed=flags.seed, resume=flags.resume)
     what = " (untrained copy)" if flags.attack.null else ""
+    what += "" if flags.attack.top_k is None else f", top {flags.attack.top_k} entries"
+    what += ", probabilities" if flags.attack.probabilities else ""
     what += "" if flags.attack.defence == "none" else f" behind {flags.attack.defence}"
     title = f"{victim.run.folder.name}{what}: attacked with {len(victim.splits.auxiliary)} auxiliary images"
     tables.console().print(tables.attack_table(title, results))
     tables.console().print(tables.leak_table("leak list: the best attack on each cut", results))
-    for result in results:
-        if result["best"] and "accuracy" in result:
+    best = [result for result in results if result["best"]]
+    for result in best:
+        if "accuracy" in result:
             workflow.say(
                 f"{result['cut']}: test accuracy {result['accuracy']:.4f} behind the defence, "
                 f"{result['accuracy_undefended']:.4f} without"
             )
-    figure = victim.run.folder / "figures" / f"{workflow.attack_home(flags.attack)}.png"
-    workflow.say(f"reconstructions: {workflow.short(figure)}")
+    home = workflow.attack_home(flags.attack)
+    figure = workflow.short(victim.run.folder / "figures" / f"{home}.png")
+    every = f" (best rung of every cut), {home}-CUT.png beside it (every rung)" if len(results) > len(best) else ""
+    workflow.say(f"reconstructions: {figure}{every}; numbers: {workflow.short(victim.run.folder / home / 'table.csv')}")
 
 
 if __name__ == "__main__":

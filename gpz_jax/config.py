@@ -132,14 +132,14 @@ class AttackConfig:
     """Try every rung of the ladder, from weak to strong, and let the best of them score the cut: linear, deconvolution,
     residual, attention, enriched, likelihood."""
     rung: tuple[str, ...] = ()
-    """Attacker to try, one of the ladder's or residual-ir152 (as deep as IR-152); repeat the flag for several. Default:
-    deconvolution."""
+    """Attacker to try: linear, deconvolution, residual, attention, enriched, likelihood, or residual-ir152 (as deep as
+    IR-152); repeat the flag for several. Default: deconvolution."""
     epochs: int = 100
     """Passes over the attacker's images (the paper: 100)."""
     patience: int | None = None
-    """Stop a decoder's training after so many epochs without a better selection loss."""
+    """Stop a decoder's training after so many epochs without a better selection loss. Default: never."""
     steps: int | None = None
-    """At most so many steps of a decoder's training, or of the likelihood attack (500 without this flag)."""
+    """At most so many steps of a decoder's training, whatever --epochs, or of the likelihood attack (500 without)."""
     batch_size: int = 64
     """Images a step."""
     lr: float = 3e-3
@@ -159,9 +159,9 @@ class AttackConfig:
     tokens: Literal["all", "class", "mean"] = "all"
     """What of a sequence of tokens the attacker uses."""
     probabilities: bool = False
-    """The attacker gets log-probabilities where logits are sent."""
+    """The attacker gets log-probabilities where logits are sent (at the cut logits); for every rung."""
     top_k: int | None = None
-    """The attacker gets the k largest logits (or log-probabilities) only."""
+    """The attacker gets the k largest entries only, where a vector such as the logits is sent; for every rung."""
     restarts: int = 2
     """Starts of the likelihood attack from noise; of each image the best is kept. Above other rungs it starts from the
     reconstructions of the best of them instead."""
@@ -170,10 +170,12 @@ class AttackConfig:
     likelihood_images: int = 64
     """Test images that the likelihood attack is run on, the first of them."""
     defence: str = "none"
-    """Perturbation of z at the edge, which the attacker meets in training too: gaussian:S, laplace:S (S times the
-    spread of z), dropout:P, topk:F, uint8, joined by +."""
+    """Perturbation of z at the edge, which the attacker meets in training too, joined by +: gaussian:S, laplace:S
+    (noise of S times the spread of z), dropout:P (units zeroed with probability P), topk:F (only the share F of largest
+    units kept), uint8. Such attacks are kept in RUN/attacks-DEFENCE."""
     into: str = ""
-    """Keep these attacks apart, in RUN/attacks-INTO; those with another --aux would replace those in RUN/attacks."""
+    """Keep these attacks apart, in RUN/attacks-INTO. Without it an attack by the same rung on the same cut with other
+    settings replaces the one in RUN/attacks."""
     null: bool = False
     """Attack an untrained copy of the network with calibrated batch norms instead: what its architecture resists."""
     lpips_weights: str | None = None
@@ -261,7 +263,7 @@ def check_attack(attack: AttackConfig) -> AttackConfig:
             f"--into {attack.into!r}: letters, digits, dots, dashes and underscores only; it names a folder"
         )
     if attack.ladder and attack.rung:
-        raise UserError("--ladder tries every rung; leave it out to choose some by --rung")
+        raise UserError("give --ladder (every rung) or --rung (those you name), not both")
     return attack
 
 

@@ -130,7 +130,7 @@ def test_probe_names_and_numbers(capsys, run, flags, said):
         (["--decoder-width", "0"], "--decoder-width must be at least 1, got 0"),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
         (["--rung", "likelyhood"], "unknown rung 'likelyhood'; did you mean 'likelihood'"),
-        (["--ladder", "--rung", "linear"], "--ladder tries every rung; leave it out to choose some by --rung"),
+        (["--ladder", "--rung", "linear"], "give --ladder .every rung. or --rung .those you name., not both"),
         (
             ["--cut", "block_3", "--stages", "mha,se,lsk,msca"],
             "--stages names 4 stages, but the decoder from z .* has 3",

@@ -102,12 +102,15 @@ def attack_table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
       results: what ``workflow.attack_run`` returns.
     """
     ladder = len({result["cut"] for result in results}) < len(results)
+    most = max((result["test_images"] for result in results), default=0)
     columns = [name for name in ATTACK_COLUMNS if any(name in result["scores"] for result in results)]
     caption = (
         "mse per element, pixels in [0, 1]; /class mean: mse over that of the class-mean floor, with its 95 % interval "
         "over images, 1 or more means that z gave no more than the label; _paper: as in the paper (summed over "
         "channels; PSNR of batches); collapse: variance of the reconstructions over that of the images"
     )
+    if any(result["test_images"] < most for result in results):
+        caption += "; (n images): on the first n test images only, compare by /class mean"
     table = Table(title=escape(title), caption=caption + ("; *: the best at its cut" if ladder else ""))
     for head in ("cut", "D", "decoder", "parameters"):
         table.add_column(head, justify="left" if head in ("cut", "decoder") else "right")
@@ -119,12 +122,14 @@ def attack_table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
         if ladder and before is not None and before["cut"] != result["cut"]:
             table.add_section()
         scores = [number(result["scores"][name]) if name in result["scores"] else "" for name in columns]
+        # Scored on fewer images, it compares with the others by /class mean only: the floor is that of its images.
+        few = "" if result["test_images"] == most else f" ({result['test_images']} images)"
         low, high = result["intervals"]["ratio"]
         scores[columns.index("ratio")] += f" [{number(low)}, {number(high)}]"
         table.add_row(
             escape(result["cut"]),
             str(result["dimension"]),
-            escape(result["decoder"] + (" *" if ladder and result["best"] else "")),
+            escape(result["decoder"] + few + (" *" if ladder and result["best"] else "")),
             quantity(result["decoder_parameters"]).strip(),
             *scores,
             number(result["prior_collapse"]),

@@ -105,12 +105,16 @@ def attack_run(
                 of_rung = asked | {"cut": cut, **_settings(rung, options)}
                 kept = _finished(folder, of_rung) if resume else None
                 if kept is None:
+                    if (folder / "result.json").is_file():
+                        say(f"{folder} holds another attack, which is replaced; --into NAME keeps both")
                     fitted = _fit(rung, target, options, label, here, bar)
                     kept = _score(victim, target, label, rung, fitted, scorer, folder, of_rung, options)
                 else:
                     say(f"{label} on {cut}: already done, read from {folder}")
                 here[label] = kept
-            best = min(here, key=lambda label: here[label].result["mse_first"])
+            # By all test images; where one rung saw the first of them only, by those.
+            alike = len({kept.result["test_images"] for kept in here.values()}) == 1
+            best = min(here, key=lambda label: _error(here[label].result, all_images=alike))
             results += [{**kept.result, "best": label == best} for label, kept in here.items()]
             originals, grid[cut] = here[best].originals[:shown], here[best].reconstructions[:shown]
             if len(here) > 1:
@@ -121,6 +125,10 @@ def attack_run(
     if originals is not None:
         figures.reconstruction_grid(originals, grid, victim.run.subfolder("figures") / f"{home}.png")
     return results
+
+
+def _error(result: Mapping[str, Any], *, all_images: bool) -> float:
+    return result["scores"]["mse"] if all_images else result["mse_first"]
 
 
 def attack_home(options: AttackConfig) -> str:

@@ -131,7 +131,7 @@ def attacked(flattened, gain, **more):
         "cut": "logits", "dimension": 10, "decoder": "deconvolution", "scores": scores, "floors": floors,
         "flattened": flattened, "last_gain": gain, "selection_loss": [0.1] * 10, "kind": "decoder",
         "decoder_parameters": 12345, "intervals": {"ratio": [0.4, 0.625]}, "prior_collapse": 0.5, "best": True,
-        "leaks": leaks, **more,
+        "leaks": leaks, "test_images": 100, **more,
     }  # fmt: skip
 
 
@@ -153,8 +153,10 @@ def test_attack_table_has_both_floors_and_says_whether_the_loss_flattened():
 
 def test_attack_table_marks_the_best_of_a_ladder():
     rungs = [attacked(True, 0, decoder="linear", kind="linear", best=False), attacked(True, 0.002)]
+    rungs.append(attacked(True, 0, decoder="likelihood", kind="likelihood", best=False, test_images=16))
     text = shown(tables.attack_table("t", rungs))
     assert "deconvolution *" in text
+    assert "likelihood (16 images)" in text
     assert "linear *" not in text
     assert "closed form" in text
 
