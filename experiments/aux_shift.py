@@ -20,7 +20,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
-from zoo import SIZES, Flags
+from zoo import SIZES, Flags, kept_images
 
 from gpz_jax import workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, parse
@@ -80,12 +80,13 @@ def attack(flags: Experiment) -> tuple[list[dict], dict[str, np.ndarray], np.nda
             seed=flags.seed,
         )
         run = workflow.train_run(config, folder=f"{flags.runs}/{flags.target}-{flags.size}-{name}", resume=True)
+        held_out = 0
         for auxiliary, classes in AUXILIARY.items():
             target = workflow.load_run(str(run.folder), aux=auxiliary)
             workflow.report_accuracy(target)
             classifier = namer(flags, auxiliary) if classes else None
-            # The first images of the other sets, as many as the held-out part has, so that only their kind differs.
-            held_out = len(workflow.load_run(str(run.folder)).splits.auxiliary)
+            # As many images of every set as the held-out part has, which comes first: only their kind differs.
+            held_out = held_out or len(target.splits.auxiliary)
             few = dataclasses.replace(target.splits.auxiliary, indices=target.splits.auxiliary.indices[:held_out])
             target = target._replace(splits=target.splits._replace(auxiliary=few))
             for level, cut in (("feature", network.feature), ("decision", network.decision)):
@@ -93,10 +94,7 @@ def attack(flags: Experiment) -> tuple[list[dict], dict[str, np.ndarray], np.nda
                     size.attack, cut=(cut,), rung=("deconvolution",), likelihood_images=2000, into=auxiliary
                 )  # so many reconstructions are kept, and named
                 (result,) = workflow.attack_run(target, options, resume=True)
-                with np.load(
-                    target.run.folder / workflow.attack_home(options) / f"{cut}-deconvolution" / "shown.npz"
-                ) as kept:
-                    x, x_hat = kept["originals"], kept["reconstructions"]
+                x, x_hat = kept_images(target, options, result)
                 originals, grid[f"{cut}, {auxiliary}"] = x[:10], x_hat[:10]
                 row = {"network": name, "level": level, "cut": cut, "auxiliary": auxiliary, **result["scores"]}
                 row |= {"collapse": result["prior_collapse"], "flattened": result["flattened"]}

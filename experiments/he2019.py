@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.table import Table
+from zoo import kept_images
 
 from gpz_jax import workflow
 from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, TrainingConfig, parse
@@ -84,8 +85,8 @@ def main(argv: list[str] | None = None) -> None:
             n(scores["lpips"]) if "lpips" in scores else "", n(scores["mse"]), n(scores["ratio"]),
             "yes" if result["flattened"] else "NO",
         )  # fmt: skip
-        with np.load(run.folder / "attacks" / f"{result['cut']}-deconvolution" / "shown.npz") as kept:
-            originals, grid[result["cut"]] = kept["originals"][:10], kept["reconstructions"][:10]
+        x, x_hat = kept_images(victim, attack, result)
+        originals, grid[result["cut"]] = x[:10], x_hat[:10]
     tables.write_csv(rows, out / "table.csv")
     figures.reconstruction_grid(originals, grid, out / "attacks.png")
     tables.console().print(table)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.table import Table
-from zoo import Flags, chosen, victim
+from zoo import Flags, chosen, kept_images, victim
 
 from gpz_jax import workflow
 from gpz_jax.config import parse
@@ -50,11 +50,9 @@ def attack(flags: Experiment, out: Path) -> list[dict]:
                     {"network": name, "weights": weights, "level": level, "cut": result["cut"]}
                     | {"decoder": result["decoder"], **result["scores"], "flattened": result["flattened"]}
                 )
-                folder = target.run.folder / workflow.attack_home(options) / f"{result['cut']}-{result['decoder']}"
                 if result["best"]:
-                    with np.load(folder / "shown.npz") as kept:
-                        originals = kept["originals"][:10]
-                        grid[f"{weights} {result['cut']}\n{result['decoder']}"] = kept["reconstructions"][:10]
+                    x, x_hat = kept_images(target, options, result)
+                    originals, grid[f"{weights} {result['cut']}\n{result['decoder']}"] = x[:10], x_hat[:10]
         figures.reconstruction_grid(originals, grid, out / f"{name}.png")
     return rows
 

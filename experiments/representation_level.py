@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.table import Table
-from zoo import PAPER, Flags, chosen, victim
+from zoo import PAPER, Flags, chosen, kept_images, victim
 
 from gpz_jax import workflow
 from gpz_jax.config import parse
@@ -45,9 +45,8 @@ def attack(flags: Experiment) -> tuple[list[dict], dict[str, np.ndarray], np.nda
             level = "feature" if result["cut"] == network.feature else "decision"
             paper = PAPER[name][level == "decision"]
             rows.append({"network": name, "level": level, **flat(result), "paper": paper})
-            with np.load(target.run.folder / "attacks" / f"{result['cut']}-{result['decoder']}" / "shown.npz") as kept:
-                originals = kept["originals"][:10]
-                grid[f"{name} {result['cut']}\n{result['decoder']}"] = kept["reconstructions"][:10]
+            x, x_hat = kept_images(target, options, result)
+            originals, grid[f"{name} {result['cut']}\n{result['decoder']}"] = x[:10], x_hat[:10]
     return rows, grid, originals
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.table import Table
-from zoo import Flags, chosen, victim
+from zoo import Flags, chosen, kept_images, victim
 
 from gpz_jax import workflow
 from gpz_jax.config import parse
@@ -33,10 +33,10 @@ BEYOND = {
 
 #: The paper's MSE (summed over channels) on IR-152, CIFAR-10, at block 40 and block 50.
 PAPER = {
-    "deconvolution": (0.018, 0.057),
-    "enriched": (0.014, 0.052),
-    "attention": (None, 0.051),
-    "residual-normalize+dropout_concat": (0.012, 0.0505),
+    "deconvolution": ("0.018", "0.057"),
+    "enriched": ("0.014", "0.052"),
+    "attention": ("", "0.051"),
+    "residual-normalize+dropout_concat": ("0.012", "0.049 to 0.052"),
 }
 
 
@@ -61,9 +61,8 @@ def attack(flags: Experiment, out: Path) -> list[dict]:
                 results += workflow.attack_run(target, dataclasses.replace(plain, **more), resume=True)
             grid, originals = {}, np.zeros(0)
             for result in results:
-                folder = target.run.folder / "attacks" / f"{cut}-{result['decoder']}"
-                with np.load(folder / "shown.npz") as kept:
-                    originals, grid[result["decoder"]] = kept["originals"][:10], kept["reconstructions"][:10]
+                x, x_hat = kept_images(target, plain, result)
+                originals, grid[result["decoder"]] = x[:10], x_hat[:10]
                 scores = {**result["scores"], "mse_first": result["mse_first"]}
                 scores["floor_paper"] = scores["mse_paper"] / scores["ratio"]
                 rows.append(
@@ -92,11 +91,10 @@ def shown(rows: list[dict], size: str) -> list[Table]:
         for attacker in dict.fromkeys(row["attacker"] for row in mine.values()):
             pair = [mine[attacker, level] for level in ("feature", "decision")]
             cells = [tables.number(row[key]) for row in pair for key in ("mse_paper", "ratio")]
-            paper = PAPER.get(attacker, (None, None)) if name == "ir152" else (None, None)
+            paper = PAPER.get(attacker, ("", "")) if name == "ir152" else ("", "")
             table.add_row(
                 attacker, *cells, f"{pair[1]['mse_paper'] / pair[0]['mse_paper']:.2f}",
-                *("" if value is None else tables.number(value) for value in paper),
-                ", ".join("yes" if row["flattened"] else "NO" for row in pair),
+                *paper, ", ".join("yes" if row["flattened"] else "NO" for row in pair),
             )  # fmt: skip
         found.append(table)
     return found

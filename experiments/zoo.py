@@ -7,6 +7,8 @@ siblings the last unit of the stage before (IR) and the same layers (VGG).
 import dataclasses
 from typing import Any
 
+import numpy as np
+
 from gpz_jax import workflow
 from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, TrainingConfig
 from gpz_jax.errors import UserError, did_you_mean
@@ -90,6 +92,13 @@ def chosen(flags: Flags) -> tuple[Size, list[str]]:
         if name not in size.networks:
             raise UserError(f"unknown network {name!r}{did_you_mean(name, size.networks)}")
     return size, list(flags.network or size.networks)
+
+
+def kept_images(target: Victim, options: AttackConfig, result: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The first test images of an attack and their reconstructions, pixels in [0, 1], (n, H, W, C) each."""
+    folder = target.run.folder / workflow.attack_home(options) / f"{result['cut']}-{result['decoder']}"
+    with np.load(folder / "shown.npz") as kept:
+        return kept["originals"], kept["reconstructions"]
 
 
 def victim(flags: Flags, size: Size, name: str, **data: Any) -> Victim:

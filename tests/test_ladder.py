@@ -125,6 +125,15 @@ def test_other_settings_of_a_rung_are_run_again_and_only_that_rung(run, climbed,
     assert [name for name in SOME if f"{name} on block_3: already done" in said] == ["linear", "deconvolution"]
 
 
+def test_a_likelihood_attack_from_noise_does_not_pass_for_one_above_other_rungs(run, climbed, tmp_path, capsys):
+    folder = shutil.copytree(run, tmp_path / "alone")
+    attack.main([str(folder), "--cut", "block_3", "--rung", "likelihood", *SHORT, "--resume"])
+    said = capsys.readouterr().err
+    assert "already done" not in said
+    assert result_of(folder, "block_3-likelihood")["chosen"]["start"] == "noise"
+    assert result_of(run, "block_3-likelihood")["chosen"]["start"] != "noise"
+
+
 @pytest.mark.slow
 def test_the_whole_ladder(run, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "whole")

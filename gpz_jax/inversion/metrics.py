@@ -4,6 +4,8 @@ Pixels are in [0, 1] throughout. The conventions of the paper's released code ar
 :func:`mse_paper` and :func:`psnr_paper`.
 """
 
+from typing import NamedTuple
+
 import dm_pix
 import jax
 import jax.numpy as jnp
@@ -202,13 +204,44 @@ def ratio_to_floor(mse: Float[Array, " N"], floor: Float[Array, " N"]) -> Float[
     return mse.mean() / floor.mean()
 
 
+class Spread(NamedTuple):
+    """How varied images are, batch by batch: the variance that :func:`prior_collapse` takes the ratio of.
+
+    Attributes:
+      number: images so far.
+      sums: their sum, ``(H, W, C)`` float64.
+      squares: sum of all their squared pixels, float64; pixels in [0, 1] leave nothing to cancel in it.
+    """
+
+    number: int = 0
+    sums: np.ndarray | float = 0.0
+    squares: float = 0.0
+
+    def add(self, images: Float[Array | np.ndarray, "N H W C"]) -> "Spread":
+        """The same with a batch more.
+
+        >>> Spread().add(np.zeros((1, 1, 1, 1))).add(np.ones((1, 1, 1, 1))).variance
+        0.25
+        """
+        pixels = np.asarray(images, np.float64)
+        return Spread(
+            self.number + len(pixels), self.sums + pixels.sum(axis=0), self.squares + float(np.sum(pixels**2))
+        )
+
+    @property
+    def variance(self) -> float:
+        """Sum over elements of the variance over images, pixels squared."""
+        return self.squares / self.number - float(np.sum(np.square(self.sums / self.number)))
+
+
 def prior_collapse(x_hat: Float[Array | np.ndarray, "N H W C"], x: Float[Array | np.ndarray, "N H W C"]) -> float:
     """How varied the reconstructions are, over how varied the inputs are.
 
     The mean of ||x_hat_i - x_hat_j||^2 over all pairs of images, over that of ||x_i - x_j||^2. Both are twice the trace
     of a covariance, so that it is computed as sum_p var(x_hat_p) / sum_p var(x_p) over the elements p: 1 as varied as
     the inputs; 0 where every input gives the same image, which then comes from the attacker's prior and not from what
-    was sent. Noise counts as variety, and the number alone does not say whether the images are the right ones.
+    was sent. Noise counts as variety, and the number alone does not say whether the images are the right ones. Of
+    batches: the ratio of two :class:`Spread`.
 
     Raises :class:`UserError` for shapes that differ, pixels that are not floats, fewer than two images, and inputs that
     are all the same image.

@@ -103,6 +103,8 @@ def attack_run(
             for label, rung in ladder.items():
                 folder = victim.run.subfolder(home, f"{_file_name(cut)}-{_file_name(label)}")
                 of_rung = asked | {"cut": cut, **_settings(rung, options)}
+                if rung.kind == "likelihood":
+                    of_rung["below"] = list(here)  # it starts where the best of them ended
                 kept = _finished(folder, of_rung) if resume else None
                 if kept is None:
                     if (folder / "result.json").is_file():
@@ -279,14 +281,11 @@ def _score(
     kept: list[dict[str, np.ndarray]] = []
     originals, reconstructions, at = [], [], 0
     batch_psnr: list[tuple[float, int]] = []
-    spread = np.zeros(2)
-    sums: list[np.ndarray | float] = [0.0, 0.0]
+    spread, spread_of_originals = metrics.Spread(), metrics.Spread()
     for x, x_hat in fitted.reconstruct(test):
         kept.append(scorer(x, x_hat, labels[at : at + len(x)], at))
         batch_psnr.append((float(metrics.psnr_paper(x, x_hat)), len(x)))
-        for i, images in enumerate((x_hat, x)):
-            pixels = np.asarray(images, np.float64)
-            sums[i], spread[i] = sums[i] + pixels.sum(axis=0), spread[i] + np.sum(pixels**2)
+        spread, spread_of_originals = spread.add(x_hat), spread_of_originals.add(x)
         if at < first:
             originals.append(np.asarray(x)[: first - at])
             reconstructions.append(np.asarray(x_hat)[: first - at])
@@ -331,8 +330,7 @@ def _score(
             "ratio": list(metrics.bootstrap_ratio_interval(columns["mse"], columns["floor_class_mean"])),
         },
         "floors": {name.removeprefix("floor_"): means[name] for name in columns if name.startswith("floor_")},
-        # Variance of the reconstructions over that of the images: ``metrics.prior_collapse``, batch by batch.
-        "prior_collapse": float(np.divide(*(spread - [np.sum(np.square(total)) / at for total in sums]))),
+        "prior_collapse": float(np.divide(spread.variance, spread_of_originals.variance)),
         "leaks": leaks,
         "mse_first": float(np.mean(columns["mse"][: options.likelihood_images])),
         "best_epoch": fitted.best_epoch,

@@ -171,9 +171,9 @@ def fit_likelihood(
     _, selection = attacker.fit_and_selection(target.auxiliary, options.selection_fraction, target.seed)
     few = dataclasses.replace(selection, indices=selection.indices[:TV_IMAGES])
     key = jax.random.fold_in(jax.random.key(target.seed), 4)
+    ((x, z),) = _batches(target, options, few, key)
     errors = {}
     for tv in TV if options.tv is None else (options.tv,):
-        ((x, z),) = _batches(target, options, few, key)
         errors[tv] = float(np.mean(np.asarray(metrics.mse(x, invert(z=z, key=key, tv=tv, lr=RATE["noise"]).x))))
     if not np.isfinite(list(errors.values())).any():
         raise UserError(f"the likelihood attack on {target.edge.cut} found no finite image")

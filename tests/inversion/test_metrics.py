@@ -186,6 +186,17 @@ def test_prior_collapse_is_a_ratio_over_pairs(digits):
     assert np.isnan(metrics.prior_collapse(np.full_like(x, np.nan), x))
 
 
+def test_spread_in_ragged_batches_is_prior_collapse(digits):
+    x, x_hat = (np.asarray(images) for images in digits)
+    spreads = []
+    for images in (x_hat, x):
+        spread = metrics.Spread()
+        for part in np.array_split(images, [1, 4]):
+            spread = spread.add(part)
+        spreads.append(spread.variance)
+    np.testing.assert_allclose(spreads[0] / spreads[1], metrics.prior_collapse(x_hat, x), rtol=1e-10)
+
+
 def test_prior_collapse_refuses():
     x = np.zeros((3, 4, 4, 1), np.float32)
     with pytest.raises(UserError, match="inputs that are all the same image: give different ones"):
