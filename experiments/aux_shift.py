@@ -20,7 +20,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
-from zoo import SIZES, Flags, kept_images
+from targets import SIZES, Flags, kept_images
 
 from gpz_jax import workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, parse
@@ -43,7 +43,7 @@ class Experiment(Flags):
     """Folder for the tables and the figures."""
 
 
-def namer(flags: Experiment, name: str) -> workflow.Victim:
+def namer(flags: Experiment, name: str) -> workflow.LoadedRun:
     """A classifier of the attacker's set, a small CNN."""
     config = Config(
         data=DataConfig(data=name, data_dir=flags.data_dir, aux="held-out", size=32, train_limit=10_000),
@@ -56,7 +56,7 @@ def namer(flags: Experiment, name: str) -> workflow.Victim:
     return opened
 
 
-def names_of(classifier: workflow.Victim, x: np.ndarray) -> np.ndarray:
+def names_of(classifier: workflow.LoadedRun, x: np.ndarray) -> np.ndarray:
     """The class that the classifier gives each image, pixels in [0, 1] (N, H, W, C)."""
     found = []
     for start in range(0, len(x), 256):

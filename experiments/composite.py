@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from rich.table import Table
-from zoo import Flags, chosen, victim
+from targets import Flags, chosen
 
 from gpz_jax import workflow
 from gpz_jax.config import parse
@@ -40,7 +40,7 @@ def attack(flags: Experiment) -> list[dict]:
     size, names = chosen(flags)
     rows = []
     for name in names:
-        network, target = size.networks[name], victim(flags, size, name)
+        network, target = size.networks[name], target_run(flags, size, name)
         undefended = workflow.report_accuracy(target)
         for level, cut in (("feature", network.feature), ("decision", network.decision)):
             for defence in DEFENCES:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.table import Table
-from zoo import kept_images
+from targets import kept_images
 
 from gpz_jax import workflow
 from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, TrainingConfig, parse
@@ -67,9 +67,9 @@ def main(argv: list[str] | None = None) -> None:
         seed=flags.seed,
     )  # fmt: skip
     run = workflow.train_run(config, folder=f"{flags.out}/{flags.size}-seed{flags.seed}", resume=True)
-    victim = workflow.load_run(str(run.folder))
-    workflow.report_accuracy(victim)
-    results = workflow.attack_run(victim, dataclasses.replace(attack, cut=tuple(PUBLISHED)), resume=True)
+    loaded = workflow.load_run(str(run.folder))
+    workflow.report_accuracy(loaded)
+    results = workflow.attack_run(loaded, dataclasses.replace(attack, cut=tuple(PUBLISHED)), resume=True)
     table = Table(
         title=f"He et al. 2019, CIFAR-10, {flags.size}: inverse network", caption="paper: as they published it"
     )
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
             n(scores["lpips"]) if "lpips" in scores else "", n(scores["mse"]), n(scores["ratio"]),
             "yes" if result["flattened"] else "NO",
         )  # fmt: skip
-        x, x_hat = kept_images(victim, attack, result)
+        x, x_hat = kept_images(loaded, attack, result)
         originals, grid[result["cut"]] = x[:10], x_hat[:10]
     tables.write_csv(rows, out / "table.csv")
     figures.reconstruction_grid(originals, grid, out / "attacks.png")

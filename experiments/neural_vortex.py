@@ -29,8 +29,8 @@ from rich.table import Table
 from gpz_jax import workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, ProbeConfig, TrackConfig, TrainingConfig, parse
 from gpz_jax.errors import UserError, did_you_mean, one_line_errors
-from gpz_jax.reporting import tables, vortex
-from gpz_jax.workflow.vortex import Read, read_ledgers, summarise
+from gpz_jax.reporting import ledger_figures, tables
+from gpz_jax.workflow.vortex_command import Read, read_ledgers, summarise
 
 #: The paper's three label distributions.
 ALPHAS = {"one-hot": 0.0, "LS+": 0.3, "LS-": -0.05}
@@ -100,9 +100,9 @@ def one_run(flags: NeuralVortex, name: str, targets: str, seed: int) -> tuple[Re
     """Train one network; its ledger, and R_c² and ρ of every layer on test images at its best epoch."""
     config = config_of(flags, SETTINGS[name], ALPHAS[targets], seed)
     run = workflow.train_run(config, folder=f"{flags.out}/{name}/{targets}-seed{seed}", resume=True)
-    victim = workflow.load_run(str(run.folder))
-    accuracy = workflow.report_accuracy(victim)
-    test = workflow.probe_run(victim, ProbeConfig(null_seeds=0, bootstrap=1))
+    loaded = workflow.load_run(str(run.folder))
+    accuracy = workflow.report_accuracy(loaded)
+    test = workflow.probe_run(loaded, ProbeConfig(null_seeds=0, bootstrap=1))
     (read,) = read_ledgers([str(run.folder)])
     return read, {"accuracy": accuracy, "test": test}
 
@@ -111,12 +111,12 @@ def rows_of(name: str, targets: str, seed: int, read: Read, ended: dict, window:
     """A row a layer: what moved R_c² within the window, as shares of R_c² at its beginning."""
     rows = []
     for row in summarise(read.curves, {"late": window}):
-        at_test = ended["test"].sel(cut=row["layer"])
+        at_test = ended["test"].sel(cut=row["cut"])
         start = row["radius_first"]
         rows.append(
             {
                 "setting": name,
-                "layer": row["layer"],
+                "cut": row["cut"],
                 "targets": targets,
                 "seed": seed,
                 "accuracy": ended["accuracy"],
@@ -125,10 +125,10 @@ def rows_of(name: str, targets: str, seed: int, read: Read, ended: dict, window:
                 "past_flip": float(read.curves.past_flip.values[window].mean()),
                 "radius_first": start,
                 "radius_last": row["radius_last"],
-                "rho_first": row["share_first"],
-                "rho_last": row["share_last"],
+                "rho_first": row["rho_first"],
+                "rho_last": row["rho_last"],
                 "radius_test": float(at_test.radius),
-                "rho_test": float(at_test.share),
+                "rho_test": float(at_test.rho),
                 "falling": row["falling"],
                 **{key: row[f"sum_{key}"] / start for key in ("realised", "optimiser", "statistics", "residual")},
                 **{key: row[f"sum_feature_{key}"] / start for key in ("correct", "wrong", "second")},
@@ -149,12 +149,12 @@ def one_setting(flags: NeuralVortex, name: str, seeds: tuple[int, ...]) -> list[
             rows += rows_of(name, targets, seed, read, ended, slice(steps // 2, steps))
         shown = shown or {targets: read.curves for targets, (read, _) in found.items()}
     folder = Path(flags.out) / name
-    at = str(shown["LS+"].interference_layer.values[-1])
-    vortex.overview_figure(shown, folder / "overview.png")
-    known = [str(layer) for layer in shown["LS+"].layer.values]
+    at = str(shown["LS+"].interference_cut.values[-1])
+    ledger_figures.overview_figure(shown, folder / "overview.png")
+    known = [str(layer) for layer in shown["LS+"].cut.values]
     spread = np.unique(np.linspace(0, len(known) - 1, min(6, len(known))).astype(int))
-    vortex.terms_figure(shown, [known[i] for i in spread], folder / "terms.png")
-    vortex.ledger_figure({targets: shown[targets] for targets in ("one-hot", "LS+")}, at, folder / "ledger.png")
+    ledger_figures.terms_figure(shown, [known[i] for i in spread], folder / "terms.png")
+    ledger_figures.ledger_figure({targets: shown[targets] for targets in ("one-hot", "LS+")}, at, folder / "ledger.png")
     return rows
 
 
@@ -178,14 +178,14 @@ def table_of(name: str, rows: list[dict[str, Any]]) -> Table:
         "falls: seeds whose R_c^2 fell; feature: what the paper predicts in feature space; r, size, sign: its "
         "agreement with the realised change, step by step; ±: s.d. over seeds",
     )
-    heads = ["layer", "targets", "R_c^2", "at the end", "falls", "realised %", "optimiser %", "statistics %"]
+    heads = ["cut", "targets", "R_c^2", "at the end", "falls", "realised %", "optimiser %", "statistics %"]
     heads += ["residual %", "feature %:\ncorrect", "\nwrong", "\nr", "\nsize", "\nsign"]
     heads += ["rho at\nthe end", "R_c^2\ntest", "rho\ntest"]
     for head in heads:
-        table.add_column(head, justify="left" if head in ("layer", "targets") else "right", no_wrap=True)
-    for layer in dict.fromkeys(row["layer"] for row in rows):
+        table.add_column(head, justify="left" if head in ("cut", "targets") else "right", no_wrap=True)
+    for layer in dict.fromkeys(row["cut"] for row in rows):
         for targets in ALPHAS:
-            some = [row for row in rows if row["layer"] == layer and row["targets"] == targets]
+            some = [row for row in rows if row["cut"] == layer and row["targets"] == targets]
             falls = sum(row["radius_last"] < row["radius_first"] for row in some)
             table.add_row(
                 layer, targets, mean(some, "radius_first"), mean(some, "radius_last"), f"{falls} of {len(some)}",
@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
         tables.write_csv(rows, Path(flags.out) / "table.csv")
         tables.console().print(table_of(name, [row for row in rows if row["setting"] == name]))
         for targets in ALPHAS:
-            ran = [r for r in rows if (r["setting"], r["targets"], r["layer"]) == (name, targets, "logits")]
+            ran = [r for r in rows if (r["setting"], r["targets"], r["cut"]) == (name, targets, "logits")]
             turns = ", ".join("never" if row["turn"] is None else f"step {row['turn']}" for row in ran)
             accuracy, past = (np.mean([row[key] for row in ran]) for key in ("accuracy", "past_flip"))
             print(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.table import Table
-from zoo import Flags, chosen, kept_images, victim
+from targets import Flags, chosen, kept_images
 
 from gpz_jax import workflow
 from gpz_jax.config import parse
@@ -37,7 +37,7 @@ def attack(flags: Experiment, out: Path) -> list[dict]:
     size, names = chosen(flags)
     rows = []
     for name in names:
-        network, target = size.networks[name], victim(flags, size, name)
+        network, target = size.networks[name], target_run(flags, size, name)
         grid, originals = {}, np.zeros(0)
         for null in (False, True):
             options = dataclasses.replace(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.table import Table
-from zoo import PAPER, Flags, chosen, kept_images, victim
+from targets import PAPER, Flags, chosen, kept_images
 
 from gpz_jax import workflow
 from gpz_jax.config import parse
@@ -37,7 +37,7 @@ def attack(flags: Experiment) -> tuple[list[dict], dict[str, np.ndarray], np.nda
     size, names = chosen(flags)
     rows, grid, originals = [], {}, np.zeros(0)
     for name in names:
-        network, target = size.networks[name], victim(flags, size, name)
+        network, target = size.networks[name], target_run(flags, size, name)
         options = dataclasses.replace(
             size.attack, cut=(network.feature, network.decision), rung=("linear", "deconvolution")
         )

@@ -51,16 +51,16 @@ def one_run(tour: Tour, name: str, alpha: float, seed: int) -> list[dict]:
     """Train, probe and attack one network; a row for every cut."""
     config = Config(training=TrainingConfig(ls=alpha, epochs=tour.epochs), seed=seed)
     run = workflow.train_run(config, folder=f"{tour.out}/{name}-seed{seed}", resume=True)
-    victim = workflow.load_run(str(run.folder))
-    accuracy = workflow.report_accuracy(victim)
-    test = workflow.probe_run(victim, ProbeConfig(null_seeds=tour.null_seeds))
-    train = workflow.probe_run(victim, ProbeConfig(split="train", null_seeds=0))
+    loaded = workflow.load_run(str(run.folder))
+    accuracy = workflow.report_accuracy(loaded)
+    test = workflow.probe_run(loaded, ProbeConfig(null_seeds=tour.null_seeds))
+    train = workflow.probe_run(loaded, ProbeConfig(split="train", null_seeds=0))
     attack = AttackConfig(lr=tour.attack_lr, decoder_width=tour.decoder_width)
     spatial = tuple(str(cut) for cut in test.cut.values if "x" in str(test["shape"].sel(cut=cut).values))
     vectors = tuple(str(cut) for cut in test.cut.values if cut not in spatial)
     attacks = []
     for cuts, epochs in ((spatial, tour.spatial_attack_epochs), (vectors, tour.attack_epochs)):
-        attacks += workflow.attack_run(victim, dataclasses.replace(attack, cut=cuts, epochs=epochs), resume=True)
+        attacks += workflow.attack_run(loaded, dataclasses.replace(attack, cut=cuts, epochs=epochs), resume=True)
     rows = []
     for attack in attacks:
         at_test, at_train = test.sel(cut=attack["cut"]), train.sel(cut=attack["cut"])

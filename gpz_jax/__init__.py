@@ -11,11 +11,7 @@ Whole runs (train, probe, attack a run folder) are functions of ``gpz_jax.workfl
 """
 
 from gpz_jax.analysis.bounds import decision_bound, feature_bound, information_ceiling, quantiser
-from gpz_jax.analysis.cost import Price, price_cuts
-from gpz_jax.analysis.labels import cluster_labels, predicted_labels
-from gpz_jax.analysis.null import null_variables
-from gpz_jax.analysis.radius import Moments, deviations, measure, merge, radius, scatter, summarise, update
-from gpz_jax.analysis.vortex import (
+from gpz_jax.analysis.contraction import (
     FeatureTerms,
     ParameterTerms,
     Readings,
@@ -25,10 +21,14 @@ from gpz_jax.analysis.vortex import (
     parameter_terms,
     readings,
 )
-from gpz_jax.analysis.zone import LayerStatistics, Zone, bootstrap_shares, locate, null_rule, paper_rule
+from gpz_jax.analysis.cost import Price, price_cuts
+from gpz_jax.analysis.labels import cluster_labels, predicted_labels
+from gpz_jax.analysis.nulls import null_variables
+from gpz_jax.analysis.radius import Moments, deviations, measure, merge, radius, scatter, summarise, update
+from gpz_jax.analysis.zone import CutStatistics, Zone, bootstrap_rho, locate, null_rule, paper_rule
 from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, ProbeConfig, TrackConfig, TrainingConfig
-from gpz_jax.deployment.files import load_halves, save_halves
 from gpz_jax.deployment.halves import export_halves
+from gpz_jax.deployment.halves_folder import load_halves, save_halves
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.decoder import Decoder, TransposedConv, decoder_for
 from gpz_jax.models import CNN
@@ -40,10 +40,10 @@ __all__ = [
     "CNN",
     "AttackConfig",
     "Config",
+    "CutStatistics",
     "DataConfig",
     "Decoder",
     "FeatureTerms",
-    "LayerStatistics",
     "ModelConfig",
     "Moments",
     "ParameterTerms",
@@ -57,7 +57,7 @@ __all__ = [
     "TransposedConv",
     "UserError",
     "Zone",
-    "bootstrap_shares",
+    "bootstrap_rho",
     "cluster_labels",
     "cross_entropy",
     "decision_bound",

@@ -49,14 +49,14 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Attack, argv, prog="python -m gpz_jax.attack", description=DESCRIPTION, sections=("attack",))
-    victim = workflow.load_run(flags.folder, data_dir=flags.data_dir, aux=flags.aux, expected=flags.identity)
-    workflow.report_accuracy(victim)
-    results = workflow.attack_run(victim, flags.attack, seed=flags.seed, resume=flags.resume)
+    loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, aux=flags.aux, expected=flags.identity)
+    workflow.report_accuracy(loaded)
+    results = workflow.attack_run(loaded, flags.attack, seed=flags.seed, resume=flags.resume)
     what = " (untrained copy)" if flags.attack.null else ""
     what += "" if flags.attack.top_k is None else f", top {flags.attack.top_k} entries"
     what += ", probabilities" if flags.attack.probabilities else ""
     what += "" if flags.attack.defence == "none" else f" behind {flags.attack.defence}"
-    title = f"{victim.run.folder.name}{what}: attacked with {len(victim.splits.auxiliary)} auxiliary images"
+    title = f"{loaded.run.folder.name}{what}: attacked with {len(loaded.splits.auxiliary)} auxiliary images"
     tables.console().print(tables.attack_table(title, results))
     tables.console().print(tables.leak_table("leak list: the best attack on each cut", results))
     best = [result for result in results if result["best"]]
@@ -67,9 +67,9 @@ def main(argv: list[str] | None = None) -> None:
                 f"{result['accuracy_undefended']:.4f} without"
             )
     home = workflow.attack_home(flags.attack)
-    figure = workflow.short(victim.run.folder / "figures" / f"{home}.png")
+    figure = workflow.short(loaded.run.folder / "figures" / f"{home}.png")
     every = f" (best rung of every cut), {home}-CUT.png beside it (every rung)" if len(results) > len(best) else ""
-    workflow.say(f"reconstructions: {figure}{every}; numbers: {workflow.short(victim.run.folder / home / 'table.csv')}")
+    workflow.say(f"reconstructions: {figure}{every}; numbers: {workflow.short(loaded.run.folder / home / 'table.csv')}")
 
 
 if __name__ == "__main__":

@@ -40,9 +40,9 @@ def main(argv: list[str] | None = None) -> None:
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Probe, argv, prog="python -m gpz_jax.probe", description=DESCRIPTION, sections=("probe",))
-    victim = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
-    workflow.report_accuracy(victim)
-    workflow.report_probe(workflow.probe_run(victim, flags.probe, seed=flags.seed), tables.console())
+    loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
+    workflow.report_accuracy(loaded)
+    workflow.report_probe(workflow.probe_run(loaded, flags.probe, seed=flags.seed), tables.console())
 
 
 if __name__ == "__main__":

@@ -57,9 +57,9 @@ def main(argv: list[str] | None = None) -> None:
     for name, given in (("--cut CUT", flags.cut), ("OUT", flags.out)):
         if not given:
             raise UserError(f"{name} is missing: python -m gpz_jax.split RUN --cut CUT OUT (see --help)")
-    victim = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
+    loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
     metadata = workflow.split_run(
-        victim, flags.cut, flags.out, payload=flags.payload, platforms=flags.platform or ("cpu",)
+        loaded, flags.cut, flags.out, payload=flags.payload, platforms=flags.platform or ("cpu",)
     )
     workflow.report_split(metadata, flags.out)
 

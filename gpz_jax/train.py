@@ -8,7 +8,7 @@ from gpz_jax import workflow
 from gpz_jax.config import Config, parse
 from gpz_jax.errors import UserError, one_line_errors
 from gpz_jax.reporting import tables
-from gpz_jax.workflow.together import report_members
+from gpz_jax.workflow.sweep_command import report_members
 
 DESCRIPTION = """Train a classifier, then probe it at every cut and locate the Golden Partition Zone.
 
@@ -59,9 +59,9 @@ def main(argv: list[str] | None = None) -> None:
         run = workflow.import_run(flags.from_torch, flags.settings, folder=flags.run, resume=flags.resume)
     else:
         run = workflow.train_run(flags.settings, folder=flags.run, resume=flags.resume)
-    victim = workflow.load_run(str(run.folder))
-    workflow.report_accuracy(victim)
-    workflow.report_probe(workflow.probe_run(victim, flags.settings.probe), tables.console())
+    loaded = workflow.load_run(str(run.folder))
+    workflow.report_accuracy(loaded)
+    workflow.report_probe(workflow.probe_run(loaded, flags.settings.probe), tables.console())
     if flags.settings.track.track_every is not None and flags.from_torch is None:
         workflow.say(f"read its ledger: python -m gpz_jax.vortex {workflow.short(run.folder)}")
     workflow.say(f"attack it: python -m gpz_jax.attack {workflow.short(run.folder)}")

@@ -21,7 +21,7 @@ RUN/figures/vortex-*.png, and for several runs their comparison into --out. Exam
 
   python -m gpz_jax.train --ls 0.3 --track-every 1
   python -m gpz_jax.vortex runs/digits-cnn16-ls0.3-seed0
-  python -m gpz_jax.vortex runs/digits-cnn16-ls0-seed0 runs/digits-cnn16-ls0.3-seed0 --layer fc --layer logits
+  python -m gpz_jax.vortex runs/digits-cnn16-ls0-seed0 runs/digits-cnn16-ls0.3-seed0 --cut fc --cut logits
 """
 
 
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Vortex, argv, prog="python -m gpz_jax.vortex", description=DESCRIPTION)
     found = workflow.read_ledgers(flags.folders)
-    for file in workflow.report_ledgers(found, tables.console(), layers=flags.layer, out=flags.out):
+    for file in workflow.report_ledgers(found, tables.console(), cuts=flags.cut, out=flags.out):
         workflow.say(f"figure {workflow.short(file)}")
 
 

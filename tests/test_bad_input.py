@@ -333,13 +333,13 @@ def test_a_bypassed_cut(capsys, monkeypatch):
     assert "joined (bypassed)" not in out
     said = refused(capsys, attack.main, "r", "--cut", "joined", "--cut", "branch", "--epochs", "1")
     assert_says(said, "cut 'branch' is bypassed.*valid cuts: joined, logits")
-    victim = workflow.load_run("r")
-    images = victim.splits.test.take()[0][:2]
+    loaded = workflow.load_run("r")
+    images = loaded.splits.test.take()[0][:2]
     with pytest.raises(gpz_jax.UserError, match=r"cut 'branch' is bypassed.*cut where the branches have joined"):
-        gpz_jax.split_at(victim.network, victim.variables, images, "branch")
-    edge, cloud = gpz_jax.split_at(victim.network, victim.variables, images, "joined")
-    z = edge(victim.variables, images)
-    np.testing.assert_allclose(cloud(victim.variables, z), victim.network(victim.variables, images)[0], rtol=1e-5)
+        gpz_jax.split_at(loaded.network, loaded.variables, images, "branch")
+    edge, cloud = gpz_jax.split_at(loaded.network, loaded.variables, images, "joined")
+    z = edge(loaded.variables, images)
+    np.testing.assert_allclose(cloud(loaded.variables, z), loaded.network(loaded.variables, images)[0], rtol=1e-5)
 
 
 # Run folders ---------------------------------------------------------------------------------------------------------
@@ -492,7 +492,7 @@ def test_a_part_of_the_run_folder_that_cannot_be_made(capsys, copy):
 
 
 def test_attacks_that_cannot_be_written_are_refused_before_they_are_run(capsys, copy, monkeypatch):
-    monkeypatch.setattr("gpz_jax.training.attacker.train_attacker", lambda *a, **k: pytest.fail("it attacked"))
+    monkeypatch.setattr("gpz_jax.inversion.decoder_training.train_attacker", lambda *a, **k: pytest.fail("it attacked"))
     (copy / "attacks").touch()
     said = refused(capsys, attack.main, copy, "--data-dir", copy.parent / "data", "--cut", "logits")
     assert_says(said, "cannot write to folder .*/attacks")

@@ -241,8 +241,8 @@ def test_probe_under_other_labels(copy, capsys, labels):
     assert int(other.images_of_class.sum()) == 359
     assert not np.array_equal(other.share, true.share)
     if labels == "predicted":
-        victim = workflow.load_run(str(copy))
-        logits, _ = victim.network(victim.variables, victim.splits.test.take()[0])
+        loaded = workflow.load_run(str(copy))
+        logits, _ = loaded.network(loaded.variables, loaded.splits.test.take()[0])
         np.testing.assert_array_equal(other.images_of_class, np.bincount(np.argmax(logits, axis=1), minlength=10))
 
 
@@ -383,7 +383,7 @@ def test_an_attack_that_is_killed_while_it_is_scored_is_not_taken_for_finished(a
     def killed(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("gpz_jax.training.runs.save_tree", killed)
+    monkeypatch.setattr("gpz_jax.runs.folder.save_tree", killed)
     with pytest.raises(SystemExit) as stop:
         attack.main([str(folder), "--cut", "logits", "--epochs", "1", "--decoder-width", "4", "--seed", "5"])
     assert stop.value.code == 130
@@ -455,7 +455,7 @@ def test_a_disk_that_fails_is_one_line(attacked, tmp_path, monkeypatch, capsys):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device", "scores.csv")
 
-    monkeypatch.setattr("gpz_jax.training.runs.save_tree", full)
+    monkeypatch.setattr("gpz_jax.runs.folder.save_tree", full)
     with pytest.raises(SystemExit) as stop:
         attack.main([str(folder), "--cut", "logits", "--epochs", "1", "--decoder-width", "4", "--seed", "5"])
     assert stop.value.code == 2

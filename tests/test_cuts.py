@@ -14,14 +14,14 @@ import xarray as xr
 from PIL import Image
 from tiny_runs import CUTS, TINY, refused
 
-from gpz_jax import attack, cuts, train, workflow
+from gpz_jax import attack, cuts, runs, train, workflow
 from gpz_jax.analysis import cost
 from gpz_jax.config import Config, DataConfig, ModelConfig, resolve
 from gpz_jax.data.sources import fingerprint
 from gpz_jax.reporting import figures, tables
-from gpz_jax.training import classifier, runs
+from gpz_jax.training import classifier
 from gpz_jax.workflow import BareModel, CutsConfig
-from gpz_jax.workflow.cuts import recommend
+from gpz_jax.workflow.cuts_command import recommend
 
 SMALL = ("cnn", "--size", "16", "--width", "4")
 QUICK = ("--no-latency",)
@@ -86,7 +86,7 @@ def attacked(folder, cut, ratio, *, flattened=True, epoch=1, name="deconvolution
     result = {"cut": cut, "flattened": flattened, "scores": {"mse": ratio / 10, "ratio": ratio}}
     (folder / "attacks" / f"{cut}-{name}").mkdir(parents=True)
     file = folder / "attacks" / f"{cut}-{name}" / "result.json"
-    file.write_text(json.dumps({**result, "asked": {"epoch_of_victim": epoch}}))
+    file.write_text(json.dumps({**result, "asked": {"epoch_of_run": epoch}}))
 
 
 def rewritten(folder, **changed):
@@ -183,7 +183,9 @@ def test_a_bare_model_is_timed_by_pieces_and_where_asked_as_whole_halves(capsys,
 def test_no_latency_times_and_fills_nothing(capsys, monkeypatch):
     for name in ("time_pieces", "time_halves"):
         monkeypatch.setattr(cost, name, lambda *a, **k: pytest.fail("it timed"))
-    monkeypatch.setattr("gpz_jax.workflow.cuts._values", lambda *a: pytest.fail("it filled the network with numbers"))
+    monkeypatch.setattr(
+        "gpz_jax.workflow.cuts_command._values", lambda *a: pytest.fail("it filled the network with numbers")
+    )
     assert "ms" not in printed(capsys, *SMALL, *QUICK)
 
 
@@ -459,7 +461,7 @@ def test_a_bypassed_cut_is_shown_but_neither_timed_nor_recommended(capsys, monke
             h = h + Tap(name="branch")(nn.Dense(4, name="inner")(h))
             return nn.Dense(10, name="head")(Tap(name="joined")(h))
 
-    monkeypatch.setattr("gpz_jax.workflow.cuts.build", lambda *a, **k: Net())
+    monkeypatch.setattr("gpz_jax.workflow.cuts_command.build", lambda *a, **k: Net())
     said = printed(capsys, *SMALL, "--repeats", "1", "--budget-params", "99%")
     rows = table(said)
     assert list(rows) == ["branch (bypassed)", "joined *"]

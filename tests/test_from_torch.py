@@ -12,10 +12,9 @@ import xarray as xr
 from safetensors.numpy import save_file
 from tiny_runs import CUTS, TINY, arrays, refused, snapshot
 
-from gpz_jax import attack, models, probe, train, workflow
+from gpz_jax import attack, models, probe, runs, train, workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig
 from gpz_jax.models.torch_weights import convert
-from gpz_jax.training import runs
 
 #: Size and width of TINY, no null models.
 IMPORT = (*TINY[:4], "--null-seeds", "0", "--ls", "0.3")
@@ -83,12 +82,12 @@ def copy(home, tmp_path):
 
 
 def test_it_holds_the_weights_of_the_file(home, variables):
-    victim = workflow.load_run(str(home / "imported"))
-    jax.tree.map(np.testing.assert_array_equal, victim.variables, variables)
-    assert victim.epoch == 0
-    images, labels = victim.splits.test.take()
-    hits = np.asarray(jnp.argmax(victim.network(variables, images)[0], -1)) == labels
-    (line,) = runs.read_metrics(victim.run)
+    loaded = workflow.load_run(str(home / "imported"))
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+    assert loaded.epoch == 0
+    images, labels = loaded.splits.test.take()
+    hits = np.asarray(jnp.argmax(loaded.network(variables, images)[0], -1)) == labels
+    (line,) = runs.read_metrics(loaded.run)
     assert line["test_accuracy"] == pytest.approx(hits.mean(), abs=1e-6)
     assert line["epoch"] == 0
     assert tuple(line["cuts"]) == CUTS

@@ -17,7 +17,7 @@ PACKAGE = pathlib.Path(gpz_jax.__file__).parent
 LAYERS = [
     ["errors"],
     ["config"],
-    ["taps", "targets"],
+    ["taps", "targets", "parallel"],
     ["taps_nnx"],
     ["data"],
     ["models"],
@@ -25,6 +25,7 @@ LAYERS = [
     ["defences"],
     ["inversion"],
     ["deployment"],
+    ["runs"],
     ["training"],
     ["reporting"],
     ["workflow"],
@@ -37,8 +38,9 @@ ONLY = {
     "config": {"errors"},
     "models": {"models", "taps", "errors"},
     "analysis": {"analysis", "taps", "targets", "config", "errors"},
-    "inversion": {"inversion", "data", "taps", "targets", "config", "errors"},
+    "inversion": {"inversion", "data", "taps", "targets", "defences", "parallel", "config", "errors"},
     "deployment": {"deployment", "analysis", "taps", "errors"},
+    "runs": {"runs", "analysis", "config", "errors"},
     "reporting": {"reporting", "config", "errors"},
 }
 

@@ -14,9 +14,8 @@ from tiny_runs import TINY
 
 from gpz_jax import attack, workflow
 from gpz_jax.config import AttackConfig
-from gpz_jax.inversion.rungs import LADDER
-from gpz_jax.training import attacker
-from gpz_jax.workflow import rungs
+from gpz_jax.inversion import decoder_training
+from gpz_jax.inversion.ladder import LADDER
 
 NAMES = [rung.name for rung in LADDER]
 SHORT = ("--epochs", "1", "--decoder-width", "2", "--steps", "3", "--likelihood-images", "12", "--restarts", "1",
@@ -80,9 +79,11 @@ def test_every_rung_is_run_and_the_best_scores_the_cut(run, climbed):
 
 def test_the_linear_rung_is_scored_as_numpy_scores_it(run, climbed):
     """Its error on the first test images, from its saved coefficients and nothing else of ours but the edge."""
-    victim = workflow.load_run(str(run))
-    images = victim.splits.test.take()[0][:12]
-    z = np.asarray(attacker.send_batch(victim.variables, images, edge=attacker.Edge(victim.network, "block_3")))
+    loaded = workflow.load_run(str(run))
+    images = loaded.splits.test.take()[0][:12]
+    z = np.asarray(
+        decoder_training.send_batch(loaded.variables, images, edge=decoder_training.Edge(loaded.network, "block_3"))
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Orbax warns that the devices are those that it was saved from
         kept = ocp.load(str(run / "attacks" / "block_3-linear" / "decoder"))
@@ -162,18 +163,18 @@ def test_a_defended_edge_is_attacked_apart_and_its_accuracy_said(run, tmp_path, 
 
 def test_quantising_to_bytes_costs_nothing(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "bytes")
-    victim = workflow.load_run(str(folder))
+    loaded = workflow.load_run(str(folder))
     options = AttackConfig(cut=("block_4",), rung=("linear",), likelihood_images=12, defence="uint8")
-    (result,) = workflow.attack_run(victim, options)
+    (result,) = workflow.attack_run(loaded, options)
     assert abs(result["accuracy"] - result["accuracy_undefended"]) < 0.02
 
 
 def test_the_null_model_is_attacked_apart_and_is_another(run, climbed, tmp_path):
     folder = shutil.copytree(run, tmp_path / "null")
-    victim = workflow.load_run(str(folder))
+    loaded = workflow.load_run(str(folder))
     options = AttackConfig(cut=("logits",), rung=("linear",), likelihood_images=12)
-    (trained,) = workflow.attack_run(victim, options)
-    (null,) = workflow.attack_run(victim, AttackConfig(**{**vars(options), "null": True}))
+    (trained,) = workflow.attack_run(loaded, options)
+    (null,) = workflow.attack_run(loaded, AttackConfig(**{**vars(options), "null": True}))
     assert (folder / "attacks-null" / "logits-linear" / "result.json").is_file()
     assert null["floors"] == trained["floors"]  # those of the images and the trained classifier
     assert null["scores"]["mse"] != trained["scores"]["mse"]
@@ -181,11 +182,11 @@ def test_the_null_model_is_attacked_apart_and_is_another(run, climbed, tmp_path)
 
 def test_what_is_sent_of_the_logits_can_be_cut_down(run, tmp_path):
     folder = shutil.copytree(run, tmp_path / "top")
-    victim = workflow.load_run(str(folder))
+    loaded = workflow.load_run(str(folder))
     errors = []
     for top_k in (None, 1):
         options = AttackConfig(cut=("logits",), rung=("linear",), top_k=top_k, likelihood_images=12)
-        (result,) = workflow.attack_run(victim, options)
+        (result,) = workflow.attack_run(loaded, options)
         errors.append(result["scores"]["mse"])
     assert errors[0] < errors[1]  # one entry, and that set to 0: the mean image, all but
 

@@ -43,7 +43,7 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def victim(run):
+def loaded(run):
     return workflow.load_run(str(run))
 
 
@@ -85,17 +85,17 @@ def test_what_is_said_and_written(written):
     assert f"test accuracy {whole:.4f} on 359 images" in said.stderr
 
 
-def test_the_run_is_reproduced_where_jax_is_alone(written, victim, tmp_path):
+def test_the_run_is_reproduced_where_jax_is_alone(written, loaded, tmp_path):
     folder, _ = written
     assert len((folder / "run_halves.py").read_text().splitlines()) <= 11  # ten lines and what they are for
-    images = victim.splits.test.take()[0][:64]
+    images = loaded.splits.test.take()[0][:64]
     np.save("images.npy", images)
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}  # one device, too
     done = subprocess.run(
         [sys.executable, "-c", ALONE, str(folder)], env=environment, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    expected = np.asarray(victim.network(victim.variables, images)[0])
+    expected = np.asarray(loaded.network(loaded.variables, images)[0])
     with np.load("logits.npz") as logits:
         for n in (1, 7, 64):
             assert logits[str(n)].dtype == np.float32
@@ -106,13 +106,13 @@ def test_the_run_is_reproduced_where_jax_is_alone(written, victim, tmp_path):
     assert given.split("classes ")[1].strip() == str(np.argmax(expected, axis=1))
 
 
-def test_parameters_are_those_of_the_run(written, victim):
+def test_parameters_are_those_of_the_run(written, loaded):
     record = load_halves(written[0])[2]
-    total = sum(leaf.size for leaf in jax.tree.leaves(victim.variables["params"]))
+    total = sum(leaf.size for leaf in jax.tree.leaves(loaded.variables["params"]))
     of_edge = sum(
         leaf.size
         for name in ("conv_1", "norm_1", "conv_2", "norm_2", "conv_3", "norm_3")
-        for leaf in jax.tree.leaves(victim.variables["params"][name])
+        for leaf in jax.tree.leaves(loaded.variables["params"][name])
     )
     assert record["edge"]["parameters"] == of_edge
     assert record["edge"]["parameters"] + record["cloud"]["parameters"] == total
@@ -121,12 +121,12 @@ def test_parameters_are_those_of_the_run(written, victim):
 
 
 @pytest.mark.parametrize(("payload", "size"), [("bfloat16", 128), ("uint8", 64)])
-def test_accuracy_is_measured_through_the_files(run, victim, capsys, payload, size):
+def test_accuracy_is_measured_through_the_files(run, loaded, capsys, payload, size):
     split.main([str(run), "--cut", "block_3", "--payload", payload, "out"])
     out = capsys.readouterr().out
     edge, cloud, record = load_halves("out")
     assert record["payload"] == {"shape": ["batch", 2, 2, 16], "dtype": payload, "bytes_per_image": size}
-    images, labels = victim.splits.test.take()
+    images, labels = loaded.splits.test.take()
     sent = edge(images)
     assert str(sent.dtype) == payload
     accuracy = np.mean(np.argmax(cloud(sent), axis=1) == labels)
@@ -135,15 +135,15 @@ def test_accuracy_is_measured_through_the_files(run, victim, capsys, payload, si
     assert f"(drop {record['accuracy']['whole'] - accuracy:.4f})" in out
     assert accuracy > 0.5  # so that it says something
     # What is received is z to within the quantiser.
-    logits = np.asarray(victim.network(victim.variables, images)[0])
+    logits = np.asarray(loaded.network(loaded.variables, images)[0])
     assert 1e-5 < np.abs(np.asarray(cloud(sent)) - logits).max() / np.abs(logits).max() < 0.05
 
 
-def test_uint8_spans_each_channel_of_the_training_images(run, victim, capsys):
+def test_uint8_spans_each_channel_of_the_training_images(run, loaded, capsys):
     split.main([str(run), "--cut", "block_3", "out"])  # uint8 by default
     edge, _, record = load_halves("out")
-    train_images = victim.splits.train.take()[0]
-    z = np.asarray(victim.network(victim.variables, train_images)[1]["block_3"])
+    train_images = loaded.splits.train.take()[0]
+    z = np.asarray(loaded.network(loaded.variables, train_images)[1]["block_3"])
     np.testing.assert_allclose(record["quantiser"]["scale"], z.max(axis=(0, 1, 2)) / 255, rtol=1e-5)
     assert set(record["quantiser"]["zero_point"]) == {0}  # after a ReLU
     payload = np.asarray(edge(train_images))

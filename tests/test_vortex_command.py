@@ -14,9 +14,8 @@ import zarr
 from PIL import Image
 from tiny_runs import CUTS, TINY, refused, snapshot
 
-from gpz_jax import train, vortex
-from gpz_jax.training import dynamics
-from gpz_jax.workflow.vortex import over_ledger, read_ledgers, said_of, summarise
+from gpz_jax import runs, train, vortex
+from gpz_jax.workflow.vortex_command import over_ledger, read_ledgers, said_of, summarise
 
 #: One process compiles for all: the settings of the other tests of tiny runs, tracked.
 TRACKED = (*TINY, "--null-seeds", "0", "--track-every", "1", "--probe-size", "40")
@@ -62,17 +61,17 @@ def test_one_run_as_a_process(copy):
     found = tables_in(said.stdout)
     moved, agreed = (rows for title, rows in found.items() if title.startswith("ls0.3"))
     assert [row[0] for row in moved] == [row[0] for row in agreed] == list(CUTS)
-    record = dynamics.read_steps(copy / "ls0.3")
+    record = runs.read_steps(copy / "ls0.3")
     counts = record.images_of_class / record.images_of_class.sum()
     for row in moved:
-        at = (record.sel(layer=row[0]) * counts).sum("class")
+        at = (record.sel(cut=row[0]) * counts).sum("class")
         assert row[5] == f"{float(at.realised.sum()):.3g}"
         shares = [float(at[term].sum() / at.realised.sum()) * 100 for term in ("optimiser", "statistics", "residual")]
         assert row[8:11] == [f"{share:.3g}" for share in shares]
         np.testing.assert_allclose(sum(shares), 100, atol=0.1)
     with (copy / "ls0.3" / "vortex.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["layer"] for row in rows if row["phase"] == "all"] == list(CUTS)
+    assert [row["cut"] for row in rows if row["phase"] == "all"] == list(CUTS)
     for name in ("overview", "terms", "interference"):
         with Image.open(copy / "ls0.3" / "figures" / f"vortex-{name}.png") as image:
             image.load()
@@ -80,7 +79,7 @@ def test_one_run_as_a_process(copy):
 
 
 def test_several_runs_are_overlaid(copy, capsys):
-    vortex.main(["copy/ls0", "copy/ls0.3", "--layer", "fc", "--out", "both"])
+    vortex.main(["copy/ls0", "copy/ls0.3", "--cut", "fc", "--out", "both"])
     assert {"ls0: what moved R_c^2", "ls0.3: what moved R_c^2"} <= {
         title.split(" (")[0] for title in tables_in(capsys.readouterr().out)
     }
@@ -101,22 +100,22 @@ def test_a_folder_of_runs_stands_for_its_runs(home):
 def ledger_of(coefficient, **terms):
     """A ledger of two layers and three classes, the last of one image; every term is constant but the coefficient."""
     steps = len(coefficient)
-    values = {name: terms.get(name, 0.0) for name in dynamics.VARIABLES if "class" in dynamics.VARIABLES[name].dims}
+    values = {name: terms.get(name, 0.0) for name in runs.VARIABLES if "class" in runs.VARIABLES[name].dims}
     data = {}
     for name, value in values.items():
-        dims = ("step", *dynamics.VARIABLES[name].dims)
-        sizes = {"step": steps, "layer": 2, "class": 3, "output": 3, "interference_layer": 1}
+        dims = ("step", *runs.VARIABLES[name].dims)
+        sizes = {"step": steps, "cut": 2, "class": 3, "output": 3, "interference_cut": 1}
         data[name] = (dims, np.broadcast_to(value, [sizes[dim] for dim in dims]).astype(np.float32))
     data["coefficient"] = (("step", "class"), np.repeat(np.asarray(coefficient)[:, None], 3, axis=1))
-    data["share"] = (("step", "layer"), np.full((steps, 2), 0.5))
+    data["rho"] = (("step", "cut"), np.full((steps, 2), 0.5))
     data["epoch"] = (("step",), np.ones(steps))
     return xr.Dataset(
         data,
         {
             "step": np.arange(0, 2 * steps, 2),
-            "layer": ["a", "logits"],
+            "cut": ["a", "logits"],
             "images_of_class": ("class", [2, 6, 1]),
-            "interference_layer": ["a"],
+            "interference_cut": ["a"],
         },
         {"track_every": 2},
     )
@@ -127,7 +126,7 @@ def test_sums_and_phases_by_hand():
     record = ledger_of([-0.5, -0.1, 0.1, -0.05], realised=-by_class, optimiser=-2 * by_class, statistics=by_class)
     curves = over_ledger(record)
     assert curves.attrs["turn"] == 4
-    rows = {(row["layer"], row["phase"]): row for row in summarise(curves)}
+    rows = {(row["cut"], row["phase"]): row for row in summarise(curves)}
     assert set(rows) == {(layer, phase) for layer in ("a", "logits") for phase in ("all", "before", "after")}
     assert rows["a", "all"]["sum_realised"] == -10
     assert rows["a", "after"]["sum_optimiser"] == -10
@@ -143,7 +142,7 @@ def test_sums_and_phases_by_hand():
 
 
 def test_no_sign_change_and_a_ledger_without_the_parameters_terms():
-    record = ledger_of([-0.5, -0.1], realised=1.0).drop_vars(list(dynamics.PARAMETER_TERMS))
+    record = ledger_of([-0.5, -0.1], realised=1.0).drop_vars(list(runs.PARAMETER_TERMS))
     curves = over_ledger(record)
     assert [row["phase"] for row in summarise(curves)] == ["all", "all"]
     assert np.isnan(summarise(curves)[0]["sum_optimiser"])
@@ -172,21 +171,21 @@ def test_what_is_no_run_or_was_not_tracked(copy, capsys, tmp_path):
 
 def test_an_unknown_layer(copy, capsys):
     before = snapshot(copy)
-    said = refused(capsys, vortex.main, copy / "ls0", "--layer", "block4")
+    said = refused(capsys, vortex.main, copy / "ls0", "--cut", "block4")
     assert said == "unknown layer 'block4'; did you mean 'block_4'?"
     assert snapshot(copy) == before
 
 
 def test_runs_of_different_layers_are_not_compared(copy, capsys):
     # The same record under another name of one layer, as of another model.
-    folder = dynamics.steps_folder(copy / "ls0")
-    shutil.rmtree(folder / "layer")
+    folder = runs.steps_folder(copy / "ls0")
+    shutil.rmtree(folder / "cut")
     names = np.array([*CUTS[:-2], "embedding", "logits"], dtype=np.dtypes.StringDType())
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr's strings
-        zarr.open_group(str(folder), mode="r+").create_array("layer", data=names, dimension_names=("layer",))
+        zarr.open_group(str(folder), mode="r+").create_array("cut", data=names, dimension_names=("cut",))
     said = refused(capsys, vortex.main, copy / "ls0", copy / "ls0.3")
     assert said == (
         "ls0 and ls0.3 have different layers and cannot be compared: only ls0 has embedding; only ls0.3 has fc"
@@ -194,19 +193,19 @@ def test_runs_of_different_layers_are_not_compared(copy, capsys):
 
 
 def test_a_record_cut_short_by_a_crash_is_read_up_to_the_last_whole_step(copy, capsys):
-    whole = dynamics.read_steps(copy / "ls0.3")
-    group = zarr.open_group(str(dynamics.steps_folder(copy / "ls0.3")), mode="r+")
+    whole = runs.read_steps(copy / "ls0.3")
+    group = zarr.open_group(str(runs.steps_folder(copy / "ls0.3")), mode="r+")
     group["step"].resize((5,))  # killed after the variables of the sixth step, before it counts
     group["radius"].resize((40, *group["radius"].shape[1:]))
     vortex.main([str(copy / "ls0.3")])
     assert "5 steps)" in capsys.readouterr().out
-    xr.testing.assert_identical(dynamics.read_steps(copy / "ls0.3"), whole.isel(step=slice(5)))
+    xr.testing.assert_identical(runs.read_steps(copy / "ls0.3"), whole.isel(step=slice(5)))
     group["step"].resize((0,))
     assert "without a whole step yet" in refused(capsys, vortex.main, copy / "ls0.3")
 
 
 def test_a_damaged_record_is_one_line(copy, capsys):
-    folder = dynamics.steps_folder(copy / "ls0")
+    folder = runs.steps_folder(copy / "ls0")
     (folder / "radius" / "zarr.json").write_text("{")
     assert "cannot be read" in refused(capsys, vortex.main, copy / "ls0")
     written = json.loads((copy / "ls0" / "config.json").read_text())

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from scipy.stats import t as student_t
 
-from gpz_jax.analysis.null import null_variables
+from gpz_jax.analysis.nulls import null_variables
 from gpz_jax.analysis.radius import measure, scatter
 from gpz_jax.analysis.zone import prediction_limit
 from gpz_jax.data import sources

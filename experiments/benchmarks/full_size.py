@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gpz_jax import parallel
 from gpz_jax.analysis import radius
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, resolve
 from gpz_jax.data.batches import epoch_order
-from gpz_jax.training import classifier, parallel
+from gpz_jax.training import classifier
 
 #: Dense bfloat16 FLOPs a second from the makers' data sheets, by a part of JAX's device_kind.
 PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "TPU v4": 275e12, "TPU v5 lite": 197e12, "TPU v5p": 459e12}

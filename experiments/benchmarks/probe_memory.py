@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 
-from gpz_jax.training.runs import open_run
+from gpz_jax.runs.folder import open_run
 
 
 def peak(arguments: list[str]) -> int:

@@ -6,7 +6,7 @@ c, μ_c their mean, μ the grand mean.
   R_c² = (1/N_c) Σ_{i: y_i = c} ||z_i - μ_c||²           within-class radius (the paper's probe)
   W    = Σ_c (N_c/N) R_c²                                within-class scatter
   B    = Σ_c (N_c/N) ||μ_c - μ||²                        between-class scatter
-  ρ    = W / (W + B)                                     within-class share, in [0, 1], free of scale and dimension
+  ρ    = W / (W + B)                                     within-class fraction, in [0, 1], free of scale and dimension
 
 Memory is K x D a cut, never N x D. Sums are float32 whatever the network runs in.
 """
@@ -140,11 +140,11 @@ def radius(moments: Moments, *, unbiased: bool = False) -> Float[Array, " K"]:
 
 
 class Scatter(NamedTuple):
-    """Within- and between-class scatter of one cut and the within-class share; float32 scalars."""
+    """Within- and between-class scatter of one cut and the within-class fraction; float32 scalars."""
 
     within: Float[Array, ""]
     between: Float[Array, ""]
-    share: Float[Array, ""]
+    rho: Float[Array, ""]
 
 
 def scatter(moments: Moments, *, unbiased: bool = False) -> Scatter:
@@ -167,8 +167,8 @@ def scatter(moments: Moments, *, unbiased: bool = False) -> Scatter:
         noise = jnp.sum(weight * (1 - weight) * r / jnp.maximum(count, 1))
         between = jnp.maximum(between - noise, 0.0)
     total = within + between
-    share = jnp.where((total > 0) & jnp.any(moments.count > 1), within / jnp.maximum(total, 1e-38), jnp.nan)
-    return Scatter(within, between, share)
+    rho = jnp.where((total > 0) & jnp.any(moments.count > 1), within / jnp.maximum(total, 1e-38), jnp.nan)
+    return Scatter(within, between, rho)
 
 
 class Summary(NamedTuple):
@@ -177,7 +177,7 @@ class Summary(NamedTuple):
     radius: Float[Array, " K"]
     within: Float[Array, ""]
     between: Float[Array, ""]
-    share: Float[Array, ""]
+    rho: Float[Array, ""]
 
 
 @partial(jax.jit, static_argnames="unbiased")
@@ -265,7 +265,7 @@ def deviations(
 ) -> tuple[Float[np.ndarray, "L G"], Float[np.ndarray, "L G"]]:
     """Second pass, for intervals: r_i = ||z_i - μ_{y_i}||² and t_i = ||z_i - μ||² at every cut, in G groups of images.
 
-    ρ = Σ r_i / Σ t_i, so a bootstrap over images (``zone.bootstrap_shares``) needs these two numbers and no
+    ρ = Σ r_i / Σ t_i, so a bootstrap over images (``zone.bootstrap_rho``) needs these two numbers and no
     representations. Up to 2,048 images every image is a group of its own. More images are dealt at random into 2,048
     groups, which are then resampled in their place: the interval's width is the same in expectation (its own relative
     error is about 1/sqrt(2 · 2048) = 2 %), and nothing that is kept grows with the data.

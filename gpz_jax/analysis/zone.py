@@ -14,12 +14,12 @@ from gpz_jax.errors import UserError, did_you_mean
 _CHUNK = 64  # bootstrap replicates held at a time: 64 x N weights
 
 
-class LayerStatistics(NamedTuple):
+class CutStatistics(NamedTuple):
     """What the rules look at, for L cuts ordered from input to output.
 
     The nulls are S untrained, calibrated copies of the same architecture. The bootstrap replicates are
     paired: in replicate b the network and every copy saw the same resampled images (see
-    :func:`bootstrap_shares`).
+    :func:`bootstrap_rho`).
 
     Attributes:
       cuts: the L names.
@@ -60,7 +60,7 @@ class Zone(NamedTuple):
     reason: str
 
 
-def paper_rule(stats: LayerStatistics, *, threshold: float = 0.2) -> Zone:
+def paper_rule(stats: CutStatistics, *, threshold: float = 0.2) -> Zone:
     """Apply the released rule, on raw R_c²: the largest relative drops d_j = (R_{j-1} - R_j)/R_{j-1}.
 
     Of the two largest drops (ties: the earlier), only the larger is returned if every |d| strictly between
@@ -82,7 +82,7 @@ def paper_rule(stats: LayerStatistics, *, threshold: float = 0.2) -> Zone:
 
     Example:
       >>> radius = np.array([10.0, 9.0, 1.0, 0.9])
-      >>> paper_rule(LayerStatistics(("a", "b", "c", "d"), radius, np.ones(4))).cuts
+      >>> paper_rule(CutStatistics(("a", "b", "c", "d"), radius, np.ones(4))).cuts
       ('c',)
     """
     cuts = stats.cuts
@@ -110,7 +110,7 @@ def paper_rule(stats: LayerStatistics, *, threshold: float = 0.2) -> Zone:
     return Zone("paper", tuple(cuts[j] for j in sorted(chosen)), cuts[first], drop, low, high, reason)
 
 
-def null_rule(stats: LayerStatistics, *, confidence: float = 0.999) -> Zone:
+def null_rule(stats: CutStatistics, *, confidence: float = 0.999) -> Zone:
     """Where classes contract more than in untrained copies: e_j = mean_s ln ρ_null[s, j] - ln ρ_j, in nats.
 
     Onset: the cut with the largest increase e_j - e_{j-1} (e before the first cut is 0; ties: the earlier).
@@ -142,7 +142,7 @@ def null_rule(stats: LayerStatistics, *, confidence: float = 0.999) -> Zone:
       UserError: fewer than two untrained copies, a ρ that is not finite and positive, shapes that do not fit.
 
     Example:
-      >>> stats = LayerStatistics(("a", "b", "c"), np.ones(3), np.array([0.95, 0.4, 0.3]),
+      >>> stats = CutStatistics(("a", "b", "c"), np.ones(3), np.array([0.95, 0.4, 0.3]),
       ...                         np.array([[0.95, 0.96, 0.95], [0.96, 0.95, 0.96], [0.95, 0.95, 0.95]]))
       >>> zone = null_rule(stats)
       >>> zone.cuts, zone.onset
@@ -158,16 +158,16 @@ def null_rule(stats: LayerStatistics, *, confidence: float = 0.999) -> Zone:
         raise UserError(
             f"the null rule needs a spread of untrained copies but got {copies}: give --null-seeds 2 or more"
         )
-    null = _log_share("rho_null", stats.rho_null, cuts)
-    evidence = null.mean(axis=0) - _log_share("rho", stats.rho, cuts)
+    null = _log_rho("rho_null", stats.rho_null, cuts)
+    evidence = null.mean(axis=0) - _log_rho("rho", stats.rho, cuts)
     limit = prediction_limit(null, float(student_t.ppf(confidence, copies - 1)))
 
     peak = int(np.argmax(evidence))
     low, high = np.full((2, len(cuts)), np.nan)
     held, interval = evidence[peak], "no bootstrap replicates, so this is the point estimate"
     if stats.rho_samples is not None and stats.rho_null_samples is not None:
-        replicates = _log_share("rho_null_samples", stats.rho_null_samples, cuts).mean(axis=1)
-        replicates = replicates - _log_share("rho_samples", stats.rho_samples, cuts)
+        replicates = _log_rho("rho_null_samples", stats.rho_null_samples, cuts).mean(axis=1)
+        replicates = replicates - _log_rho("rho_samples", stats.rho_samples, cuts)
         low, high = np.quantile(replicates, [0.025, 0.975], axis=0)
         held, top = np.quantile(replicates.max(axis=1), [0.025, 0.975])
         interval = f"95 % interval {held:.3f} to {top:.3f}"
@@ -210,11 +210,11 @@ def _from_onset(evidence: np.ndarray, onset: int) -> list[int]:
 RULES: dict[str, Callable[..., Zone]] = {"paper": paper_rule, "null": null_rule}
 
 
-def locate(rule_name: str, stats: LayerStatistics) -> Zone:
+def locate(rule_name: str, stats: CutStatistics) -> Zone:
     """Apply a rule of ``RULES`` by name, with its defaults; raises UserError for an unknown name.
 
     Example:
-      >>> locate("paper", LayerStatistics(("a", "b"), np.array([4.0, 1.0]), np.ones(2))).onset
+      >>> locate("paper", CutStatistics(("a", "b"), np.array([4.0, 1.0]), np.ones(2))).onset
       'b'
     """
     if rule_name not in RULES:
@@ -222,7 +222,7 @@ def locate(rule_name: str, stats: LayerStatistics) -> Zone:
     return RULES[rule_name](stats)
 
 
-def bootstrap_shares(
+def bootstrap_rho(
     within: Num[np.ndarray, "*M L N"],
     total: Num[np.ndarray, "*M L N"],
     *,
@@ -255,7 +255,7 @@ def bootstrap_shares(
 
     Example:
       >>> r = np.array([[1.0, 2.0, 3.0]])
-      >>> bootstrap_shares(r, 2 * r, replicates=4).ravel()
+      >>> bootstrap_rho(r, 2 * r, replicates=4).ravel()
       array([0.5, 0.5, 0.5, 0.5])
     """
     samples = within.shape[-1]
@@ -289,7 +289,7 @@ def _refuse(bad: np.ndarray, name: str, values: np.ndarray, cuts: tuple[str, ...
         raise UserError(f"{name} at cut {cuts[where[-1]]!r} is {values[where]}, not {need}: leave that cut out")
 
 
-def _log_share(name: str, values, cuts: tuple[str, ...]) -> np.ndarray:
+def _log_rho(name: str, values, cuts: tuple[str, ...]) -> np.ndarray:
     values = _per_cut(name, values, cuts)
     _refuse(~(np.isfinite(values) & (values > 0)), name, values, cuts, "a positive number")
     return np.log(values)

@@ -1,6 +1,6 @@
 """A decoder for any cut, built from the shapes of z and x alone: transposed convolutions, or an inverse residual net.
 
-The attacker knows what it receives and what it wants back; nothing of the victim is imported here.
+The attacker knows what it receives and what it wants back; nothing of the loaded is imported here.
 """
 
 import dataclasses

@@ -37,7 +37,7 @@ def probe_figure(record, file: Path) -> None:
     seeds = record.sizes.get("null_seed", 0)
 
     radius.plot(at, record.radius, "o-", label="trained")
-    share.plot(at, record.share, "o-", label="trained")
+    share.plot(at, record.rho, "o-", label="trained")
     if seeds:
         radius.plot(at, record.radius_null.T, color="0.7", zorder=0)
         radius.plot([], [], color="0.7", label=f"untrained, {seeds} seeds")
@@ -84,10 +84,10 @@ def training_figure(dynamics, file: Path) -> None:
     for part, style in (("train", "--"), ("validation", "-")):
         loss.plot(dynamics.epoch, dynamics[f"{part}_loss"], style, label=part)
         accuracy.plot(dynamics.epoch, dynamics[f"{part}_accuracy"], style, label=part)
-    for i, cut in enumerate(dynamics.layer.values):
-        colour = f"C{i}" if dynamics.sizes["layer"] <= 10 else None
-        radius.plot(dynamics.epoch, dynamics.within.isel(layer=i), color=colour, label=str(cut))
-        share.plot(dynamics.epoch, dynamics.share.isel(layer=i), color=colour)
+    for i, cut in enumerate(dynamics.cut.values):
+        colour = f"C{i}" if dynamics.sizes["cut"] <= 10 else None
+        radius.plot(dynamics.epoch, dynamics.within.isel(cut=i), color=colour, label=str(cut))
+        share.plot(dynamics.epoch, dynamics.rho.isel(cut=i), color=colour)
     set_logarithmic(radius, dynamics.within)
     loss.set_title("loss (nats)", fontsize=10)
     accuracy.set_title("accuracy", fontsize=10)
@@ -144,7 +144,7 @@ def cuts_figure(
     """
     rows = [row for row in rows if row["valid"]]
     attacked = np.array([row.get("ratio", np.nan) for row in rows], float)
-    probed = np.where(np.isnan(attacked), [row.get("share", np.nan) for row in rows], np.nan)  # each cut once
+    probed = np.where(np.isnan(attacked), [row.get("rho", np.nan) for row in rows], np.nan)  # each cut once
     privacy = {"attack: mse over the class-mean floor's": attacked, r"probe: $\rho$, axis downward": probed}
     privacy = {label: values for label, values in privacy.items() if np.isfinite(values).any()}
     privacy = privacy or {"depth: number of the cut": np.arange(1.0, 1.0 + len(rows))}

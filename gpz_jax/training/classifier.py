@@ -12,6 +12,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
+from gpz_jax import parallel
 from gpz_jax.config import Config, TrainingConfig
 from gpz_jax.data.augment import augment, resolve_kind
 from gpz_jax.data.batches import epoch_order, normalise, padded_batches, pixels
@@ -20,7 +21,6 @@ from gpz_jax.errors import UserError
 from gpz_jax.models import build
 from gpz_jax.taps import TappedNetwork, tap
 from gpz_jax.targets import cross_entropy, output_entropy, soft_targets
-from gpz_jax.training import parallel
 
 
 class Prepare(NamedTuple):

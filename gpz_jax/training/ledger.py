@@ -13,10 +13,11 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
-from gpz_jax.analysis import vortex
+from gpz_jax import runs
+from gpz_jax.analysis import contraction
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.targets import soft_targets
-from gpz_jax.training import classifier, dynamics
+from gpz_jax.training import classifier
 from gpz_jax.training.classifier import Recipe, State
 
 
@@ -38,7 +39,7 @@ class Tracked(NamedTuple):
     @property
     def variables(self) -> tuple[str, ...]:
         """Variables of the record."""
-        return tuple(name for name in dynamics.VARIABLES if self.full or name not in dynamics.PARAMETER_TERMS)
+        return tuple(name for name in runs.VARIABLES if self.full or name not in runs.PARAMETER_TERMS)
 
 
 @partial(jax.jit, static_argnames=("tracked", "mesh"))
@@ -64,17 +65,17 @@ def enter(
       mesh: devices.
 
     Returns:
-      name -> array, those of :data:`dynamics.VARIABLES` but the bound and the numbers of the step: ``(L, K)``,
+      name -> array, those of :data:`runs.VARIABLES` but the bound and the numbers of the step: ``(L, K)``,
       ``(L,)``, ``(K,)`` or as the table says.
     """
     network, recipe, num_classes = tracked.network, tracked.recipe, tracked.recipe.num_classes
     train_images, train_labels, order, index, alpha, key = batch
     step_size = recipe.lr * before.plateau.scale
     targets = soft_targets(labels, num_classes, alpha)
-    where = vortex.readings(network, before.variables, images, labels, targets)
-    feature = vortex.feature_terms(network, before.variables, images, labels, targets, step_size=step_size)
+    where = contraction.readings(network, before.variables, images, labels, targets)
+    feature = contraction.feature_terms(network, before.variables, images, labels, targets, step_size=step_size)
     pulls = [
-        vortex.interference(network, before.variables, images, labels, targets, cut=cut, step_size=step_size)
+        contraction.interference(network, before.variables, images, labels, targets, cut=cut, step_size=step_size)
         for cut in tracked.interference
     ]
 
@@ -88,7 +89,7 @@ def enter(
     row = {
         "radius": stack(where.radius),
         "within": stack(where.within),
-        "share": stack(where.share),
+        "rho": stack(where.rho),
         **{f"feature_{name}": column for name, column in columns(feature).items()},
         "coefficient": where.coefficient,
         "past_flip": where.past_flip,
@@ -100,21 +101,21 @@ def enter(
         "step_size": step_size,
     }
     if not tracked.full:
-        change = vortex.realised_change(
+        change = contraction.realised_change(
             network, before.variables, after.variables, images, labels, num_classes=num_classes
         )
         return {**row, "realised": stack(change)}
     seen, y, dropout_key = classifier.training_batch(
         before.step, train_images, train_labels, order, index, key, recipe=recipe, mesh=mesh
     )
-    parts = vortex.gradient_parts(
+    parts = contraction.gradient_parts(
         lambda params: classifier.training_logits(params, before.batch_stats, seen, dropout_key, recipe=recipe)[0],
         before.params,
         y,
         soft_targets(y, num_classes, alpha),
     )
     moved = columns(
-        vortex.parameter_terms(
+        contraction.parameter_terms(
             network, before.variables, after.variables, images, labels, parts,
             num_classes=num_classes, step_size=step_size,
         )
@@ -127,7 +128,7 @@ def enter(
 class Ledger:
     """Rows on their way to the record: kept on the device, written a chunk at a time."""
 
-    def __init__(self, record: dynamics.StepRecord, tracked: Tracked, probe: tuple[Any, Any], mesh: Mesh):
+    def __init__(self, record: runs.StepRecord, tracked: Tracked, probe: tuple[Any, Any], mesh: Mesh):
         self.tracked, self.probe, self.mesh = tracked, probe, mesh
         self._record = record
         self._pending: list[tuple[int, int, dict[str, Array]]] = []
@@ -143,7 +144,7 @@ class Ledger:
             # the threads that the other waits for (see training/together.py).
             jax.block_until_ready(row)
         self._pending.append((epoch, step, row))
-        if len(self._pending) == dynamics.CHUNK:
+        if len(self._pending) == runs.CHUNK:
             self.flush()
 
     def flush(self) -> None:

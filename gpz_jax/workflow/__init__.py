@@ -4,22 +4,22 @@
 script (``experiments/tour.py``) or a notebook.
 """
 
-from gpz_jax.workflow.attack import attack_home, attack_run
+from gpz_jax.workflow.attack_command import attack_home, attack_run
 from gpz_jax.workflow.common import load_data, say, short
-from gpz_jax.workflow.cuts import BareModel, CutsConfig, Priced, price, price_model, price_run, report_cuts
-from gpz_jax.workflow.imported import import_run
-from gpz_jax.workflow.probe import probe_run, report_probe
-from gpz_jax.workflow.split import report_split, split_run
-from gpz_jax.workflow.together import train_together
-from gpz_jax.workflow.train import train_run
-from gpz_jax.workflow.victim import Victim, load_run, report_accuracy
-from gpz_jax.workflow.vortex import read_ledgers, report_ledgers
+from gpz_jax.workflow.cuts_command import BareModel, CutsConfig, Priced, price, price_model, price_run, report_cuts
+from gpz_jax.workflow.from_torch import import_run
+from gpz_jax.workflow.loaded_run import LoadedRun, load_run, report_accuracy
+from gpz_jax.workflow.probe_command import probe_run, report_probe
+from gpz_jax.workflow.split_command import report_split, split_run
+from gpz_jax.workflow.sweep_command import train_together
+from gpz_jax.workflow.train_command import train_run
+from gpz_jax.workflow.vortex_command import read_ledgers, report_ledgers
 
 __all__ = [
     "BareModel",
     "CutsConfig",
+    "LoadedRun",
     "Priced",
-    "Victim",
     "attack_home",
     "attack_run",
     "import_run",

@@ -10,11 +10,12 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gpz_jax import parallel
 from gpz_jax.config import DataConfig
 from gpz_jax.data import pairings, sources, splits
 from gpz_jax.data.batches import padded_batches
 from gpz_jax.data.splits import Split, Splits
-from gpz_jax.training import classifier, parallel
+from gpz_jax.training import classifier
 
 #: Images a forward pass when probing; the result does not depend on it.
 PROBE_BATCH = 256

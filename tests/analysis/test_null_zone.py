@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gpz_jax.analysis import zone
-from gpz_jax.analysis.null import null_variables
+from gpz_jax.analysis.nulls import null_variables
 from gpz_jax.analysis.radius import deviations, measure, scatter
 from gpz_jax.data import sources
 from gpz_jax.data.batches import normalise, pixels
@@ -45,8 +45,8 @@ def verdicts(seed, size, copies=5):
     measured = [untrained(number) for number in range(1 + copies)]
     cuts, one = measured[0]
     everyone = Measured(*map(np.stack, zip(*(m for _, m in measured), strict=True)))
-    samples = zone.bootstrap_shares(everyone.within, everyone.total, replicates=1000, seed=seed)
-    stats = zone.LayerStatistics(cuts, one.radius, one.share, everyone.share[1:], samples[:, 0], samples[:, 1:])
+    samples = zone.bootstrap_rho(everyone.within, everyone.total, replicates=1000, seed=seed)
+    stats = zone.CutStatistics(cuts, one.radius, one.share, everyone.share[1:], samples[:, 0], samples[:, 1:])
     return {rule: zone.locate(rule, stats) for rule in ("null", "paper")}
 
 

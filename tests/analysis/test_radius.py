@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpz_jax import parallel
 from gpz_jax.analysis.radius import Moments, deviations, empty, measure, merge, radius, scatter, update
-from gpz_jax.analysis.zone import bootstrap_shares
+from gpz_jax.analysis.zone import bootstrap_rho
 from gpz_jax.errors import UserError
 from gpz_jax.taps import Tap, tap
-from gpz_jax.training import parallel
 
 add = jax.jit(update)
 join = jax.jit(merge)
@@ -63,7 +63,7 @@ def assert_close(moments, z, labels, num_classes):
     found = shares(moments)
     np.testing.assert_allclose(found.within, within, rtol=1e-5)
     np.testing.assert_allclose(found.between, between, rtol=1e-5)
-    np.testing.assert_allclose(found.share, share, rtol=1e-5)
+    np.testing.assert_allclose(found.rho, share, rtol=1e-5)
     assert moments.count.tolist() == np.bincount(labels, minlength=num_classes).tolist()
 
 
@@ -169,7 +169,7 @@ def test_merge_is_associative_and_commutative_and_empty_is_its_unit(drawn):
     def same(one, two):
         assert one.count.tolist() == two.count.tolist()
         np.testing.assert_allclose(radii(one), radii(two), rtol=1e-5)
-        np.testing.assert_allclose(shares(one).share, shares(two).share, rtol=1e-5)
+        np.testing.assert_allclose(shares(one).rho, shares(two).rho, rtol=1e-5)
         np.testing.assert_allclose(one.mean, two.mean, rtol=1e-6)
 
     same(join(a, b), join(b, a))
@@ -205,8 +205,8 @@ def test_classes_of_none_and_of_one_image_have_no_radius():
 def test_share_is_nan_where_it_means_nothing(labels, unbiased):
     """No class has two images; or nothing varies."""
     z = jnp.array([[1.0], [3.0], [7.0]]) if len(set(labels)) > 1 else jnp.ones((3, 1))
-    assert np.isnan(scatter(add(empty(3, 1), z, jnp.array(labels)), unbiased=unbiased).share)
-    assert np.isnan(scatter(empty(3, 1), unbiased=unbiased).share)
+    assert np.isnan(scatter(add(empty(3, 1), z, jnp.array(labels)), unbiased=unbiased).rho)
+    assert np.isnan(scatter(empty(3, 1), unbiased=unbiased).rho)
 
 
 @pytest.mark.parametrize("garbage", [0.0, 1e30, np.inf, np.nan])
@@ -276,8 +276,8 @@ def test_unbiased_between_is_never_negative(key):
     moments = batched_moments(gaussians(key, jnp.zeros((3, 3)), jnp.ones(3)), LABELS, 3)
     found = jax.vmap(partial(scatter, unbiased=True))(moments)
     assert jnp.min(found.between) == 0
-    assert jnp.max(found.share) == 1
-    np.testing.assert_allclose(found.share, found.within / (found.within + found.between), rtol=1e-6)
+    assert jnp.max(found.rho) == 1
+    np.testing.assert_allclose(found.rho, found.within / (found.within + found.between), rtol=1e-6)
 
 
 @pytest.mark.parametrize("scale", [2.0**-10, 3.7, 1e6])
@@ -286,7 +286,7 @@ def test_share_is_free_of_scale(scale):
     z = z - np.float32(1e3)
     one = added(empty(3, 4), z, labels)
     other = added(empty(3, 4), z * np.float32(scale), labels)
-    np.testing.assert_allclose(shares(other).share, shares(one).share, rtol=1e-5)
+    np.testing.assert_allclose(shares(other).rho, shares(one).rho, rtol=1e-5)
     np.testing.assert_allclose(radii(other), radii(one) * scale**2, rtol=1e-5)
 
 
@@ -344,7 +344,7 @@ def test_batches_spread_over_two_devices_give_the_same_moments(probed):
     for cut in network.cuts:
         np.testing.assert_array_equal(one[cut].count, two[cut].count)
         np.testing.assert_allclose(radii(one[cut]), radii(two[cut]), rtol=1e-5)
-        np.testing.assert_allclose(shares(one[cut]).share, shares(two[cut]).share, rtol=1e-5)
+        np.testing.assert_allclose(shares(one[cut]).rho, shares(two[cut]).rho, rtol=1e-5)
 
 
 def test_deviations_add_up_to_the_share(probed):
@@ -358,7 +358,7 @@ def test_deviations_add_up_to_the_share(probed):
         of_class = np.array([z[labels == c].mean(axis=0) for c in range(5)])
         np.testing.assert_allclose(within[i], np.sum((z - of_class[labels]) ** 2, axis=1), rtol=1e-4)
         np.testing.assert_allclose(total[i], np.sum((z - z.mean(axis=0)) ** 2, axis=1), rtol=1e-4)
-        np.testing.assert_allclose(within[i].sum() / total[i].sum(), scatter(moments[cut]).share, rtol=1e-5)
+        np.testing.assert_allclose(within[i].sum() / total[i].sum(), scatter(moments[cut]).rho, rtol=1e-5)
 
 
 def test_unbiased_deviations(probed):
@@ -395,7 +395,7 @@ def test_groups_give_intervals_as_wide_as_images_do(monkeypatch):
         monkeypatch.setattr(sys.modules["gpz_jax.analysis.radius"], "GROUPS", groups)
         within, total = deviations(network, variables, batches, moments)
         assert within.shape == (1, groups)
-        widths.append(bootstrap_shares(within, total, replicates=2000).std())
+        widths.append(bootstrap_rho(within, total, replicates=2000).std())
     assert widths[1] == pytest.approx(widths[0], rel=0.1)  # its standard error is 3 %
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gpz_jax.analysis import zone
-from gpz_jax.analysis.zone import LayerStatistics
+from gpz_jax.analysis.zone import CutStatistics
 from gpz_jax.errors import UserError
 
 
@@ -18,7 +18,7 @@ def names(count):
 
 
 def of_radius(*radius):
-    return LayerStatistics(names(len(radius)), np.array(radius, np.float64), np.ones(len(radius)))
+    return CutStatistics(names(len(radius)), np.array(radius, np.float64), np.ones(len(radius)))
 
 
 # The released rule.
@@ -90,7 +90,7 @@ def test_paper_rule_refuses_what_it_cannot_compare():
     with pytest.raises(UserError, match="radius at cut 'block_2' is nan, not a finite number"):
         zone.paper_rule(of_radius(3, np.nan, 1))
     with pytest.raises(UserError, match=r"radius has shape \(3,\) for 2 cuts"):
-        zone.paper_rule(LayerStatistics(("a", "b"), np.ones(3), np.ones(2)))
+        zone.paper_rule(CutStatistics(("a", "b"), np.ones(3), np.ones(2)))
 
 
 # The null rule.
@@ -105,7 +105,7 @@ def with_evidence(evidence, copies=4, spread=0.005, replicates=200):
     shared = 0.01 * rng.normal(size=(replicates, 1, 1))  # the same images for all
     own = 0.002 * rng.normal(size=(replicates, copies + 1, len(evidence)))
     logs = np.concatenate([network[None], null]) + shared + own
-    return LayerStatistics(
+    return CutStatistics(
         names(len(evidence)),
         np.ones(len(evidence)),
         np.exp(network),
@@ -195,7 +195,7 @@ def test_an_untrained_network_has_no_zone(copies, along):
         noise = math.sqrt(1 - along) * rng.normal(size=(copies + 1, 8))
         noise += math.sqrt(along) * rng.normal(size=(copies + 1, 1))
         rho = 0.95 * np.exp(0.01 * noise)
-        stats = LayerStatistics(names(8), np.ones(8), rho[0], rho[1:])
+        stats = CutStatistics(names(8), np.ones(8), rho[0], rho[1:])
         got = zone.null_rule(stats)
         silent += got.cuts == () and got.onset is None
     assert silent >= 95
@@ -207,7 +207,7 @@ def test_a_trained_network_is_found_among_the_same_copies():
         rng = np.random.default_rng(seed)
         rho = 0.95 * np.exp(0.01 * rng.normal(size=(4, 8)))
         rho[0, 5:] *= 0.5
-        got = zone.null_rule(LayerStatistics(names(8), np.ones(8), rho[0], rho[1:]))
+        got = zone.null_rule(CutStatistics(names(8), np.ones(8), rho[0], rho[1:]))
         found += got.cuts == ("block_6", "block_7", "block_8") and got.onset == "block_6"
     assert found >= 95
 
@@ -262,7 +262,7 @@ def mixture(seed, samples=400, classes=4, dimension=8, apart=1.0):
 def test_bootstrap_against_the_plain_loop():
     rng = np.random.default_rng(5)
     within, total = rng.gamma(2.0, size=(2, 3, 11)), 1 + rng.gamma(5.0, size=(2, 3, 11))
-    got = zone.bootstrap_shares(within, total, replicates=70, seed=9)  # more than one chunk
+    got = zone.bootstrap_rho(within, total, replicates=70, seed=9)  # more than one chunk
     assert got.shape == (70, 2, 3)
     rng, expected = np.random.default_rng(9), []
     for rows in (64, 6):
@@ -274,7 +274,7 @@ def test_bootstrap_against_the_plain_loop():
 def test_bootstrap_against_scipy():
     z, y, _ = mixture(0, samples=150)
     within, total = squared_deviations(z, y)
-    got = zone.bootstrap_shares(within[None], total[None], replicates=4000)[:, 0]
+    got = zone.bootstrap_rho(within[None], total[None], replicates=4000)[:, 0]
     other = scipy.stats.bootstrap(
         (within, total),
         lambda r, t, axis: r.sum(axis) / t.sum(axis),
@@ -295,7 +295,7 @@ def test_bootstrap_interval_holds_the_truth():
     for seed in range(100):
         z, y, truth = mixture(seed)
         within, total = squared_deviations(z, y)
-        low, high = np.quantile(zone.bootstrap_shares(within[None], total[None], replicates=300), [0.025, 0.975])
+        low, high = np.quantile(zone.bootstrap_rho(within[None], total[None], replicates=300), [0.025, 0.975])
         held += low <= truth <= high
     assert 85 <= held <= 99
 
@@ -304,7 +304,7 @@ def test_fixed_means_agree_with_refitted_ones_up_to_the_plug_in_bias():
     """The spread is the same; the refitted centre lies lower by about 1/N_c of ρ once more."""
     z, y, _ = mixture(1, samples=200, classes=4)
     within, total = squared_deviations(z, y)
-    fixed = zone.bootstrap_shares(within[None], total[None], replicates=1500)[:, 0]
+    fixed = zone.bootstrap_rho(within[None], total[None], replicates=1500)[:, 0]
     rng, refitted = np.random.default_rng(2), []
     for _ in range(1500):
         drawn = rng.integers(200, size=200)
@@ -318,12 +318,12 @@ def test_fixed_means_agree_with_refitted_ones_up_to_the_plug_in_bias():
 @given(hnp.arrays(np.float32, (3, 2, 7), elements=st.floats(0.125, 8, width=32)), st.permutations(range(3)))
 def test_models_share_their_resamples_in_any_order(within, order):
     total = within + np.float32(1.0)
-    together = zone.bootstrap_shares(within, total, replicates=5)
+    together = zone.bootstrap_rho(within, total, replicates=5)
     np.testing.assert_allclose(
-        zone.bootstrap_shares(within[order], total[order], replicates=5), together[:, order], rtol=1e-12
+        zone.bootstrap_rho(within[order], total[order], replicates=5), together[:, order], rtol=1e-12
     )
     for m in range(3):
-        alone = zone.bootstrap_shares(within[m], total[m], replicates=5)
+        alone = zone.bootstrap_rho(within[m], total[m], replicates=5)
         np.testing.assert_allclose(alone, together[:, m], rtol=1e-12)
 
 
@@ -331,20 +331,20 @@ def test_the_order_of_the_samples_does_not_move_the_interval():
     z, y, _ = mixture(3)
     within, total = squared_deviations(z, y)
     order = np.random.default_rng(0).permutation(len(y))
-    there = np.quantile(zone.bootstrap_shares(within[None], total[None], replicates=3000), [0.025, 0.5, 0.975])
-    here = zone.bootstrap_shares(within[None, order], total[None, order], replicates=3000)
+    there = np.quantile(zone.bootstrap_rho(within[None], total[None], replicates=3000), [0.025, 0.5, 0.975])
+    here = zone.bootstrap_rho(within[None, order], total[None, order], replicates=3000)
     np.testing.assert_allclose(np.quantile(here, [0.025, 0.5, 0.975]), there, atol=0.06 * (there[2] - there[0]))
 
 
 def test_bootstrap_corner_cases():
     r = np.array([[1.0, 2.0], [0.0, 0.0]])
-    got = zone.bootstrap_shares(r, r, replicates=3)
+    got = zone.bootstrap_rho(r, r, replicates=3)
     assert np.all(got[:, 0] == 1)
     assert np.isnan(got[:, 1]).all()  # nothing varies
     with pytest.raises(UserError, match="got 0 and 1000, give 1 or more"):
-        zone.bootstrap_shares(np.ones((1, 0)), np.ones((1, 0)))
+        zone.bootstrap_rho(np.ones((1, 0)), np.ones((1, 0)))
     with pytest.raises(UserError, match="got 2 and 0"):
-        zone.bootstrap_shares(r, r, replicates=0)
+        zone.bootstrap_rho(r, r, replicates=0)
 
 
 def test_bootstrap_feeds_the_null_rule():
@@ -358,6 +358,6 @@ def test_bootstrap_feeds_the_null_rule():
         models.append([squared_deviations(early, y), squared_deviations(late, y)])
     within, total = np.moveaxis(np.array(models), 2, 0)  # (M, L, 2, N) -> two of (M, L, N)
     rho = within.sum(-1) / total.sum(-1)
-    samples = zone.bootstrap_shares(within, total, replicates=200)
-    stats = LayerStatistics(("early", "late"), np.ones(2), rho[0], rho[1:], samples[:, 0], samples[:, 1:])
+    samples = zone.bootstrap_rho(within, total, replicates=200)
+    stats = CutStatistics(("early", "late"), np.ones(2), rho[0], rho[1:], samples[:, 0], samples[:, 1:])
     assert zone.locate("null", stats).cuts == ("late",)

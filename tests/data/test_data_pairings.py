@@ -112,10 +112,10 @@ def test_a_run_keeps_the_choice_that_it_began_with(home, capsys):
     assert auxiliary_of(home / "r") is None
     assert len(workflow.load_run("r").splits.auxiliary) == 359
     assert "'kmnist'" not in capsys.readouterr().err
-    victim = workflow.load_run("r", aux="auto")
+    loaded = workflow.load_run("r", aux="auto")
     assert "gpz: the attacker's images: 'kmnist', the pairing of 'mnist'" in capsys.readouterr().err
-    assert len(victim.splits.auxiliary) == 150
-    assert len(victim.splits.train) == 936  # the target's own are what they were
+    assert len(loaded.splits.auxiliary) == 150
+    assert len(loaded.splits.train) == 936  # the target's own are what they were
     held_out = workflow.load_run("r", aux="held-out").splits
     np.testing.assert_array_equal(held_out.auxiliary.indices, workflow.load_run("r").splits.auxiliary.indices)
     with pytest.raises(UserError, match="'mnist' cannot be its own auxiliary"):

@@ -14,8 +14,8 @@ from jax import export
 
 import gpz_jax
 from gpz_jax import UserError, export_halves, load_halves, save_halves, tap
-from gpz_jax.deployment.files import check_folder
 from gpz_jax.deployment.halves import Halves, calibrate
+from gpz_jax.deployment.halves_folder import check_folder
 from gpz_jax.models import CNN, ResNet, ViT
 from gpz_jax.training.classifier import Prepare
 

@@ -10,7 +10,7 @@ import pytest
 from gpz_jax import models
 from gpz_jax.config import AttackConfig
 from gpz_jax.errors import UserError
-from gpz_jax.inversion import rungs
+from gpz_jax.inversion import ladder
 from gpz_jax.inversion.attention import MODULES
 from gpz_jax.inversion.decoder import (
     IR152_DEPTH,
@@ -161,9 +161,9 @@ def test_parameters_are_counted_and_matched():
     decoder = decoder_for((4, 4, 7), IMAGE, width=3)
     _, variables = initialised(decoder)
     assert parameter_count(decoder) == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    for rung, budget in zip(rungs.LADDER, (None, 5_000, 20_000, 40_000, 20_000, None), strict=True):
+    for rung, budget in zip(ladder.LADDER, (None, 5_000, 20_000, 40_000, 20_000, None), strict=True):
         if budget is not None:
-            built = rungs.decoder_of(rung, AttackConfig(match_params=budget), (4, 4, 7), IMAGE)
+            built = ladder.decoder_of(rung, AttackConfig(match_params=budget), (4, 4, 7), IMAGE)
             assert 0.6 < parameter_count(built) / budget < 1.6, (rung.name, budget)
             # The nearest of all widths, as a ratio.
             widths = [width for width in (built.width - 1, built.width, built.width + 1) if width]
@@ -174,18 +174,18 @@ def test_parameters_are_counted_and_matched():
 
 
 def test_the_rungs_of_the_ladder_and_those_that_flags_make():
-    assert [rung.kind for rung in rungs.rungs_of(AttackConfig(ladder=True)).values()] == [
+    assert [rung.kind for rung in ladder.rungs_of(AttackConfig(ladder=True)).values()] == [
         "linear", "decoder", "decoder", "decoder", "decoder", "likelihood"
     ]  # fmt: skip
-    changed = rungs.rungs_of(AttackConfig(ladder=True, stages="se", enrich="normalize"))
-    assert list(changed) == [rung.name for rung in rungs.LADDER]
+    changed = ladder.rungs_of(AttackConfig(ladder=True, stages="se", enrich="normalize"))
+    assert list(changed) == [rung.name for rung in ladder.LADDER]
     assert (changed["attention"].stages, changed["enriched"].enrich) == ("se", "normalize")
     assert (changed["deconvolution"].stages, changed["deconvolution"].enrich) == ("", "none")
     # The default stages are as many as the decoder has, the strongest last.
     for z_shape, stages in [((16, 16, 3), (("msca",),)), ((4, 4, 3), (("lsk",), ("msca",)))]:
-        assert rungs.decoder_of(rungs.RUNGS["attention"], AttackConfig(), z_shape, IMAGE).stages == stages
+        assert ladder.decoder_of(ladder.RUNGS["attention"], AttackConfig(), z_shape, IMAGE).stages == stages
     with pytest.raises(UserError, match="unknown rung 'deconv'"):
-        rungs.rungs_of(AttackConfig(rung=("deconv",)))
+        ladder.rungs_of(AttackConfig(rung=("deconv",)))
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ def probed(seeds, *, rules=("paper", "null"), run="run", radius=(3.0, 0.5, 0.1))
     return xr.Dataset(
         {
             "radius": ("cut", radius),
-            "share": ("cut", [0.9, 0.5, 0.1]),
+            "rho": ("cut", [0.9, 0.5, 0.1]),
             "radius_null": (("null_seed", "cut"), nulls),
             "share_of_null_seed": (("null_seed", "cut"), nulls / 3),
             "evidence": ("cut", with_nulls),
@@ -68,11 +68,11 @@ def dynamics(epochs, cuts):
     scalars = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
     return xr.Dataset(
         {
-            "within": (("epoch", "layer"), rng.uniform(0.1, 5, (epochs, cuts))),
-            "share": (("epoch", "layer"), rng.uniform(0, 1, (epochs, cuts))),
+            "within": (("epoch", "cut"), rng.uniform(0.1, 5, (epochs, cuts))),
+            "rho": (("epoch", "cut"), rng.uniform(0, 1, (epochs, cuts))),
             **{name: ("epoch", rng.uniform(0, 1, epochs)) for name in scalars},
         },
-        coords={"epoch": np.arange(1, epochs + 1), "layer": [f"cut {i}" for i in range(cuts)]},
+        coords={"epoch": np.arange(1, epochs + 1), "cut": [f"cut {i}" for i in range(cuts)]},
     )
 
 

@@ -9,12 +9,13 @@ import pytest
 import tiny_runs  # noqa: F401  (shares compiled programs between processes)
 from jax.sharding import AxisType
 
+from gpz_jax import parallel
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, resolve
 from gpz_jax.data.batches import epoch_order, normalise, pixels
 from gpz_jax.data.sources import load
 from gpz_jax.data.splits import Split, make_splits
 from gpz_jax.errors import UserError
-from gpz_jax.training import classifier, parallel
+from gpz_jax.training import classifier
 
 
 @pytest.fixture(autouse=True)

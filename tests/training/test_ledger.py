@@ -13,13 +13,13 @@ import xarray as xr
 from jax.sharding import AxisType
 from tiny_runs import CUTS
 
-from gpz_jax import workflow
+from gpz_jax import parallel, runs, workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, TrainingConfig, resolve
 from gpz_jax.data.batches import epoch_order
 from gpz_jax.data.splits import balanced_subset
+from gpz_jax.runs.steps import PARAMETER_TERMS, VARIABLES, read_steps
 from gpz_jax.train import main
-from gpz_jax.training import classifier, dynamics, ledger, parallel, runs
-from gpz_jax.training.dynamics import PARAMETER_TERMS, VARIABLES, read_steps
+from gpz_jax.training import classifier, ledger
 from gpz_jax.workflow.common import abstract_state
 
 FLAGS = ("--size", "16", "--width", "4", "--epochs", "2", "--null-seeds", "0", "--ls", "0.3")
@@ -59,7 +59,7 @@ def steps(tracked):
 
 
 @pytest.fixture(scope="module")
-def victim(tracked):
+def loaded(tracked):
     with jax.numpy_dtype_promotion("standard"):
         return workflow.load_run(str(tracked))
 
@@ -85,8 +85,8 @@ def class_radii(z, labels):
 
 
 def assert_interference_holds_the_feature_terms(steps):
-    for i, cut in enumerate(steps.interference_layer.values):
-        pulls, at = steps.interference.isel(interference_layer=i).values, steps.sel(layer=cut)
+    for i, cut in enumerate(steps.interference_cut.values):
+        pulls, at = steps.interference.isel(interference_cut=i).values, steps.sel(cut=cut)
         own = np.diagonal(pulls, axis1=1, axis2=2)
         # Step by step: in the first ones all z of a class are nearly the same, and the terms small beside z·g.
         scale = np.abs(pulls).sum(axis=2)
@@ -100,10 +100,10 @@ def assert_interference_holds_the_feature_terms(steps):
 def test_every_step_is_there_once(steps):
     assert steps.step.values.tolist() == list(range(2 * STEPS))
     assert steps.epoch.values.tolist() == [1] * STEPS + [2] * STEPS
-    assert dict(steps.sizes) == {"step": 14, "layer": 6, "class": 10, "output": 10, "interference_layer": 1}
-    assert steps.layer.values.tolist() == list(CUTS)
+    assert dict(steps.sizes) == {"step": 14, "cut": 6, "class": 10, "output": 10, "interference_cut": 1}
+    assert steps.cut.values.tolist() == list(CUTS)
     assert steps.dimension.values.tolist() == list(DIMENSIONS)
-    assert steps.interference_layer.values.tolist() == ["fc"]  # the last before the logits
+    assert steps.interference_cut.values.tolist() == ["fc"]  # the last before the logits
     assert steps.images_of_class.values.tolist() == [4] * 10
     assert steps.attrs == {"images": 40, "split": "train", "track_every": 1, "ls": 0.3, "seed": 0}
     assert set(steps.data_vars) == set(VARIABLES)
@@ -117,7 +117,7 @@ def test_every_step_is_there_once(steps):
 def test_xarray_opens_both_groups(tracked, steps):
     with xr.open_datatree(tracked / "dynamics.zarr", engine="zarr", consolidated=False) as tree:
         assert set(tree.children) == {"epochs", "steps"}
-        assert dict(tree["epochs"].sizes) == {"epoch": 2, "layer": 6, "class": 10}
+        assert dict(tree["epochs"].sizes) == {"epoch": 2, "cut": 6, "class": 10}
         assert dict(tree["steps"].sizes) == dict(steps.sizes)
         np.testing.assert_array_equal(tree["steps"].radius, steps.radius)
         lines = [json.loads(line) for line in (tracked / "metrics.jsonl").read_text().splitlines()]
@@ -145,17 +145,17 @@ def test_interference_holds_the_feature_terms(steps):
     assert_interference_holds_the_feature_terms(steps)
 
 
-def test_readings_are_those_of_the_checkpoint_between_the_epochs(tracked, steps, victim, tmp_path):
+def test_readings_are_those_of_the_checkpoint_between_the_epochs(tracked, steps, loaded, tmp_path):
     """Step 7 begins where epoch 1 ended; all of it is computed again, in float64, from checkpoint and images."""
     state = state_after(tracked, 1, tmp_path)
-    images, labels = balanced_subset(victim.splits.train, 40, seed=0).take()
-    logits, taps = victim.network(state.variables, images)
+    images, labels = balanced_subset(loaded.splits.train, 40, seed=0).take()
+    logits, taps = loaded.network(state.variables, images)
     at = steps.sel(step=STEPS)
     for cut in CUTS:
         radius, z = class_radii(taps[cut], labels), np.asarray(taps[cut], np.float64).reshape(40, -1)
-        np.testing.assert_allclose(at.radius.sel(layer=cut), radius, rtol=1e-3)
-        np.testing.assert_allclose(at.within.sel(layer=cut), radius.mean(), rtol=1e-3)
-        np.testing.assert_allclose(at.share.sel(layer=cut), radius.mean() / z.var(axis=0).sum(), rtol=1e-3)
+        np.testing.assert_allclose(at.radius.sel(cut=cut), radius, rtol=1e-3)
+        np.testing.assert_allclose(at.within.sel(cut=cut), radius.mean(), rtol=1e-3)
+        np.testing.assert_allclose(at.rho.sel(cut=cut), radius.mean() / z.var(axis=0).sum(), rtol=1e-3)
     logits = np.asarray(logits, np.float64)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     p, q = np.exp(log_p), np.where(np.eye(10, dtype=bool)[labels], 0.7, 0.3 / 9)
@@ -172,13 +172,13 @@ def test_readings_are_those_of_the_checkpoint_between_the_epochs(tracked, steps,
         np.testing.assert_allclose(at[name], means, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-def test_what_happened_in_an_epoch_is_what_its_checkpoints_say(tracked, steps, victim, tmp_path):
-    images, labels = balanced_subset(victim.splits.train, 40, seed=0).take()
-    before, after = (victim.network(state_after(tracked, n, tmp_path).variables, images)[1] for n in (1, 2))
+def test_what_happened_in_an_epoch_is_what_its_checkpoints_say(tracked, steps, loaded, tmp_path):
+    images, labels = balanced_subset(loaded.splits.train, 40, seed=0).take()
+    before, after = (loaded.network(state_after(tracked, n, tmp_path).variables, images)[1] for n in (1, 2))
     happened = steps.realised.sel(step=slice(STEPS, None)).sum("step")
     for cut in CUTS:
         old, new = class_radii(before[cut], labels), class_radii(after[cut], labels)
-        np.testing.assert_allclose(happened.sel(layer=cut), new - old, rtol=1e-3, atol=1e-4 * np.abs(new - old).max())
+        np.testing.assert_allclose(happened.sel(cut=cut), new - old, rtol=1e-3, atol=1e-4 * np.abs(new - old).max())
 
 
 def test_step_size_and_alpha_are_those_of_the_epoch(tmp_path):
@@ -210,14 +210,14 @@ def test_tracking_changes_nothing(tracked, tmp_path):
     epochs = [xr.open_zarr(f / "dynamics.zarr/epochs", consolidated=False) for f in (untracked, tracked)]
     with epochs[0] as a, epochs[1] as b:
         xr.testing.assert_identical(a.load(), b.load())
-    assert not dynamics.steps_folder(untracked).exists()
+    assert not runs.steps_folder(untracked).exists()
 
 
 def test_rows_are_the_same_in_whatever_pieces_they_are_written(steps, tmp_path, monkeypatch):
-    pieces, honest = [], dynamics.StepRecord.append
+    pieces, honest = [], runs.StepRecord.append
     monkeypatch.setattr(dynamics, "CHUNK", 4)
     monkeypatch.setattr(
-        dynamics.StepRecord,
+        runs.StepRecord,
         "append",
         lambda record, rows: (pieces.append(rows["step"].tolist()), honest(record, rows)),
     )
@@ -256,25 +256,25 @@ def test_the_feature_ledger_is_the_full_one_without_the_parameters(steps, tmp_pa
 
 
 @pytest.mark.parametrize("split", ["train", pytest.param("validation", marks=pytest.mark.slow)])
-def test_the_probe_is_of_the_split_that_was_asked_for(victim, tmp_path, split):
+def test_the_probe_is_of_the_split_that_was_asked_for(loaded, tmp_path, split):
     track = {"track_split": split, "track_every": 100}
     folder = workflow.train_run(config(epochs=1, track=track), folder=str(tmp_path / "run")).folder
     found = read_steps(folder)
     assert found.attrs["split"] == split
     assert found.step.values.tolist() == [0]
-    recipe = classifier.recipe_for(resolve(victim.run.config), 10, 1)
+    recipe = classifier.recipe_for(resolve(loaded.run.config), 10, 1)
     begun = classifier.init_state(jax.random.key(0), recipe, 1)
-    images, labels = balanced_subset(getattr(victim.splits, split), 40, seed=0).take()
-    _, taps = victim.network(begun.variables, images)
+    images, labels = balanced_subset(getattr(loaded.splits, split), 40, seed=0).take()
+    _, taps = loaded.network(begun.variables, images)
     for cut in CUTS:
-        np.testing.assert_allclose(found.radius.sel(step=0, layer=cut), class_radii(taps[cut], labels), rtol=1e-3)
+        np.testing.assert_allclose(found.radius.sel(step=0, cut=cut), class_radii(taps[cut], labels), rtol=1e-3)
 
 
 @pytest.mark.slow
 def test_interference_at_the_cuts_that_were_asked_for(tmp_path):
     track = {"interference": ("block_2", "logits"), "ledger": "feature", "track_every": 5}
     found = read_steps(workflow.train_run(config(track=track), folder=str(tmp_path / "run")).folder)
-    assert found.interference_layer.values.tolist() == ["block_2", "logits"]
+    assert found.interference_cut.values.tolist() == ["block_2", "logits"]
     assert_interference_holds_the_feature_terms(found)
 
 
@@ -324,11 +324,11 @@ def test_plain_gradient_steps_are_their_two_parts(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_device_and_two_give_the_same_row(tracked, victim, tmp_path):
+def test_one_device_and_two_give_the_same_row(tracked, loaded, tmp_path):
     """The step after the run's last, between the same two states, entered by one device and by two."""
-    recipe = classifier.recipe_for(resolve(victim.run.config), 10, 1)
-    what = ledger.Tracked(victim.network, recipe, True, ("fc",))
-    train, probe = victim.splits.train, balanced_subset(victim.splits.train, 40, seed=0).take()
+    recipe = classifier.recipe_for(resolve(loaded.run.config), 10, 1)
+    what = ledger.Tracked(loaded.network, recipe, True, ("fc",))
+    train, probe = loaded.splits.train, balanced_subset(loaded.splits.train, 40, seed=0).take()
     before = jax.device_get(state_after(tracked, 2, tmp_path))
     seen = (*train.take(), epoch_order(jax.random.key(1), 2, len(train)), np.int32(0), np.float32(0.3))
 

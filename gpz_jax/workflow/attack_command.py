@@ -13,22 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import Progress
 
-from gpz_jax import defences
-from gpz_jax.analysis.null import null_variables
+from gpz_jax import defences, runs
+from gpz_jax.analysis.nulls import null_variables
 from gpz_jax.config import AttackConfig, check_attack, resolve
 from gpz_jax.data.batches import padded_batches
 from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError
-from gpz_jax.inversion import lpips, metrics
-from gpz_jax.inversion.rungs import Rung, rungs_of
+from gpz_jax.inversion import decoder_training, lpips, metrics
+from gpz_jax.inversion.ladder import Rung, rungs_of
 from gpz_jax.reporting import figures, tables
 from gpz_jax.taps import valid_cuts
-from gpz_jax.training import attacker, runs
-from gpz_jax.workflow import rungs
+from gpz_jax.workflow import attack_fitting
+from gpz_jax.workflow.attack_fitting import Fitted, Target
 from gpz_jax.workflow.common import progress_bar, say
-from gpz_jax.workflow.probe import calibration_batches
-from gpz_jax.workflow.rungs import Fitted, Target
-from gpz_jax.workflow.victim import Victim
+from gpz_jax.workflow.loaded_run import LoadedRun
+from gpz_jax.workflow.probe_command import calibration_batches
 
 #: Training images over which the spread and range of z are taken that a defence is measured by.
 REFERENCE_IMAGES = 1024
@@ -46,7 +45,7 @@ class Kept(NamedTuple):
 
 
 def attack_run(
-    victim: Victim,
+    loaded: LoadedRun,
     options: AttackConfig = AttackConfig(),
     *,
     seed: int | None = None,
@@ -61,7 +60,7 @@ def attack_run(
     of every cut) and ``attacks-CUT.png`` (all rungs) under ``figures/``.
 
     Args:
-      victim: what :func:`load_run` opened; its auxiliary split is the attacker's.
+      loaded: what :func:`load_run` opened; its auxiliary split is the attacker's.
       options: which cuts, which attackers, and how they are trained.
       seed: of the attacker; the run's own by default.
       resume: read attacks that were made with the same options instead of making them again.
@@ -76,24 +75,24 @@ def attack_run(
         of LPIPS that cannot be read (all before any attack starts); an attack whose loss is not finite.
     """
     options = check_attack(options)
-    seed = victim.run.config.seed if seed is None else seed
-    resolve(dataclasses.replace(victim.run.config, seed=seed))  # for its check of the seed
+    seed = loaded.run.config.seed if seed is None else seed
+    resolve(dataclasses.replace(loaded.run.config, seed=seed))  # for its check of the seed
     ladder, defence = rungs_of(options), defences.parse(options.defence)
-    cuts = _cuts_to_attack(victim, options.cut)
-    scorer = _scorer(victim, options)
+    cuts = _cuts_to_attack(loaded, options.cut)
+    scorer = _scorer(loaded, options)
     if options.null:
         key = jax.random.fold_in(jax.random.key(seed), 1000)  # the probe's first null model
-        null = null_variables(victim.recipe.model, key, calibration_batches(victim))
-        victim = victim._replace(variables=null)
+        null = null_variables(loaded.recipe.model, key, calibration_batches(loaded))
+        loaded = loaded._replace(variables=null)
     home = attack_home(options)
-    targets = {cut: _target(victim, cut, defence, seed) for cut in cuts}
+    targets = {cut: _target(loaded, cut, defence, seed) for cut in cuts}
     for target in targets.values():
         for rung in ladder.values():
-            rungs.check_rung(rung, target, options)
-    victim.run.subfolder(home)
+            attack_fitting.check_rung(rung, target, options)
+    loaded.run.subfolder(home)
     # The images themselves, not their number or name: another --aux must not pass for this one.
-    auxiliary = hashlib.sha256(victim.splits.auxiliary.take()[0].tobytes()).hexdigest()
-    asked = {"seed": seed, "auxiliary": auxiliary, "epoch_of_victim": victim.epoch, "shown": shown}
+    auxiliary = hashlib.sha256(loaded.splits.auxiliary.take()[0].tobytes()).hexdigest()
+    asked = {"seed": seed, "auxiliary": auxiliary, "epoch_of_run": loaded.epoch, "shown": shown}
     asked["lpips"] = scorer.lpips is not None
 
     results, grid, originals = [], {}, None
@@ -101,7 +100,7 @@ def attack_run(
         for cut, target in targets.items():
             here: dict[str, Kept] = {}
             for label, rung in ladder.items():
-                folder = victim.run.subfolder(home, f"{_file_name(cut)}-{_file_name(label)}")
+                folder = loaded.run.subfolder(home, f"{_file_name(cut)}-{_file_name(label)}")
                 of_rung = asked | {"cut": cut, **_settings(rung, options)}
                 if rung.kind == "likelihood":
                     of_rung["below"] = list(here)  # it starts where the best of them ended
@@ -110,7 +109,7 @@ def attack_run(
                     if (folder / "result.json").is_file():
                         say(f"{folder} holds another attack, which is replaced; --into NAME keeps both")
                     fitted = _fit(rung, target, options, label, here, bar)
-                    kept = _score(victim, target, label, rung, fitted, scorer, folder, of_rung, options)
+                    kept = _score(loaded, target, label, rung, fitted, scorer, folder, of_rung, options)
                 else:
                     say(f"{label} on {cut}: already done, read from {folder}")
                 here[label] = kept
@@ -122,10 +121,10 @@ def attack_run(
             if len(here) > 1:
                 rows = {label: kept.reconstructions[:shown] for label, kept in here.items()}
                 file = f"{home}-{_file_name(cut)}.png"
-                figures.reconstruction_grid(originals, rows, victim.run.subfolder("figures") / file)
-    tables.write_csv([_flat(result) for result in results], victim.run.subfolder(home) / "table.csv")
+                figures.reconstruction_grid(originals, rows, loaded.run.subfolder("figures") / file)
+    tables.write_csv([_flat(result) for result in results], loaded.run.subfolder(home) / "table.csv")
     if originals is not None:
-        figures.reconstruction_grid(originals, grid, victim.run.subfolder("figures") / f"{home}.png")
+        figures.reconstruction_grid(originals, grid, loaded.run.subfolder("figures") / f"{home}.png")
     return results
 
 
@@ -147,25 +146,25 @@ def attack_home(options: AttackConfig) -> str:
     )
 
 
-def _cuts_to_attack(victim: Victim, asked: tuple[str, ...]) -> tuple[str, ...]:
-    example = jax.ShapeDtypeStruct((2, *victim.splits.test.images.shape[1:]), jnp.uint8)
-    valid = valid_cuts(victim.network, victim.variables, example)
+def _cuts_to_attack(loaded: LoadedRun, asked: tuple[str, ...]) -> tuple[str, ...]:
+    example = jax.ShapeDtypeStruct((2, *loaded.splits.test.images.shape[1:]), jnp.uint8)
+    valid = valid_cuts(loaded.network, loaded.variables, example)
     for cut in asked:
-        if not valid[victim.network.check(cut)]:
+        if not valid[loaded.network.check(cut)]:
             good = ", ".join(name for name, ok in valid.items() if ok)
             raise UserError(f"cut {cut!r} is bypassed: the logits know the input by another way; valid cuts: {good}")
-    return tuple(dict.fromkeys(asked)) or tuple(cut for cut in victim.network.cuts if valid[cut])
+    return tuple(dict.fromkeys(asked)) or tuple(cut for cut in loaded.network.cuts if valid[cut])
 
 
-def _target(victim: Victim, cut: str, defence: defences.Defence, seed: int) -> Target:
-    edge, reference = attacker.Edge(victim.network, cut, defence), None
+def _target(loaded: LoadedRun, cut: str, defence: defences.Defence, seed: int) -> Target:
+    edge, reference = decoder_training.Edge(loaded.network, cut, defence), None
     if defence.steps:
-        train = victim.splits.train
+        train = loaded.splits.train
         some = dataclasses.replace(train, indices=train.indices[:REFERENCE_IMAGES])
         masks = [mask for _, _, mask in padded_batches(some, 256)]
-        sent = attacker.sent_batches(edge, victim.variables, some)
+        sent = decoder_training.sent_batches(edge, loaded.variables, some)
         reference = defences.reference(z[mask] for z, mask in zip(sent, masks, strict=True))
-    return Target(edge, victim.variables, victim.splits.auxiliary, victim.recipe.size, reference, seed, victim.mesh)
+    return Target(edge, loaded.variables, loaded.splits.auxiliary, loaded.recipe.size, reference, seed, loaded.mesh)
 
 
 #: Settings that do not change what an attack of a given rung finds, beyond what is kept of it elsewhere.
@@ -184,16 +183,18 @@ def _fit(
 ) -> Fitted:
     name = f"{label} on {target.edge.cut}"
     if rung.kind == "linear":
-        return rungs.fit_linear(target, options)
+        return attack_fitting.fit_linear(target, options)
     if rung.kind == "decoder":
         task = bar.add_task(name, total=options.epochs)
-        fitted = rungs.fit_decoder(rung, target, options, on_epoch=_advance(bar, task, name))
+        fitted = attack_fitting.fit_decoder(rung, target, options, on_epoch=_advance(bar, task, name))
         bar.update(task, completed=options.epochs)  # it may have stopped early
         return fitted
-    steps = options.steps or rungs.LIKELIHOOD_STEPS
+    steps = options.steps or attack_fitting.LIKELIHOOD_STEPS
     task = bar.add_task(name, total=steps if here else steps * options.restarts)
     start = min(here.values(), key=lambda kept: kept.result["mse_first"]).reconstructions if here else None
-    return rungs.fit_likelihood(target, options, start=start, on_step=lambda done: bar.update(task, completed=done))
+    return attack_fitting.fit_likelihood(
+        target, options, start=start, on_step=lambda done: bar.update(task, completed=done)
+    )
 
 
 # Scores --------------------------------------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def _at_least_64(x: jax.Array) -> jax.Array:
     return jax.image.resize(x, (len(x), side, side, x.shape[3]), "bilinear")
 
 
-def _scorer(victim: Victim, options: AttackConfig) -> _Scorer:
+def _scorer(loaded: LoadedRun, options: AttackConfig) -> _Scorer:
     """Load LPIPS, and make the floors ready.
 
     What no z at all gives (mean image) and what the label gives (class mean), from the target's training images; and
@@ -232,11 +233,11 @@ def _scorer(victim: Victim, options: AttackConfig) -> _Scorer:
     weights = None if file is None else lpips.load(file)
     if weights is None:
         say(lpips.HOW_TO_GET)
-    images, labels = victim.splits.train.take()
+    images, labels = loaded.splits.train.take()
     assert labels is not None  # the classifier was trained on them
-    size, channels, num_classes = victim.recipe.size, images.shape[-1], victim.run.num_classes
-    of_attacker = victim.splits.auxiliary.take()[0]
-    taken_for = _predictions(victim, victim.splits.auxiliary)
+    size, channels, num_classes = loaded.recipe.size, images.shape[-1], loaded.run.num_classes
+    of_attacker = loaded.splits.auxiliary.take()[0]
+    taken_for = _predictions(loaded, loaded.splits.auxiliary)
     by_label = np.array(metrics.class_means(of_attacker, taken_for, num_classes))
     missing = np.setdiff1d(np.arange(num_classes), taken_for)
     if len(missing):
@@ -259,19 +260,19 @@ def _scorer(victim: Victim, options: AttackConfig) -> _Scorer:
             "label_only": metrics.class_mean_floor(x, predicted, of_labels),
         }
 
-    return _Scorer(floors, _predictions(victim, victim.splits.test), weights)
+    return _Scorer(floors, _predictions(loaded, loaded.splits.test), weights)
 
 
-def _predictions(victim: Victim, split: Split) -> np.ndarray:
-    logits = [np.asarray(victim.logits(images))[mask] for images, _, mask in padded_batches(split, 256)]
+def _predictions(loaded: LoadedRun, split: Split) -> np.ndarray:
+    logits = [np.asarray(loaded.logits(images))[mask] for images, _, mask in padded_batches(split, 256)]
     return np.argmax(np.concatenate(logits), axis=1).astype(np.int32)
 
 
 def _score(
-    victim: Victim, target: Target, label: str, rung: Rung, fitted: Fitted, scorer: _Scorer, folder: Path,
+    loaded: LoadedRun, target: Target, label: str, rung: Rung, fitted: Fitted, scorer: _Scorer, folder: Path,
     asked: dict[str, Any], options: AttackConfig,
 ) -> Kept:  # fmt: skip
-    test = victim.splits.test
+    test = loaded.splits.test
     if rung.kind == "likelihood":
         test = dataclasses.replace(test, indices=test.indices[: options.likelihood_images])
     assert test.labels is not None  # every source has them
@@ -310,7 +311,7 @@ def _score(
 
     names = [name for name in ("mse", "mse_paper", "psnr", "ssim", "lpips", "cosine") if name in columns]
     means = {name: float(np.mean(columns[name])) for name in columns}
-    shape = attacker.z_shape(target.edge, target.variables, target.auxiliary).shape[1:]
+    shape = decoder_training.z_shape(target.edge, target.variables, target.auxiliary).shape[1:]
     state = fitted.chosen.get("state", {})  # what is known only once the images are attacked
     chosen = {name: value for name, value in fitted.chosen.items() if name != "state"}
     result = {
@@ -339,7 +340,7 @@ def _score(
         "last_gain": float(state.get("gain", fitted.last_gain)),
         "chosen": chosen,
         "test_images": len(labels),
-        **_accuracy(victim, target),
+        **_accuracy(loaded, target),
         "asked": asked,
     }
     _leak_figure(fitted, test, leaks, folder)
@@ -381,18 +382,18 @@ def _leak_figure(fitted: Fitted, test: Split, leaks: Mapping[str, Any], folder: 
         figures.reconstruction_grid(x, {f"{end} inverted": x_hat}, folder / f"{end}.png")
 
 
-def _accuracy(victim: Victim, target: Target) -> dict[str, float]:
+def _accuracy(loaded: LoadedRun, target: Target) -> dict[str, float]:
     """Test accuracy of the cloud on what a defended edge sends, and without the defence; nothing without a defence."""
     if target.reference is None:
         return {}
-    test, cut = victim.splits.test, target.edge.cut
+    test, cut = loaded.splits.test, target.edge.cut
     assert test.labels is not None
     right = {"accuracy": 0, "accuracy_undefended": 0}
     for i, (images, labels, mask) in enumerate(padded_batches(test, 256)):
-        z = attacker.send_batch(target.variables, images, edge=target.edge)
+        z = decoder_training.send_batch(target.variables, images, edge=target.edge)
         noise = jax.random.fold_in(jax.random.key(target.seed), i)
         for name, at_cut in (("accuracy", target.edge.defend(z, noise, target.reference)), ("accuracy_undefended", z)):
-            logits = victim.logits(images, replace={cut: at_cut})
+            logits = loaded.logits(images, replace={cut: at_cut})
             right[name] += int(np.sum((np.argmax(np.asarray(logits), axis=1) == labels)[mask]))
     return {name: count / len(test) for name, count in right.items()}
 

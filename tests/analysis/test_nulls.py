@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from gpz_jax.analysis.null import null_variables
+from gpz_jax.analysis.nulls import null_variables
 from gpz_jax.errors import UserError
 from gpz_jax.taps import tap
 

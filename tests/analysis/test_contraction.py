@@ -20,8 +20,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpz_jax.analysis.radius import measure, summarise
-from gpz_jax.analysis.vortex import (
+from gpz_jax.analysis.contraction import (
     ParameterTerms,
     feature_terms,
     feature_terms_by_jacobian,
@@ -33,6 +32,7 @@ from gpz_jax.analysis.vortex import (
     realised_change,
     residuals,
 )
+from gpz_jax.analysis.radius import measure, summarise
 from gpz_jax.errors import UserError
 from gpz_jax.models import build
 from gpz_jax.taps import Tap, TappedNetwork, tap
@@ -571,12 +571,12 @@ def assert_readings(case, alpha, tolerance):
     """Every reading by its definition; returns those of the single images."""
     logits, taps = jax.tree.map(np.asarray, run(case.variables, case.x, case.network))
     found = readings(*case.given(alpha))
-    assert set(found.radius) == set(found.within) == set(found.share) == set(case.network.cuts)
+    assert set(found.radius) == set(found.within) == set(found.rho) == set(case.network.cuts)
     for cut in case.network.cuts:
         within, _, share = oracles.scatter(taps[cut], LABELS)
         np.testing.assert_allclose(found.radius[cut], oracles.radius(taps[cut], LABELS, K), rtol=tolerance)
         np.testing.assert_allclose(found.within[cut], within, rtol=tolerance)
-        np.testing.assert_allclose(found.share[cut], share, rtol=tolerance)
+        np.testing.assert_allclose(found.rho[cut], share, rtol=tolerance)
 
     p, q = oracles.softmax(logits), oracles.soft_targets(LABELS, K, alpha)
     own = p[np.arange(N), LABELS]
@@ -612,7 +612,7 @@ def test_readings_are_those_of_the_streamed_probe():
     for cut in case.network.cuts:
         np.testing.assert_allclose(found.radius[cut], streamed[cut].radius, rtol=1e-5)
         np.testing.assert_allclose(found.within[cut], streamed[cut].within, rtol=1e-5)
-        np.testing.assert_allclose(found.share[cut], streamed[cut].share, rtol=1e-5)
+        np.testing.assert_allclose(found.rho[cut], streamed[cut].rho, rtol=1e-5)
 
 
 class Stretched(nn.Module):
@@ -780,7 +780,7 @@ def test_a_class_of_none_or_one_is_nan_and_named_once(left, images):
     for cut in case.network.cuts:
         for term in (*feature[cut], *parameter[cut], where.radius[cut], change[cut], np.sum(pulls[cut], axis=1)):
             assert np.isnan(term).tolist() == [False, False, True, False]
-        assert np.isfinite(where.share[cut])
+        assert np.isfinite(where.rho[cut])
     for outputs in where[3:]:
         assert np.isnan(outputs).tolist() == [False, False, left == 0, False]
 

@@ -16,12 +16,11 @@ from gpz_jax.data.batches import normalise, padded_batches, pixels
 from gpz_jax.data.splits import Split
 from gpz_jax.defences import Reference
 from gpz_jax.errors import UserError
-from gpz_jax.inversion import likelihood, linear, metrics
+from gpz_jax.inversion import decoder_training, likelihood, linear, metrics
 from gpz_jax.inversion.decoder import received
-from gpz_jax.inversion.rungs import Rung, decoder_of
+from gpz_jax.inversion.decoder_training import Edge
+from gpz_jax.inversion.ladder import Rung, decoder_of
 from gpz_jax.taps import TappedNetwork
-from gpz_jax.training import attacker
-from gpz_jax.training.attacker import Edge
 
 #: Images of the attacker that the linear rung is fitted on, at most: its pixels and representations are held at once.
 LINEAR_IMAGES = 16_384
@@ -92,7 +91,7 @@ class Fitted(NamedTuple):
 
 def check_rung(rung: Rung, target: Target, options: AttackConfig) -> None:
     """Raise :class:`UserError` for what cannot be built at this cut, before anything is trained."""
-    z = attacker.z_shape(target.edge, target.variables, target.auxiliary)
+    z = decoder_training.z_shape(target.edge, target.variables, target.auxiliary)
     if rung.kind == "decoder":
         decoder_of(rung, options, z.shape[1:], target.x_shape)
     else:  # for its checks of top_k and probabilities
@@ -101,15 +100,15 @@ def check_rung(rung: Rung, target: Target, options: AttackConfig) -> None:
 
 def fit_decoder(rung: Rung, target: Target, options: AttackConfig, *, on_epoch: Callable[[int, float], None]) -> Fitted:
     """Train the rung's decoder."""
-    z = attacker.z_shape(target.edge, target.variables, target.auxiliary)
-    trained = attacker.train_attacker(
+    z = decoder_training.z_shape(target.edge, target.variables, target.auxiliary)
+    trained = decoder_training.train_attacker(
         target.edge, target.variables, target.auxiliary,
         attack=options, size=target.size, seed=target.seed, mesh=target.mesh, reference=target.reference,
         decoder=decoder_of(rung, options, z.shape[1:], target.x_shape), on_epoch=on_epoch,
     )  # fmt: skip
     return Fitted(
         partial(
-            attacker.reconstruct, target.edge, target.variables, trained.decoder, trained.variables,
+            decoder_training.reconstruct, target.edge, target.variables, trained.decoder, trained.variables,
             size=target.size, key=_test_key(target), reference=target.reference,
         ),
         sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"])),
@@ -124,7 +123,7 @@ def fit_decoder(rung: Rung, target: Target, options: AttackConfig, *, on_epoch: 
 
 def fit_linear(target: Target, options: AttackConfig) -> Fitted:
     """Fit the ridge regression in closed form; its penalty is chosen on the selection images."""
-    fit, selection = attacker.fit_and_selection(target.auxiliary, options.selection_fraction, target.seed)
+    fit, selection = decoder_training.fit_and_selection(target.auxiliary, options.selection_fraction, target.seed)
     fit = dataclasses.replace(fit, indices=fit.indices[:LINEAR_IMAGES])
     key = jax.random.fold_in(jax.random.key(target.seed), 3)
     known, unseen = (
@@ -168,7 +167,7 @@ def fit_likelihood(
         options.top_k,
     )
     invert = partial(likelihood.invert, send, target.variables, x_shape=target.x_shape, steps=steps)
-    _, selection = attacker.fit_and_selection(target.auxiliary, options.selection_fraction, target.seed)
+    _, selection = decoder_training.fit_and_selection(target.auxiliary, options.selection_fraction, target.seed)
     few = dataclasses.replace(selection, indices=selection.indices[:TV_IMAGES])
     key = jax.random.fold_in(jax.random.key(target.seed), 4)
     ((x, z),) = _batches(target, options, few, key)
@@ -189,7 +188,7 @@ def fit_likelihood(
             else:
                 found = invert(z=z, key=key, tv=tv, lr=RATE["start"], start=first, on_step=on_step)
             state["settled"] &= bool(found.settled)
-            state["gain"] = max(state["gain"], attacker.last_gain(np.asarray(found.history)))
+            state["gain"] = max(state["gain"], decoder_training.last_gain(np.asarray(found.history)))
             at += len(x)
             yield x, found.x
 

@@ -28,13 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from gpz_jax.analysis import vortex
+from gpz_jax import parallel, runs
+from gpz_jax.analysis import contraction
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, TrainingConfig, resolve
 from gpz_jax.data.splits import Split
 from gpz_jax.models import build
 from gpz_jax.taps import tap
 from gpz_jax.targets import soft_targets
-from gpz_jax.training import classifier, dynamics, ledger, parallel
+from gpz_jax.training import classifier, ledger
 
 #: Width and depth of the siblings that stand for the paper's models on two cores.
 SIBLINGS = {"cnn": (16, 1.0), "vgg19": (16, 1.0), "ir152": (16, 0.25)}
@@ -73,7 +74,7 @@ def ledgers(name: str, num_classes: int, flags) -> dict[str, float]:
         rngs = {"dropout": jax.random.key(2)}
         return model.apply({**variables, "params": params}, x, train=True, rngs=rngs, mutable=["batch_stats"])[0]
 
-    gradient = jax.jit(lambda params: vortex.gradient_parts(logits_of, params, labels, q))
+    gradient = jax.jit(lambda params: contraction.gradient_parts(logits_of, params, labels, q))
     parts = gradient(variables["params"])
     update = jax.tree.map(lambda a, b: -0.01 * (a + b), *parts)
     after = {**variables, "params": optax.apply_updates(variables["params"], update)}
@@ -82,8 +83,8 @@ def ledgers(name: str, num_classes: int, flags) -> dict[str, float]:
     plain, found = ratios(
         lambda: forward(variables, x),
         {
-            "feature": lambda: vortex.feature_terms(network, variables, x, labels, q, step_size=0.01),
-            "parameter": lambda: vortex.parameter_terms(
+            "feature": lambda: contraction.feature_terms(network, variables, x, labels, q, step_size=0.01),
+            "parameter": lambda: contraction.parameter_terms(
                 network, variables, after, x, labels, parts, num_classes=num_classes, step_size=0.01
             ),
             "parts": lambda: gradient(variables["params"]),
@@ -124,9 +125,9 @@ def child(way: str, name: str, cuts: str, size: str) -> None:
     network = dataclasses.replace(network, cuts=(*network.cuts[: int(cuts)], "logits"))
     calls = {
         "forward": jax.jit(lambda: network(variables, x)[0]),
-        "fast": lambda: vortex.feature_terms(network, variables, x, labels, q, step_size=0.01),
+        "fast": lambda: contraction.feature_terms(network, variables, x, labels, q, step_size=0.01),
         "jacobian": jax.jit(
-            lambda v, x, y, q: vortex.feature_terms_by_jacobian(network, v, x, y, q, step_size=0.01)
+            lambda v, x, y, q: contraction.feature_terms_by_jacobian(network, v, x, y, q, step_size=0.01)
         ),
     }  # fmt: skip
     call = calls[way]
@@ -157,9 +158,9 @@ def tracking(flags) -> None:
 
     def book(kind: str, folder: str) -> ledger.Ledger:
         tracked = ledger.Tracked(network, recipe, kind == "full", ("fc",))
-        record = dynamics.StepRecord.open(
+        record = runs.StepRecord.open(
             Path(folder) / kind, layers=network.cuts, dimensions=[1] * len(network.cuts), images_of_class=[26] * 10,
-            interference_layers=("fc",), variables=tracked.variables, attributes={}, keep_steps=0,
+            interference_cuts=("fc",), variables=tracked.variables, attributes={}, keep_steps=0,
         )  # fmt: skip
         return ledger.Ledger(record, tracked, probe, mesh)
 

@@ -25,7 +25,7 @@ class Variable(NamedTuple):
     formula: str
 
 
-_CLASSES = ("layer", "class")
+_CLASSES = ("cut", "class")
 VARIABLES = {
     "radius": Variable(_CLASSES, _Z, "R_c^2 = (1/N_c) sum ||z_i - mu_c||^2, before the step"),
     "feature_correct": Variable(_CLASSES, _Z, "-(2 gamma/N_c) sum (p_ic - q_ic) T_ci, T_ki = (z_i - mu_c).J_i^T e_k"),
@@ -37,16 +37,16 @@ VARIABLES = {
     "statistics": Variable(_CLASSES, _Z, "R_c^2(theta', s') - R_c^2(theta', s), s the statistics of batch norms"),
     "realised": Variable(_CLASSES, _Z, "R_c^2(theta', s') - R_c^2(theta, s)"),
     "residual": Variable(_CLASSES, _Z, "realised - optimiser - statistics: curvature along the step"),
-    "within": Variable(("layer",), _Z, "W = sum_c (N_c/N) R_c^2, before the step"),
-    "share": Variable(("layer",), "1", "rho = W/(W + B), before the step"),
-    "decision_bound": Variable(("layer",), "nats", "sum_c P(c) D/2 ln(2 pi e R_c^2/D) + H(Y) >= h(Z), before the step"),
+    "within": Variable(("cut",), _Z, "W = sum_c (N_c/N) R_c^2, before the step"),
+    "rho": Variable(("cut",), "1", "rho = W/(W + B), before the step"),
+    "decision_bound": Variable(("cut",), "nats", "sum_c P(c) D/2 ln(2 pi e R_c^2/D) + H(Y) >= h(Z), before the step"),
     "coefficient": Variable(("class",), "1", "mean correct-class coefficient p_c - q_c = p_c - 1 + alpha"),
     "past_flip": Variable(("class",), "1", "share of images with p_c > 1 - alpha"),
     "output_entropy": Variable(("class",), "nats", "mean H(p)"),
     "accuracy": Variable(("class",), "1", "share of images classified right"),
     "loss": Variable(("class",), "nats", "mean cross-entropy against the soft targets"),
     "interference": Variable(
-        ("interference_layer", "class", "output"), _Z, "-(2 gamma/N_c) sum_{i in c} (p_ik - q_ik) T_ki; k: output"
+        ("interference_cut", "class", "output"), _Z, "-(2 gamma/N_c) sum_{i in c} (p_ik - q_ik) T_ki; k: output"
     ),
     "alpha": Variable((), "1", "label smoothing of the step"),
     "step_size": Variable((), "1", "gamma: the learning rate of the step"),
@@ -78,7 +78,7 @@ class StepRecord:
         layers: Sequence[str],
         dimensions: Sequence[int],
         images_of_class: Sequence[int],
-        interference_layers: Sequence[str],
+        interference_cuts: Sequence[str],
         variables: Sequence[str],
         attributes: Mapping[str, Any],
         keep_steps: int,
@@ -90,7 +90,7 @@ class StepRecord:
           layers: names of the cuts.
           dimensions: D of each.
           images_of_class: N_c of the probe batch.
-          interference_layers: cuts at which the interference is kept.
+          interference_cuts: cuts at which the interference is kept.
           variables: those of :data:`VARIABLES` to keep.
           attributes: what else is said of the record.
           keep_steps: steps that lie behind the checkpoint that training continues from; 0 starts a new ledger.
@@ -108,22 +108,22 @@ class StepRecord:
             except _UNREADABLE as error:
                 raise _unreadable(folder, error) from None
         sizes = {
-            "layer": len(layers), "class": len(images_of_class), "output": len(images_of_class),
-            "interference_layer": len(interference_layers),
+            "cut": len(layers), "class": len(images_of_class), "output": len(images_of_class),
+            "interference_cut": len(interference_cuts),
         }  # fmt: skip
         group = zarr.open_group(str(folder), mode="w", attributes=dict(attributes))
         zarr.open_group(str(folder.parent), mode="a")  # so that the groups below can be opened as one tree
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zarr 3 warns that its strings are not final; xarray reads them
             constant = {
-                "layer": ("layer", np.array(layers, dtype=np.dtypes.StringDType())),
-                "dimension": ("layer", np.array(dimensions, np.int64)),
+                "cut": ("cut", np.array(layers, dtype=np.dtypes.StringDType())),
+                "dimension": ("cut", np.array(dimensions, np.int64)),
                 "class": ("class", np.arange(sizes["class"])),
                 "output": ("output", np.arange(sizes["class"])),
                 "images_of_class": ("class", np.array(images_of_class, np.int64)),
-                "interference_layer": (
-                    "interference_layer",
-                    np.array(interference_layers, dtype=np.dtypes.StringDType()),
+                "interference_cut": (
+                    "interference_cut",
+                    np.array(interference_cuts, dtype=np.dtypes.StringDType()),
                 ),
             }
             for name, (dim, values) in constant.items():
@@ -224,4 +224,4 @@ def read_steps(run_folder: Path):
         raise _unreadable(folder, error) from None
 
 
-_COORDINATES = ("layer", "dimension", "class", "output", "images_of_class", "interference_layer")
+_COORDINATES = ("cut", "dimension", "class", "output", "images_of_class", "interference_cut")

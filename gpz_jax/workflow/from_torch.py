@@ -9,16 +9,17 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from gpz_jax import parallel, runs
 from gpz_jax.analysis.radius import measure
 from gpz_jax.config import Config, TrainingConfig
 from gpz_jax.data import sources, splits
 from gpz_jax.errors import UserError
 from gpz_jax.models import torch_weights
-from gpz_jax.training import classifier, parallel, runs
-from gpz_jax.training.runs import Run
+from gpz_jax.runs.folder import Run
+from gpz_jax.training import classifier
 from gpz_jax.workflow.common import abstract_state, load_data, probe_batches, say
-from gpz_jax.workflow.probe import rules_to_apply
-from gpz_jax.workflow.train import cut_summary, resolve_here, with_auxiliary_of_run
+from gpz_jax.workflow.probe_command import rules_to_apply
+from gpz_jax.workflow.train_command import cut_summary, resolve_here, with_auxiliary_of_run
 
 
 def import_run(file: str | Path, config: Config, *, folder: str | None = None, resume: bool = False) -> Run:

@@ -16,11 +16,12 @@ import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
+from gpz_jax import parallel
 from gpz_jax.config import Config
 from gpz_jax.data.batches import epoch_order
 from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError
-from gpz_jax.training import classifier, ledger, parallel
+from gpz_jax.training import classifier, ledger
 from gpz_jax.training.classifier import OnUpdate, Recipe, State, Totals
 from gpz_jax.training.ledger import Ledger, Tracked
 

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
+from gpz_jax import runs
 from gpz_jax.analysis.attribution import agreement, over_classes, sign_change
 from gpz_jax.errors import UserError, did_you_mean
-from gpz_jax.reporting import tables, vortex
-from gpz_jax.training import dynamics, runs
+from gpz_jax.reporting import ledger_figures, tables
 
 #: Terms of the ledger, by the account that they belong to.
 FEATURE = ("feature_correct", "feature_wrong", "feature_second")
@@ -58,7 +58,7 @@ def read_ledgers(folders: Sequence[str]) -> list[Read]:
     found = []
     for folder in paths:
         run = runs.open_run(folder)
-        record = dynamics.read_steps(run.folder)
+        record = runs.read_steps(run.folder)
         if not record.sizes["step"]:
             raise UserError(f"{folder} holds a ledger without a whole step yet; continue the run with --resume")
         curves = over_ledger(record)
@@ -74,9 +74,9 @@ def _members(folder: Path) -> list[Path]:
 
 def _check_layers(found: Sequence[Read]) -> None:
     first = found[0]
-    ours = [str(layer) for layer in first.curves.layer.values]
+    ours = [str(layer) for layer in first.curves.cut.values]
     for other in found[1:]:
-        theirs = [str(layer) for layer in other.curves.layer.values]
+        theirs = [str(layer) for layer in other.curves.cut.values]
         if ours == theirs:
             continue
         differ = [f"only {first.name} has {name}" for name in ours if name not in theirs]
@@ -89,7 +89,7 @@ def over_ledger(record):
     """A ledger with every variable averaged over the classes, images weighing the same; the interference as it is.
 
     Args:
-      record: what ``dynamics.read_steps`` returns.
+      record: what ``runs.read_steps`` returns.
 
     Returns:
       An ``xarray.Dataset`` of dims step and layer; its attribute ``turn`` is the first step at which the correct-class
@@ -127,23 +127,23 @@ def summarise(curves, phases: Mapping[str, slice] | None = None) -> list[dict[st
             change = int(np.searchsorted(curves.step.values, turn))
             phases = {**phases, "before": slice(0, change), "after": slice(change, steps)}
     names = (*FEATURE, *GRADIENT, *STEP, "realised", "radius")
-    missing = np.full((steps, curves.sizes["layer"]), np.nan)
+    missing = np.full((steps, curves.sizes["cut"]), np.nan)
     terms = {name: curves[name].values if name in curves else missing for name in names}  # (T, L) each
     rows = []
-    for i, layer in enumerate(curves.layer.values):
+    for i, layer in enumerate(curves.cut.values):
         for phase, part in phases.items():
             if part.start == part.stop:
                 continue
             at = {name: values[part, i] for name, values in terms.items()}
             row = {
-                "layer": str(layer),
+                "cut": str(layer),
                 "phase": phase,
                 "steps": part.stop - part.start,
                 "first_step": int(curves.step.values[part.start]),
                 "radius_first": at["radius"][0],
                 "radius_last": at["radius"][-1] + at["realised"][-1],
-                "share_first": float(curves.share.values[part.start, i]),
-                "share_last": float(curves.share.values[part.stop - 1, i]),
+                "rho_first": float(curves.rho.values[part.start, i]),
+                "rho_last": float(curves.rho.values[part.stop - 1, i]),
                 "net": _ratio(abs(at["realised"].sum()), np.abs(at["realised"]).sum()),
                 "falling": float(np.mean(at["realised"] < 0)),
             }
@@ -176,7 +176,7 @@ def report_ledgers(
     Raises:
       UserError: a layer that the runs do not have.
     """
-    known = [str(layer) for layer in found[0].curves.layer.values]
+    known = [str(layer) for layer in found[0].curves.cut.values]
     for layer in layers:
         if layer not in known:
             raise UserError(f"unknown layer {layer!r}{did_you_mean(layer, known)}")
@@ -186,13 +186,13 @@ def report_ledgers(
 
     def draw(curves: dict[str, Any], folder: Path, prefix: str = "") -> None:
         files = [folder / f"{prefix}{name}.png" for name in ("overview", "terms", "interference")]
-        vortex.overview_figure(curves, files[0])
-        vortex.terms_figure(curves, chosen, files[1])
-        vortex.interference_figure(curves, files[2])
+        ledger_figures.overview_figure(curves, files[0])
+        ledger_figures.terms_figure(curves, chosen, files[1])
+        ledger_figures.interference_figure(curves, files[2])
         written.extend(files)
 
     for read in found:
-        for table in vortex.ledger_tables(read.name, read.curves, read.rows):
+        for table in ledger_figures.ledger_tables(read.name, read.curves, read.rows):
             console.print(table)
         for line in said_of(read.curves):
             console.print(line, markup=False, highlight=False)

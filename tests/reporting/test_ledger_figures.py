@@ -5,14 +5,14 @@ import pytest
 import xarray as xr
 from PIL import Image
 
-from gpz_jax.reporting import vortex
-from gpz_jax.training.dynamics import PARAMETER_TERMS, VARIABLES
+from gpz_jax.reporting import ledger_figures
+from gpz_jax.runs.steps import PARAMETER_TERMS, VARIABLES
 
 
-def curves(steps=30, layers=3, turn=None, scale=1.0, full=True):
+def curves(steps=30, cuts=3, turn=None, scale=1.0, full=True):
     """What ``workflow.vortex.over_ledger`` returns, of random numbers."""
     rng = np.random.default_rng(0)
-    sizes = {"step": steps, "layer": layers, "class": 4, "output": 4, "interference_layer": 1}
+    sizes = {"step": steps, "cut": layers, "class": 4, "output": 4, "interference_cut": 1}
     data = {}
     for name, variable in VARIABLES.items():
         dims = ("step", *(dim for dim in variable.dims if dim != "class" or name == "interference"))
@@ -22,7 +22,7 @@ def curves(steps=30, layers=3, turn=None, scale=1.0, full=True):
     if not full:
         data = {name: values for name, values in data.items() if name not in PARAMETER_TERMS}
     names = [f"layer_{i}$x^2" for i in range(layers)]  # a name is not mathematics
-    coords = {"step": np.arange(steps), "layer": names, "interference_layer": names[:1]}
+    coords = {"step": np.arange(steps), "cut": names, "interference_cut": names[:1]}
     return xr.Dataset(data, coords, {"turn": turn, "few": []})
 
 
@@ -30,7 +30,7 @@ CASES = {
     "plain": {"r": curves()},
     "turn": {"r": curves(turn=10)},
     "one step": {"r": curves(steps=1, turn=0)},
-    "many layers": {"r": curves(layers=56)},
+    "many layers": {"r": curves(cuts=56)},
     "reverse smoothing": {"r": curves(scale=1e30)},
     "nothing moves": {"r": curves(scale=0.0)},
     "feature only": {"r": curves(full=False)},
@@ -41,11 +41,11 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_every_figure_is_drawn(case, tmp_path):
     found = CASES[case]
-    layer = str(next(iter(found.values())).layer.values[0])
-    vortex.overview_figure(found, tmp_path / "overview.png")
-    vortex.terms_figure(found, [layer], tmp_path / "terms.png")
-    vortex.interference_figure(found, tmp_path / "interference.png")
-    vortex.ledger_figure(found, layer, tmp_path / "ledger.png")
+    layer = str(next(iter(found.values())).cut.values[0])
+    ledger_figures.overview_figure(found, tmp_path / "overview.png")
+    ledger_figures.terms_figure(found, [layer], tmp_path / "terms.png")
+    ledger_figures.interference_figure(found, tmp_path / "interference.png")
+    ledger_figures.ledger_figure(found, layer, tmp_path / "ledger.png")
     for file in tmp_path.iterdir():
         with Image.open(file) as image:
             image.load()
@@ -54,14 +54,14 @@ def test_every_figure_is_drawn(case, tmp_path):
 
 
 def test_the_sign_change_is_marked_where_it_is(tmp_path, monkeypatch):
-    found, new = [], vortex.new_figure
+    found, new = [], ledger_figures.new_figure
     monkeypatch.setattr(vortex, "new_figure", lambda *a: found.append(new(*a)) or found[-1])
-    vortex.terms_figure({"r": curves(turn=12)}, ["layer_0$x^2"], tmp_path / "t.png")
-    vortex.terms_figure({"r": curves()}, ["layer_0$x^2"], tmp_path / "t.png")
+    ledger_figures.terms_figure({"r": curves(turn=12)}, ["layer_0$x^2"], tmp_path / "t.png")
+    ledger_figures.terms_figure({"r": curves()}, ["layer_0$x^2"], tmp_path / "t.png")
     marks = [[line.get_xdata()[0] for line in axes[0, 0].lines if line.get_linestyle() == ":"] for _, axes in found]
     assert marks == [[12], []]
 
 
 def test_the_running_mean_keeps_a_constant_and_the_ends():
-    np.testing.assert_allclose(vortex._smooth(np.full(200, 3.0)), 3.0)
-    assert len(vortex._smooth(np.arange(7.0))) == 7
+    np.testing.assert_allclose(ledger_figures._smooth(np.full(200, 3.0)), 3.0)
+    assert len(ledger_figures._smooth(np.arange(7.0))) == 7

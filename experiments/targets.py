@@ -12,7 +12,7 @@ import numpy as np
 from gpz_jax import workflow
 from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, TrainingConfig
 from gpz_jax.errors import UserError, did_you_mean
-from gpz_jax.workflow import Victim
+from gpz_jax.workflow import LoadedRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Flags:
     """Network to attack; repeat the flag for several. Default: ir152 and vgg19."""
     seed: int = 0
     """Seed of everything."""
-    runs: str = "runs/zoo"
+    runs: str = "runs/targets"
     """Folder for the target networks, which the experiments share; a killed experiment continues there."""
 
 
@@ -94,14 +94,14 @@ def chosen(flags: Flags) -> tuple[Size, list[str]]:
     return size, list(flags.network or size.networks)
 
 
-def kept_images(target: Victim, options: AttackConfig, result: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+def kept_images(target: LoadedRun, options: AttackConfig, result: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """The first test images of an attack and their reconstructions, pixels in [0, 1], (n, H, W, C) each."""
     folder = target.run.folder / workflow.attack_home(options) / f"{result['cut']}-{result['decoder']}"
     with np.load(folder / "shown.npz") as kept:
         return kept["originals"], kept["reconstructions"]
 
 
-def victim(flags: Flags, size: Size, name: str, **data: Any) -> Victim:
+def target_run(flags: Flags, size: Size, name: str, **data: Any) -> LoadedRun:
     """The target network of that name, trained unless it has been."""
     network = size.networks[name]
     usual = DataConfig(

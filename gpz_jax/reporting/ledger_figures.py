@@ -42,17 +42,17 @@ def _moved(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
         "|changes|; falling: share of steps; gradient: along -gamma grad of the two parts of the loss; feature: z "
         "moved by -gamma J^T(p - q)",
     )
-    heads = ["layer", "R_c^2 first", "last", "rho first", "last", "realised", "net", "falling %"]
+    heads = ["cut", "R_c^2 first", "last", "rho first", "last", "realised", "net", "falling %"]
     heads += ["optimiser %", "statistics %", "residual %", "gradient:\ncorrect %", "wrong %"] if full else []
     heads += ["feature:\ncorrect %", "wrong %", "second %"]
     for head in heads:
-        table.add_column(head, justify="left" if head == "layer" else "right")
+        table.add_column(head, justify="left" if head == "cut" else "right")
     terms = ["optimiser", "statistics", "residual", "parameter_correct", "parameter_wrong"] if full else []
     terms += ["feature_correct", "feature_wrong", "feature_second"]
     for row in rows:
         table.add_row(
-            escape(row["layer"]), number(row["radius_first"]), number(row["radius_last"]),
-            number(row["share_first"]), number(row["share_last"]),
+            escape(row["cut"]), number(row["radius_first"]), number(row["radius_last"]),
+            number(row["rho_first"]), number(row["rho_last"]),
             number(row["sum_realised"]), number(row["net"]), f"{100 * row['falling']:.0f}",
             *(_percent(row[f"sum_{term}"], row["sum_realised"]) for term in terms),
         )  # fmt: skip
@@ -67,11 +67,11 @@ def _agreement(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     )
     names = ["feature", "gradient", "optimiser", "both"]
     names = [name for name in names if any(np.isfinite(row[f"{name}_same_sign"]) for row in rows)]
-    for head in ("layer", "steps", *(f"{name}:\n{what}" for name in names for what in ("r", "size", "sign"))):
-        table.add_column(head, justify="left" if head in ("layer", "steps") else "right")
+    for head in ("cut", "steps", *(f"{name}:\n{what}" for name in names for what in ("r", "size", "sign"))):
+        table.add_column(head, justify="left" if head in ("cut", "steps") else "right")
     for row in rows:
         cells = [number(row[f"{name}_{what}"], 2) for name in names for what in ("correlation", "size", "same_sign")]
-        table.add_row(escape(row["layer"]), row["phase"], *cells)
+        table.add_row(escape(row["cut"]), row["phase"], *cells)
     return table
 
 
@@ -105,21 +105,21 @@ def overview_figure(records: Mapping[str, Any], file: Path) -> None:
     styles, layers = ("-", "--", ":", "-."), list[str]()
     for number_of_run, (name, curves) in enumerate(records.items()):
         style, colour = styles[number_of_run % 4], f"C{number_of_run}"
-        layers = [str(layer) for layer in curves.layer.values]
+        layers = [str(layer) for layer in curves.cut.values]
         within = curves.within.values
         for i, layer in enumerate(layers):
             shade = _shade(i, len(layers))
             radius.plot(
                 curves.step, within[:, i], style, color=shade, linewidth=1, label=None if number_of_run else layer
             )
-            share.plot(curves.step, curves.share.values[:, i], style, color=shade, linewidth=1)
+            share.plot(curves.step, curves.rho.values[:, i], style, color=shade, linewidth=1)
         if len(records) > 1:
             share.plot([], [], style, color="0.3", label=name)
         coefficient.plot(curves.step, curves.coefficient.values, color=colour, label=name)
         coefficient.plot(curves.step, curves.past_flip.values, "--", color=colour, linewidth=1)
         entropy.plot(curves.step, curves.output_entropy.values, color=colour, label=name)
-        at = str(curves.interference_layer.values[-1])
-        bound.plot(curves.step, curves.decision_bound.sel(layer=at), "--", color=colour, linewidth=1)
+        at = str(curves.interference_cut.values[-1])
+        bound.plot(curves.step, curves.decision_bound.sel(cut=at), "--", color=colour, linewidth=1)
         for axis in (radius, share, coefficient, entropy):
             _mark(axis, curves, colour if len(records) > 1 else "0.4")
     set_logarithmic(radius, np.concatenate([curves.within.values.ravel() for curves in records.values()]))
@@ -128,7 +128,7 @@ def overview_figure(records: Mapping[str, Any], file: Path) -> None:
     radius.set_title("within-class radius $R_c^2$ (squared units of z)", fontsize=10)
     share.set_title(r"within-class share $\rho$", fontsize=10)
     coefficient.set_title(r"mean correct-class coefficient $p_c - 1 + \alpha$", fontsize=10)
-    at = str(next(iter(records.values())).interference_layer.values[-1])
+    at = str(next(iter(records.values())).interference_cut.values[-1])
     entropy.set_title(f"output entropy (line) and decision-level bound on h(z) at {at} (dashed)", fontsize=10)
     entropy.set_ylabel("output entropy (nats)", fontsize=8)
     bound.set_ylabel("bound (nats)", fontsize=8)
@@ -166,7 +166,7 @@ def terms_figure(records: Mapping[str, Any], layers: Sequence[str], file: Path) 
     """
     figure, axes = new_figure(2 * len(records), len(layers), (3.2 * len(layers) + 1, 5.0 * len(records)))
     for (name, curves), (above, below) in zip(records.items(), axes.reshape(-1, 2, len(layers)), strict=True):
-        known = [str(layer) for layer in curves.layer.values]
+        known = [str(layer) for layer in curves.cut.values]
         radius = np.maximum(curves.radius.values, 1e-30)
         for line, lines in ((above, FEATURE_LINES), (below, STEP_LINES)):
             for axis, layer in zip(line, layers, strict=True):
@@ -209,8 +209,8 @@ def interference_figure(records: Mapping[str, Any], file: Path) -> None:
     """
     figure, axes = new_figure(len(records), 2, (9.0, 4.2 * len(records)))
     for (name, curves), line in zip(records.items(), axes, strict=True):
-        at = str(curves.interference_layer.values[-1])
-        values = curves.interference.sel(interference_layer=at).fillna(0).values  # (T, K, K)
+        at = str(curves.interference_cut.values[-1])
+        values = curves.interference.sel(interference_cut=at).fillna(0).values  # (T, K, K)
         turn = curves.attrs["turn"]
         split = len(values) if turn is None else int(np.searchsorted(curves.step.values, turn))
         for axis, part, words in ((line[0], values[:split], "before"), (line[1], values[split:], "after")):
@@ -236,11 +236,11 @@ def ledger_figure(records: Mapping[str, Any], layer: str, file: Path) -> None:
     figure, axes = new_figure(3, len(records), (5.0 * len(records), 8.0))
     for column, (name, curves) in enumerate(records.items()):
         radius, account, terms = axes[:, column]
-        i = [str(known) for known in curves.layer.values].index(layer)
+        i = [str(known) for known in curves.cut.values].index(layer)
         radius.plot(curves.step, curves.within.values[:, i], color="C0", label="$R_c^2$")
         set_logarithmic(radius, curves.within.values[:, i])
         share = radius.twinx()
-        share.plot(curves.step, curves.share.values[:, i], color="C1", label=r"$\rho$")
+        share.plot(curves.step, curves.rho.values[:, i], color="C1", label=r"$\rho$")
         share.set_ylim(0, 1)
         radius.plot([], [], color="C1", label=r"$\rho$ (right axis)")
         radius.legend(fontsize=8, loc="center right")

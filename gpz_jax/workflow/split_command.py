@@ -9,19 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from gpz_jax.data.batches import padded_batches
-from gpz_jax.deployment import files
+from gpz_jax.deployment import halves_folder
 from gpz_jax.deployment.halves import export_halves
 from gpz_jax.workflow.common import PROBE_BATCH, probe_batches, say, short
-from gpz_jax.workflow.victim import Victim, report_accuracy
+from gpz_jax.workflow.loaded_run import LoadedRun, report_accuracy
 
 
 def split_run(
-    victim: Victim, cut: str, folder: str | Path, *, payload: str = "uint8", platforms: Sequence[str] = ("cpu",)
+    loaded: LoadedRun, cut: str, folder: str | Path, *, payload: str = "uint8", platforms: Sequence[str] = ("cpu",)
 ) -> dict[str, Any]:
     """Write the edge and the cloud half of a run to a folder, read them back and measure them on the test images.
 
     Args:
-      victim: what :func:`load_run` opened; ``uint8`` is calibrated on its training images.
+      loaded: what :func:`load_run` opened; ``uint8`` is calibrated on its training images.
       cut: where to cut.
       folder: where to write; new, empty, or halves to be replaced.
       payload: how z is sent, ``float32``, ``bfloat16`` or ``uint8``.
@@ -35,30 +35,30 @@ def split_run(
     Raises:
       UserError: a folder that holds something else; an unknown or bypassed cut.
     """
-    files.check_folder(folder)
-    test = victim.splits.test
+    halves_folder.check_folder(folder)
+    test = loaded.splits.test
     example = jax.ShapeDtypeStruct((1, *test.images.shape[1:]), jnp.uint8)
     made = export_halves(
-        victim.network, victim.variables, example, cut,
-        payload=payload, calibration=_training_images(victim), platforms=platforms,
+        loaded.network, loaded.variables, example, cut,
+        payload=payload, calibration=_training_images(loaded), platforms=platforms,
     )  # fmt: skip
-    whole = report_accuracy(victim)
-    files.save_halves(made, folder)
-    edge, cloud, metadata = files.load_halves(folder)
+    whole = report_accuracy(loaded)
+    halves_folder.save_halves(made, folder)
+    edge, cloud, metadata = halves_folder.load_halves(folder)
     through_files = None
     if edge.runs_here():
         through_files = _accuracy(lambda images: cloud(edge(images)), test)
     else:
         say(f"the files are not measured: this machine is none of {', '.join(platforms)}; add it with --platform")
     accuracy = {"whole": whole, "halves": through_files, "split": "test", "images": len(test)}
-    metadata = {"run": victim.run.folder.name, "epoch": victim.epoch, **metadata, "accuracy": accuracy}
-    files.save_halves(made._replace(metadata=metadata), folder)
+    metadata = {"run": loaded.run.folder.name, "epoch": loaded.epoch, **metadata, "accuracy": accuracy}
+    halves_folder.save_halves(made._replace(metadata=metadata), folder)
     return metadata
 
 
-def _training_images(victim: Victim) -> Iterator[Any]:
+def _training_images(loaded: LoadedRun) -> Iterator[Any]:
     # Batches are filled up with an image of the split itself, which changes no minimum and no maximum.
-    return (images for images, _, _ in probe_batches(victim.splits.train, victim.mesh))
+    return (images for images, _, _ in probe_batches(loaded.splits.train, loaded.mesh))
 
 
 def _accuracy(predict, split) -> float:
@@ -87,7 +87,12 @@ def report_split(metadata: dict[str, Any], folder: str | Path) -> None:
         lost = accuracy["whole"] - accuracy["halves"]
         line += f", {accuracy['halves']:.4f} through the files (drop {lost:.4f})"
     print(line)
-    print(f"run them with jax alone: python {short(path / files.SCRIPT)} [IMAGES.npy]\n\n{files.RUN_HALVES}", end="")
+    print(
+        f"run them with jax alone: python {short(path / halves_folder.SCRIPT)} [IMAGES.npy]\n",
+        halves_folder.RUN_HALVES,
+        sep="\n",
+        end="",
+    )
 
 
 def _text(array: dict[str, Any]) -> str:

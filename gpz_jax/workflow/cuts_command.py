@@ -19,7 +19,7 @@ from gpz_jax.models import MODELS, build
 from gpz_jax.reporting import figures, tables
 from gpz_jax.taps import TappedNetwork, tap
 from gpz_jax.workflow.common import progress_bar, say
-from gpz_jax.workflow.victim import Victim, load_run
+from gpz_jax.workflow.loaded_run import LoadedRun, load_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,11 +149,11 @@ def price_model(
     return _price(name, network, variables, x, options, {}, files)
 
 
-def price_run(victim: Victim, options: CutsConfig = CutsConfig(), *, folder: Path | None = None) -> Priced:
+def price_run(loaded: LoadedRun, options: CutsConfig = CutsConfig(), *, folder: Path | None = None) -> Priced:
     """Price the cuts of a trained run, from the images as they are sent in, beside what a probe and attacks found.
 
     Args:
-      victim: what :func:`load_run` opened.
+      loaded: what :func:`load_run` opened.
       options: budget and measurements.
       folder: where ``cuts.csv`` and ``cuts.png`` go; default: the run folder and its ``figures/``.
 
@@ -164,11 +164,11 @@ def price_run(victim: Victim, options: CutsConfig = CutsConfig(), *, folder: Pat
       UserError: an unknown or bypassed ``cut``; a budget that no valid cut meets (the closest is named).
     """
     _check(options)
-    x = jax.ShapeDtypeStruct((options.batch_size, *victim.splits.test.images.shape[1:]), jnp.uint8)
-    found = evidence(victim)
-    own = (victim.run.folder / "cuts.csv", victim.run.subfolder("figures") / "cuts.png")
+    x = jax.ShapeDtypeStruct((options.batch_size, *loaded.splits.test.images.shape[1:]), jnp.uint8)
+    found = evidence(loaded)
+    own = (loaded.run.folder / "cuts.csv", loaded.run.subfolder("figures") / "cuts.png")
     files = own if folder is None else (folder / "cuts.csv", folder / "cuts.png")
-    return _price(victim.run.folder.name, victim.network, victim.variables, x, options, found, files)
+    return _price(loaded.run.folder.name, loaded.network, loaded.variables, x, options, found, files)
 
 
 def _check(options: CutsConfig) -> None:
@@ -368,24 +368,24 @@ def _recommendation(rows: list[dict[str, Any]], choice: str, why: str, limits: l
 # What was found of a run ---------------------------------------------------------------------------------------------
 
 
-def evidence(victim: Victim) -> dict[str, dict[str, Any]]:
+def evidence(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
     """What the run's probe and attacks say of each cut: radius, share, zone_RULE, mse, ratio, flattened.
 
     NaN where nothing was measured; ``flattened`` is False for an attack that was still improving when it ended.
     Of several probes the one of the test images is read, else the first by name. Of several attacks on a cut the
     strongest counts, the one with the lowest ratio.
     """
-    cuts = victim.network.cuts
-    probed, attacked = _probed(victim), _attacked(victim)
+    cuts = loaded.network.cuts
+    probed, attacked = _probed(loaded), _attacked(loaded)
     columns = {name: "" if name.startswith("zone_") else math.nan for row in probed.values() for name in row}
     none = {"radius": math.nan, "share": math.nan, **columns, "mse": math.nan, "ratio": math.nan, "flattened": True}
     return {cut: {**none, **probed.get(cut, {}), **attacked.get(cut, {})} for cut in cuts}
 
 
-def _probed(victim: Victim) -> dict[str, dict[str, Any]]:
+def _probed(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
     import xarray as xr
 
-    folders = (victim.run.folder / "probe").glob("*.zarr")
+    folders = (loaded.run.folder / "probe").glob("*.zarr")
     for folder in sorted(folders, key=lambda path: (path.name != "test.zarr", path.name)):
         try:
             with warnings.catch_warnings():
@@ -399,36 +399,36 @@ def _probed(victim: Victim) -> dict[str, dict[str, Any]]:
                     **{f"zone_{rule}": str(record.mark.sel(rule=rule, cut=cut).values) for rule in record.rule.values},
                 }
                 for cut in record.cut.values
-                if str(cut) in victim.network.cuts
+                if str(cut) in loaded.network.cuts
             }
         except Exception as error:  # whatever xarray and zarr make of a damaged store: another is tried
             say(f"the probe in {folder} cannot be read ({type(error).__name__}); make it again with gpz_jax.probe")
             continue
-        _note_epoch(f"the probe in {folder.name}", record.attrs.get("epoch"), victim)
+        _note_epoch(f"the probe in {folder.name}", record.attrs.get("epoch"), loaded)
         return found
     return {}
 
 
-def _attacked(victim: Victim) -> dict[str, dict[str, Any]]:
+def _attacked(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    for file in sorted((victim.run.folder / "attacks").glob("*/result.json")):
+    for file in sorted((loaded.run.folder / "attacks").glob("*/result.json")):
         try:
             result = json.loads(file.read_text())
             cut, scores = str(result["cut"]), {name: float(result["scores"][name]) for name in ("mse", "ratio")}
             scores["flattened"] = bool(result["flattened"])
-            epoch = result["asked"]["epoch_of_victim"]
+            epoch = result["asked"]["epoch_of_run"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             say(f"the attack in {file} cannot be read ({type(error).__name__}); it is left out")
             continue
-        if cut in victim.network.cuts and not scores["ratio"] >= found.get(cut, {}).get("ratio", math.inf):
+        if cut in loaded.network.cuts and not scores["ratio"] >= found.get(cut, {}).get("ratio", math.inf):
             found[cut] = scores
-            _note_epoch(f"the attack on {cut}", epoch, victim)
+            _note_epoch(f"the attack on {cut}", epoch, loaded)
     return found
 
 
-def _note_epoch(what: str, epoch: Any, victim: Victim) -> None:
-    if epoch is not None and epoch != victim.epoch:
-        say(f"{what} is of epoch {epoch}, the run's best is now {victim.epoch}; make it again")
+def _note_epoch(what: str, epoch: Any, loaded: LoadedRun) -> None:
+    if epoch is not None and epoch != loaded.epoch:
+        say(f"{what} is of epoch {epoch}, the run's best is now {loaded.epoch}; make it again")
 
 
 # What is timed -------------------------------------------------------------------------------------------------------

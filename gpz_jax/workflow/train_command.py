@@ -9,7 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gpz_jax.analysis import vortex
+from gpz_jax import parallel, runs
+from gpz_jax.analysis import contraction
 from gpz_jax.analysis.radius import Moments, measure, summarise
 from gpz_jax.config import Config, TrackConfig, resolve
 from gpz_jax.data import sources, splits
@@ -17,11 +18,11 @@ from gpz_jax.data.pairings import resolve_auxiliary
 from gpz_jax.errors import UserError
 from gpz_jax.models import MODELS
 from gpz_jax.reporting import figures
+from gpz_jax.runs.folder import Run
 from gpz_jax.taps import TappedNetwork, tap_shapes
-from gpz_jax.training import classifier, dynamics, ledger, parallel, runs
-from gpz_jax.training.runs import Run
+from gpz_jax.training import classifier, ledger
 from gpz_jax.workflow.common import abstract_state, load_data, probe_batches, progress_bar, say
-from gpz_jax.workflow.probe import rules_to_apply
+from gpz_jax.workflow.probe_command import rules_to_apply
 
 
 def train_run(config: Config, *, folder: str | None = None, resume: bool = False) -> Run:
@@ -195,19 +196,19 @@ def open_ledger(
     batch = splits.balanced_subset(getattr(dealt, track.track_split), track.probe_size, seed=run.config.seed)
     images, labels = batch.take()
     assert labels is not None
-    if few := vortex.missing_classes(labels, num_classes):
+    if few := contraction.missing_classes(labels, num_classes):
         say(f"probe batch: {few}")
     *_, before_logits = ("", *network.cuts)[:-1]
     at = track.interference or (before_logits or network.cuts[-1],)
     tracked = ledger.Tracked(network, recipe, track.ledger == "full", at)
     example = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
     shapes = tap_shapes(network, classifier.abstract_variables(recipe, run.channels), example)
-    record = dynamics.StepRecord.open(
+    record = runs.StepRecord.open(
         run.folder,
         layers=network.cuts,
         dimensions=[math.prod(shape) for shape in shapes.values()],
         images_of_class=np.bincount(labels, minlength=num_classes).tolist(),
-        interference_layers=at,
+        interference_cuts=at,
         variables=tracked.variables,
         attributes={
             "images": len(batch),
@@ -231,7 +232,7 @@ def cut_summary(network: TappedNetwork, moments: dict[str, Moments]) -> dict[str
             "radius": found[cut].radius.tolist(),
             "within": within,
             "within_per_dimension": within / dimension,
-            "share": float(found[cut].share),
+            "rho": float(found[cut].rho),
             "dimension": dimension,
         }
     return summary

@@ -16,11 +16,11 @@ import pytest
 import tiny_runs
 import xarray as xr
 
-from gpz_jax import workflow
+from gpz_jax import parallel, runs, workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, TrainingConfig, resolve
 from gpz_jax.errors import UserError
 from gpz_jax.train import main
-from gpz_jax.training import classifier, dynamics, parallel, runs
+from gpz_jax.training import classifier
 from gpz_jax.workflow.common import abstract_state
 
 
@@ -57,11 +57,11 @@ def assert_same_run(a, b):
     lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (a, b)]
     assert [json.loads(line)["epoch"] for line in lines[0]] == list(range(1, one.epoch + 1))
     assert lines[0] == lines[1]
-    for group in ("epochs", "steps") if dynamics.steps_folder(a).exists() else ("epochs",):
+    for group in ("epochs", "steps") if runs.steps_folder(a).exists() else ("epochs",):
         read = [xr.open_zarr(folder / "dynamics.zarr", group=group, consolidated=False) for folder in (a, b)]
         with read[0] as x, read[1] as y:
             xr.testing.assert_identical(x.load(), y.load())
-    assert dynamics.steps_folder(a).exists() == dynamics.steps_folder(b).exists()
+    assert runs.steps_folder(a).exists() == runs.steps_folder(b).exists()
     assert workflow.load_run(str(a)).epoch == workflow.load_run(str(b)).epoch
 
 
@@ -175,7 +175,7 @@ def tracked(tmp_path_factory):
     """An uninterrupted run whose every step is in the ledger; not to be changed."""
     with jax.numpy_dtype_promotion("standard"):
         folder = workflow.train_run(config(TRACKED), folder=str(tmp_path_factory.mktemp("tracked") / "run")).folder
-    assert dynamics.read_steps(folder).step.values.tolist() == list(range(6 * STEPS))
+    assert runs.read_steps(folder).step.values.tolist() == list(range(6 * STEPS))
     return folder
 
 
@@ -190,7 +190,7 @@ def killed_and_resumed(tracked, folder, *epochs):
     flags = (*FLAGS, *TRACK_FLAGS, "--epochs", "6")
     for i, epoch in enumerate(epochs):
         assert kill_after(folder, epoch, (*flags, "--resume") if i else flags) < 6
-        dynamics.read_steps(folder)  # whole, wherever the kill came
+        runs.read_steps(folder)  # whole, wherever the kill came
     main([*flags, "--run", str(folder), "--resume"])
     assert_same_run(tracked, folder)
 
@@ -222,7 +222,7 @@ def test_steps_behind_no_checkpoint_are_not_in_the_ledger_of_a_resumed_run(track
     shutil.rmtree(tracked_copy / "checkpoints" / "6")
     monkeypatch.setattr(classifier, "fit", lambda *args, **kwargs: None)
     workflow.train_run(config(TRACKED), folder=str(tracked_copy), resume=True)
-    assert dynamics.read_steps(tracked_copy).step.values.tolist() == list(range(5 * STEPS))
+    assert runs.read_steps(tracked_copy).step.values.tolist() == list(range(5 * STEPS))
 
 
 def test_killed_before_the_first_checkpoint_begins_the_ledger_anew(tracked, tracked_copy):
@@ -232,9 +232,9 @@ def test_killed_before_the_first_checkpoint_begins_the_ledger_anew(tracked, trac
 
 
 def test_resuming_a_finished_tracked_run_changes_nothing(tracked, tracked_copy):
-    before = tiny_runs.snapshot(dynamics.steps_folder(tracked_copy))
+    before = tiny_runs.snapshot(runs.steps_folder(tracked_copy))
     workflow.train_run(config(TRACKED), folder=str(tracked_copy), resume=True)
-    assert tiny_runs.snapshot(dynamics.steps_folder(tracked_copy)) == before
+    assert tiny_runs.snapshot(runs.steps_folder(tracked_copy)) == before
     assert_same_run(tracked, tracked_copy)
 
 
@@ -242,7 +242,7 @@ def test_more_epochs_extend_the_ledger(tracked, tracked_copy, tmp_path):
     workflow.train_run(config(TRACKED, epochs=10), folder=str(tracked_copy), resume=True)
     workflow.train_run(config(TRACKED, epochs=10), folder=str(tmp_path / "at once"))
     assert_same_run(tmp_path / "at once", tracked_copy)
-    assert dynamics.CHUNK < dynamics.read_steps(tracked_copy).sizes["step"] == 10 * STEPS
+    assert runs.CHUNK < runs.read_steps(tracked_copy).sizes["step"] == 10 * STEPS
 
 
 # Damage --------------------------------------------------------------------------------------------------------------

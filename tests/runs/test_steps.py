@@ -14,23 +14,23 @@ import zarr
 from hypothesis import given, settings
 from zarr.storage import LocalStore
 
+from gpz_jax import runs
 from gpz_jax.analysis import bounds
 from gpz_jax.errors import UserError
-from gpz_jax.training import dynamics
-from gpz_jax.training.dynamics import CHUNK, VARIABLES, StepRecord, read_steps, steps_folder
+from gpz_jax.runs.steps import CHUNK, VARIABLES, StepRecord, read_steps, steps_folder
 
 LAYERS, DIMENSIONS, IMAGES, PULLED = ("conv", "fc", "logits"), (40, 7, 3), (5, 6, 7), ("conv", "fc")
-SIZES = {"layer": 3, "class": 3, "output": 3, "interference_layer": 2}
+SIZES = {"cut": 3, "class": 3, "output": 3, "interference_cut": 2}
 FEW = ("radius", "decision_bound", "alpha")  # as much as one needs to be wrong about; a write is a file or two each
 
 
 def opened(folder, keep=0, *, variables=FEW, images=IMAGES, **attributes):
     return StepRecord.open(
         folder,
-        layers=LAYERS,
+        cuts=LAYERS,
         dimensions=DIMENSIONS,
         images_of_class=images,
-        interference_layers=PULLED,
+        interference_cuts=PULLED,
         variables=variables,
         attributes=attributes,
         keep_steps=keep,
@@ -86,10 +86,10 @@ def test_what_is_appended_is_read_back(whole):
     assert found.step.dtype == np.int64
     assert {name: found[name].dtype for name in VARIABLES} == dict.fromkeys(VARIABLES, np.float32)
     # Names and numbers as a reader of xarray takes them: labels to select by, not zarr's own string type.
-    assert found.layer.values.tolist() == list(LAYERS)
-    assert found.layer.dtype.kind == "U"
-    assert found.interference_layer.values.tolist() == list(PULLED)
-    assert found.sel(layer="fc").dimension == 7
+    assert found.cut.values.tolist() == list(LAYERS)
+    assert found.cut.dtype.kind == "U"
+    assert found.interference_cut.values.tolist() == list(PULLED)
+    assert found.sel(cut="fc").dimension == 7
     assert found.images_of_class.values.tolist() == list(IMAGES)
     assert found["class"].values.tolist() == found.output.values.tolist() == [0, 1, 2]
 
@@ -119,7 +119,7 @@ def test_xarray_alone_reads_it(whole):
     with xr.open_zarr(folder / "dynamics.zarr", group="steps", consolidated=False) as plain, tree:
         for theirs in (plain, tree["steps"]):
             assert dict(theirs.sizes) == dict(ours.sizes)
-            for name in (*VARIABLES, "step", "layer", "class", "dimension", "images_of_class"):
+            for name in (*VARIABLES, "step", "cut", "class", "dimension", "images_of_class"):
                 np.testing.assert_array_equal(theirs[name].values, ours[name].values, err_msg=name)
                 assert theirs[name].dims == ours[name].dims
             assert theirs.attrs == ours.attrs
@@ -128,7 +128,7 @@ def test_xarray_alone_reads_it(whole):
 def test_the_bound_is_that_of_the_stored_radius(whole):
     found = read_steps(whole[0])
     for layer, dimension in zip(LAYERS, DIMENSIONS, strict=True):
-        at = found.sel(layer=layer)
+        at = found.sel(cut=layer)
         expected = [bounds.decision_bound(radius, np.array(IMAGES), dimension) for radius in at.radius.values]
         np.testing.assert_array_equal(at.decision_bound, np.array(expected, np.float32))
     assert np.unique(found.decision_bound).size > 400
@@ -151,7 +151,7 @@ def test_the_bound_of_collapsed_and_of_absent_classes(tmp_path):
 
 
 def test_rows_without_the_terms_of_the_parameters(tmp_path):
-    names = tuple(name for name in VARIABLES if name not in dynamics.PARAMETER_TERMS)
+    names = tuple(name for name in VARIABLES if name not in runs.PARAMETER_TERMS)
     opened(tmp_path, variables=names).append(rows(range(3), variables=names))
     assert set(read_steps(tmp_path).data_vars) == set(names)
 
@@ -345,7 +345,7 @@ DAMAGES = {
         "cannot be read",
     ),
     "no steps": (lambda folder: shutil.rmtree(folder / "step"), "cannot be read.*step"),
-    "no layers": (lambda folder: shutil.rmtree(folder / "layer"), "cannot be read.*layer"),
+    "no layers": (lambda folder: shutil.rmtree(folder / "cut"), "cannot be read.*layer"),
 }
 
 

@@ -68,7 +68,7 @@ class Readings(NamedTuple):
     Attributes:
       radius: R_c² of every cut.
       within: W of every cut, scalars.
-      share: ρ = W/(W + B) of every cut, scalars.
+      rho: ρ = W/(W + B) of every cut, scalars.
       coefficient: mean correct-class coefficient p_c - q_c.
       past_flip: share of images with p_c > q_c, that is p_c > 1 - α: those whose correct-class term has changed sign.
       entropy: mean output entropy H(p), nats.
@@ -78,7 +78,7 @@ class Readings(NamedTuple):
 
     radius: dict[str, Float[Array, " K"]]
     within: dict[str, Float[Array, ""]]
-    share: dict[str, Float[Array, ""]]
+    rho: dict[str, Float[Array, ""]]
     coefficient: Float[Array, " K"]
     past_flip: Float[Array, " K"]
     entropy: Float[Array, " K"]
@@ -303,8 +303,8 @@ def gradient_parts(
     """
     logits, pull = jax.vjp(logits_of, params)
     correct, wrong = residuals(logits, jnp.asarray(labels), targets)
-    share = jnp.asarray(1 / len(labels), correct.dtype)
-    return pull((correct * share).astype(logits.dtype))[0], pull((wrong * share).astype(logits.dtype))[0]
+    rho = jnp.asarray(1 / len(labels), correct.dtype)
+    return pull((correct * rho).astype(logits.dtype))[0], pull((wrong * rho).astype(logits.dtype))[0]
 
 
 def parameter_terms(
@@ -417,7 +417,7 @@ def readings(
     logits, taps = network(variables, x)
     num_classes = targets.shape[1]
     count = _count(labels, num_classes)
-    radius, within, share = {}, {}, {}
+    radius, within, rho = {}, {}, {}
     for cut in network.cuts:
         z = _flat(taps[cut])
         d = deviations(z, labels, num_classes)
@@ -425,7 +425,7 @@ def readings(
         radius[cut] = class_means(squares, labels, num_classes)
         within[cut] = jnp.mean(squares)
         total = jnp.mean(jnp.sum(jnp.square(z - jnp.mean(z, axis=0)), axis=1))
-        share[cut] = within[cut] / total
+        rho[cut] = within[cut] / total
     p = jax.nn.softmax(at_least_float32(logits))
     own = jnp.take_along_axis(p - targets, labels[:, None], axis=1)[:, 0]  # p_c - q_c
     hits = (jnp.argmax(logits, axis=1).astype(labels.dtype) == labels).astype(p.dtype)

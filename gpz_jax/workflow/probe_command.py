@@ -10,9 +10,10 @@ import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
+from gpz_jax import runs
 from gpz_jax.analysis import bounds, zone
 from gpz_jax.analysis.labels import cluster_labels, predicted_labels
-from gpz_jax.analysis.null import null_variables
+from gpz_jax.analysis.nulls import null_variables
 from gpz_jax.analysis.radius import Moments, Summary, deviations, measure, summarise
 from gpz_jax.config import ProbeConfig, resolve
 from gpz_jax.data import splits
@@ -21,9 +22,9 @@ from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.reporting import figures, tables
 from gpz_jax.taps import TappedNetwork, tap_shapes, valid_cuts
-from gpz_jax.training import classifier, runs
+from gpz_jax.training import classifier
 from gpz_jax.workflow.common import PROBE_BATCH, probe_batches, progress_bar
-from gpz_jax.workflow.victim import Victim
+from gpz_jax.workflow.loaded_run import LoadedRun
 
 #: Training images on which the null model's batch norms are calibrated.
 CALIBRATION_IMAGES = 1024
@@ -37,11 +38,11 @@ class Measured(NamedTuple):
     total: np.ndarray
 
 
-def probe_run(victim: Victim, options: ProbeConfig = ProbeConfig(), *, seed: int | None = None):
+def probe_run(loaded: LoadedRun, options: ProbeConfig = ProbeConfig(), *, seed: int | None = None):
     """Measure every cut of a trained network, hold it against untrained copies, and locate the zone.
 
     Args:
-      victim: what :func:`load_run` opened.
+      loaded: what :func:`load_run` opened.
       options: what to measure, and on which images.
       seed: of the null models, the bootstrap and k-means; the run's own by default.
 
@@ -52,15 +53,15 @@ def probe_run(victim: Victim, options: ProbeConfig = ProbeConfig(), *, seed: int
     Raises:
       UserError: an unknown rule, or one that cannot run with these options.
     """
-    seed = victim.run.config.seed if seed is None else seed
-    resolve(dataclasses.replace(victim.run.config, probe=options, seed=seed))  # for its checks
+    seed = loaded.run.config.seed if seed is None else seed
+    resolve(dataclasses.replace(loaded.run.config, probe=options, seed=seed))  # for its checks
     rules = rules_to_apply(options)
-    network, variables, mesh = victim.network, victim.variables, victim.mesh
-    chosen = splits.full(victim.source) if options.split == "full" else getattr(victim.splits, options.split)
+    network, variables, mesh = loaded.network, loaded.variables, loaded.mesh
+    chosen = splits.full(loaded.source) if options.split == "full" else getattr(loaded.splits, options.split)
     if options.limit is not None:
         chosen = Split(chosen.images, chosen.labels, chosen.indices[: options.limit])
-    chosen = _labelled(victim, chosen, options, seed)
-    num_classes = victim.run.num_classes
+    chosen = _labelled(loaded, chosen, options, seed)
+    num_classes = loaded.run.num_classes
 
     with progress_bar() as bar:
         task = bar.add_task("probing", total=1 + options.null_seeds)
@@ -69,15 +70,15 @@ def probe_run(victim: Victim, options: ProbeConfig = ProbeConfig(), *, seed: int
         nulls = []
         for number in range(options.null_seeds):
             key = jax.random.fold_in(jax.random.key(seed), 1000 + number)
-            null = null_variables(victim.recipe.model, key, calibration_batches(victim))
+            null = null_variables(loaded.recipe.model, key, calibration_batches(loaded))
             nulls.append(_measure(network, null, chosen, num_classes, mesh, options.unbiased))
             bar.advance(task)
-    record = _probe_record(victim, options, chosen, trained, nulls, rules, seed)
+    record = _probe_record(loaded, options, chosen, trained, nulls, rules, seed)
     name = "-".join([options.split, *([options.labels] if options.labels != "true" else [])])
-    folder = victim.run.subfolder("probe")
+    folder = loaded.run.subfolder("probe")
     runs.write_zarr(record, folder / f"{name}.zarr")
     tables.write_csv(tables.probe_rows(record), folder / f"{name}.csv")
-    figures.probe_figure(record, victim.run.subfolder("figures") / f"probe-{name}.png")
+    figures.probe_figure(record, loaded.run.subfolder("figures") / f"probe-{name}.png")
     return record
 
 
@@ -91,21 +92,21 @@ def rules_to_apply(options: ProbeConfig) -> tuple[str, ...]:
     return options.rule or tuple(name for name in zone.RULES if name != "null" or options.null_seeds >= 2)
 
 
-def _labelled(victim: Victim, split: Split, options: ProbeConfig, seed: int) -> Split:
+def _labelled(loaded: LoadedRun, split: Split, options: ProbeConfig, seed: int) -> Split:
     """The split under the labels that the probe is to use."""
 
     def batches() -> Iterator[Any]:
-        return probe_batches(split, victim.mesh)
+        return probe_batches(split, loaded.mesh)
 
     if options.labels == "true":
         if split.labels is None:
             raise UserError(f"the {options.split} images carry no labels; give --labels predicted or kmeans")
         return split
     if options.labels == "predicted":
-        made = predicted_labels(victim.network, victim.variables, batches())
+        made = predicted_labels(loaded.network, loaded.variables, batches())
     else:
-        *_, cut = victim.network.cuts[:-1] or victim.network.cuts
-        made = cluster_labels(victim.network, victim.variables, batches, victim.run.num_classes, cut=cut, seed=seed)
+        *_, cut = loaded.network.cuts[:-1] or loaded.network.cuts
+        made = cluster_labels(loaded.network, loaded.variables, batches, loaded.run.num_classes, cut=cut, seed=seed)
     labels = np.zeros(len(split.images), np.int32)
     labels[split.indices] = made
     return Split(split.images, labels, split.indices)
@@ -119,22 +120,22 @@ def _measure(
     return Measured(moments, *found)
 
 
-def calibration_batches(victim: Victim) -> Iterator[jax.Array]:
+def calibration_batches(loaded: LoadedRun) -> Iterator[jax.Array]:
     """Training images as the network takes them, on which a null model's batch norms are calibrated."""
-    train = victim.splits.train
+    train = loaded.splits.train
     some = Split(train.images, train.labels, train.indices[:CALIBRATION_IMAGES])
     for images, _, mask in padded_batches(some, PROBE_BATCH):
         if mask.all() or len(some) < PROBE_BATCH:  # padding would weigh on the batch statistics
-            yield classifier.Prepare(victim.recipe.size)(images)
+            yield classifier.Prepare(loaded.recipe.size)(images)
 
 
-def _probe_record(victim, options, split, trained: Measured, nulls: list[Measured], rules, seed):
+def _probe_record(loaded, options, split, trained: Measured, nulls: list[Measured], rules, seed):
     import xarray as xr
 
-    network, cuts = victim.network, victim.network.cuts
+    network, cuts = loaded.network, loaded.network.cuts
     example = jax.ShapeDtypeStruct((2, *split.images.shape[1:]), jnp.uint8)
-    shapes = tap_shapes(network, victim.variables, example)
-    valid = valid_cuts(network, victim.variables, example)
+    shapes = tap_shapes(network, loaded.variables, example)
+    valid = valid_cuts(network, loaded.variables, example)
     dimensions = np.array([int(np.prod(shapes[cut])) for cut in cuts])
     count = np.asarray(trained.moments[cuts[0]].count)
 
@@ -147,11 +148,11 @@ def _probe_record(victim, options, split, trained: Measured, nulls: list[Measure
     within_null = np.array([w for _, w, _, _ in of_nulls]).reshape(len(nulls), len(cuts))
     share_null = np.array([s for _, _, _, s in of_nulls]).reshape(len(nulls), len(cuts))
 
-    stats = zone.LayerStatistics(cuts, within, share)
+    stats = zone.CutStatistics(cuts, within, share)
     if nulls:
         measured = [trained, *nulls]  # on the same resampled images
         within_sums, total_sums = np.stack([m.within for m in measured]), np.stack([m.total for m in measured])
-        samples = zone.bootstrap_shares(within_sums, total_sums, replicates=options.bootstrap, seed=seed)
+        samples = zone.bootstrap_rho(within_sums, total_sums, replicates=options.bootstrap, seed=seed)
         stats = stats._replace(rho_null=share_null, rho_samples=samples[:, 0], rho_null_samples=samples[:, 1:])
     zones = {rule: zone.locate(rule, stats) for rule in rules}
     marks = [[_mark(zones[rule], cut) for cut in cuts] for rule in rules]
@@ -211,13 +212,13 @@ def _probe_record(victim, options, split, trained: Measured, nulls: list[Measure
         },
         coords={"cut": list(cuts), "class": np.arange(len(count)), "rule": list(rules)},
         attrs={
-            "run": victim.run.folder.name,
+            "run": loaded.run.folder.name,
             "split": options.split,
             "images": len(split),
             "labels": options.labels,
             "unbiased": int(options.unbiased),
             "quantiser": options.quantiser,
-            "epoch": victim.epoch,
+            "epoch": loaded.epoch,
             "seed": seed,
             **{f"reason_{rule}": found.reason for rule, found in zones.items()},
         },

@@ -1,8 +1,8 @@
 """Four seeds trained together against four separate runs of the same steps: one process, in turn, medians.
 
-    python experiments/benchmarks/together.py                         # the paper's CNN, width 16, on the digits
-    python experiments/benchmarks/together.py --width 4 --size 16
-    python experiments/benchmarks/together.py --members 8 --dtype bfloat16 --width 64 --size 64     # an accelerator
+    python experiments/benchmarks/sweep.py                         # the paper's CNN, width 16, on the digits
+    python experiments/benchmarks/sweep.py --width 4 --size 16
+    python experiments/benchmarks/sweep.py --members 8 --dtype bfloat16 --width 64 --size 64     # an accelerator
 
 Prints for "loop" and "vmap" the ratio to the separate runs (median of the ratios pair by pair; below 1 is faster) of
 whole epochs of training steps, evaluation left out, and how long the first epoch took, with compiling. Also
@@ -19,11 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gpz_jax import parallel
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, resolve
 from gpz_jax.data.batches import epoch_order
 from gpz_jax.data.sources import load
 from gpz_jax.data.splits import make_splits
-from gpz_jax.training import classifier, parallel, together
+from gpz_jax.training import classifier, sweep
 
 
 def main() -> None:
@@ -67,19 +68,19 @@ def main() -> None:
             ended.append(jax.block_until_ready(carry))
         return ended
 
-    unrolled = jax.jit(lambda *given: together.step_all(*given, recipe=recipe, mesh=mesh, how="loop"), donate_argnums=0)
+    unrolled = jax.jit(lambda *given: sweep.step_all(*given, recipe=recipe, mesh=mesh, how="loop"), donate_argnums=0)
 
-    def all_at_once(how: together.How, step):
-        images, labels, places = parallel.replicate(together.pool(parts), mesh)
+    def all_at_once(how: sweep.How, step):
+        images, labels, places = parallel.replicate(sweep.pool(parts), mesh)
         orders = [own[epoch_order(key, 0, len(own))] for own, (key, _) in zip(places, keys, strict=True)]
-        packed = [together.pack(values, how) for values in (orders, [alpha] * len(keys), [key for _, key in keys])]
-        carry = together.pack(fresh(), how)
+        packed = [sweep.pack(values, how) for values in (orders, [alpha] * len(keys), [key for _, key in keys])]
+        carry = sweep.pack(fresh(), how)
         for index in range(steps):
             carry = step(carry, images, labels, packed[0], jnp.int32(index), *packed[1:])
         return jax.block_until_ready(carry)
 
-    def steps_of(how: together.How):
-        return lambda *given: together.STEP[how](*given, recipe=recipe, mesh=mesh, how=how)
+    def steps_of(how: sweep.How):
+        return lambda *given: sweep.STEP[how](*given, recipe=recipe, mesh=mesh, how=how)
 
     ways = {
         "separate": separate,

@@ -18,7 +18,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Float
 
-from gpz_jax import defences
+from gpz_jax import defences, parallel
 from gpz_jax.config import AttackConfig
 from gpz_jax.data.batches import epoch_order, padded_batches, pixels
 from gpz_jax.data.splits import Split
@@ -27,7 +27,6 @@ from gpz_jax.errors import UserError
 from gpz_jax.inversion import metrics
 from gpz_jax.inversion.decoder import Decoder, decoder_for
 from gpz_jax.taps import TappedNetwork
-from gpz_jax.training import parallel
 
 #: The attack has flattened when its best selection loss fell by less than this share over the last fifth of it.
 FLAT = 0.01
@@ -110,7 +109,21 @@ def _plateau() -> optax.GradientTransformationExtraArgs:
     donate_argnames="attacker",
 )
 def attack_step(
-    attacker, victim, images, sent, order, index, key, reference, *, edge, decoder, size, batch_size, lr, mesh
+    attacker,
+    target_variables,
+    images,
+    sent,
+    order,
+    index,
+    key,
+    reference,
+    *,
+    edge,
+    decoder,
+    size,
+    batch_size,
+    lr,
+    mesh,
 ):
     """One step of the decoder on batch ``index``: least squares in pixels, un-normalised, in [0, 1].
 
@@ -120,7 +133,7 @@ def attack_step(
     batch = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
     batch = jax.lax.with_sharding_constraint(batch, jax.NamedSharding(mesh, PartitionSpec("data")))
     x = pixels(images[batch], size)
-    z = edge.send(victim, images[batch]) if sent is None else sent[batch]
+    z = edge.send(target_variables, images[batch]) if sent is None else sent[batch]
     noise, dropout = jax.random.split(jax.random.fold_in(key, index))
     z = edge.defend(z, noise, reference)
 
@@ -141,9 +154,9 @@ def _init(key, z, *, decoder):
 
 
 @partial(jax.jit, static_argnames="edge")
-def send_batch(victim, images, *, edge):
+def send_batch(target_variables, images, *, edge):
     """What the edge has for a batch of images, before its defence."""
-    return edge.send(victim, images)
+    return edge.send(target_variables, images)
 
 
 @partial(jax.jit, static_argnames=("edge", "decoder", "size"))
@@ -158,7 +171,7 @@ def _tell_plateau(plateau, loss):
 
 def train_attacker(
     edge: Edge,
-    victim: Any,
+    target_variables: Any,
     auxiliary: Split,
     *,
     attack: AttackConfig,
@@ -173,7 +186,7 @@ def train_attacker(
 
     Args:
       edge: what the attacker can query.
-      victim: the classifier's variables.
+      target_variables: the classifier's variables.
       auxiliary: the attacker's images; a seeded part of them is kept for selection.
       attack: epochs, patience, steps, batch size, learning rate, decoder width, share kept for selection.
       size: side of the images in pixels.
@@ -195,7 +208,7 @@ def train_attacker(
     init_key, order_key = jax.random.split(jax.random.key(seed))
     # Apart from the other two, so that a decoder without noise trains as it always has.
     noise_key, selection_key = (jax.random.fold_in(order_key, i) for i in (1, 2))
-    z = z_shape(edge, victim, auxiliary)
+    z = z_shape(edge, target_variables, auxiliary)
     if decoder is None:
         decoder = decoder_for(z.shape[1:], (size, size, auxiliary.images.shape[-1]), width=attack.decoder_width)
     variables = _init(init_key, jnp.zeros(z.shape, jnp.float32), decoder=decoder)
@@ -208,8 +221,8 @@ def train_attacker(
     attacker, images = parallel.replicate((attacker, fit.take()[0]), mesh)
     sent, sent_selection = None, None
     if 4 * math.prod(z.shape[1:]) * len(auxiliary) <= KEPT_BYTES:
-        sent_selection = sent_batches(edge, victim, selection)
-        sent = parallel.replicate(jnp.concatenate(sent_batches(edge, victim, fit))[: len(fit)], mesh)
+        sent_selection = sent_batches(edge, target_variables, selection)
+        sent = parallel.replicate(jnp.concatenate(sent_batches(edge, target_variables, fit))[: len(fit)], mesh)
     losses: list[float] = []
     best: dict[str, Any] = {}
     steps_left = math.inf if attack.steps is None else attack.steps
@@ -217,12 +230,12 @@ def train_attacker(
         order, epoch_key = epoch_order(order_key, epoch, len(fit)), jax.random.fold_in(noise_key, epoch)
         for index in range(int(min(len(fit) // batch_size, steps_left))):
             attacker = attack_step(
-                attacker, victim, images, sent, order, jnp.int32(index), epoch_key, reference,
+                attacker, target_variables, images, sent, order, jnp.int32(index), epoch_key, reference,
                 edge=edge, decoder=decoder, size=size, batch_size=batch_size, lr=attack.lr, mesh=mesh,
             )  # fmt: skip
         steps_left -= len(fit) // batch_size
         pairs = reconstruct(
-            edge, victim, decoder, attacker.variables, selection,
+            edge, target_variables, decoder, attacker.variables, selection,
             size=size, sent=sent_selection, key=selection_key, reference=reference,
         )  # fmt: skip
         loss = float(np.mean(np.concatenate([np.asarray(metrics.mse(x, x_hat)) for x, x_hat in pairs])))
@@ -249,10 +262,10 @@ def fit_and_selection(auxiliary: Split, fraction: float, seed: int) -> tuple[Spl
     return Split(auxiliary.images, None, shuffled[held:]), Split(auxiliary.images, None, shuffled[:held])
 
 
-def z_shape(edge: Edge, victim: Any, split: Split) -> jax.ShapeDtypeStruct:
+def z_shape(edge: Edge, target_variables: Any, split: Split) -> jax.ShapeDtypeStruct:
     """Shape of what the edge sends for two images of a split; nothing is computed."""
     example = jax.ShapeDtypeStruct((2, *split.images.shape[1:]), jnp.uint8)
-    return jax.eval_shape(edge.send, victim, example)
+    return jax.eval_shape(edge.send, target_variables, example)
 
 
 def last_gain(losses: Float[np.ndarray, " E"]) -> float:
@@ -269,14 +282,14 @@ def last_gain(losses: Float[np.ndarray, " E"]) -> float:
     return float((before - best[-1]) / before) if before > 0 else 0.0
 
 
-def sent_batches(edge: Edge, victim: Any, split: Split) -> list[Array]:
+def sent_batches(edge: Edge, target_variables: Any, split: Split) -> list[Array]:
     """What the edge sends for a split, ``(256, …)`` a batch, the last one padded; kept on the device."""
-    return [send_batch(victim, images, edge=edge) for images, _, _ in padded_batches(split, 256)]
+    return [send_batch(target_variables, images, edge=edge) for images, _, _ in padded_batches(split, 256)]
 
 
 def reconstruct(
     edge: Edge,
-    victim: Any,
+    target_variables: Any,
     decoder: Decoder,
     variables: Any,
     split: Split,
@@ -293,7 +306,7 @@ def reconstruct(
     """
     key = jax.random.key(0) if key is None else key
     for i, (images, _, mask) in enumerate(padded_batches(split, 256)):
-        z = send_batch(victim, images, edge=edge) if sent is None else sent[i]
+        z = send_batch(target_variables, images, edge=edge) if sent is None else sent[i]
         noise = jax.random.fold_in(key, i)
         x, x_hat = _reconstruct_batch(variables, images, z, noise, reference, edge=edge, decoder=decoder, size=size)
         yield x[mask], x_hat[mask]

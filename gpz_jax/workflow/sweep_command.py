@@ -11,16 +11,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from gpz_jax import parallel, runs
 from gpz_jax.analysis.radius import measure, summarise
 from gpz_jax.config import Config, resolve
 from gpz_jax.data import sources, splits
 from gpz_jax.data.splits import Splits
 from gpz_jax.errors import UserError
 from gpz_jax.reporting import tables
-from gpz_jax.training import classifier, dynamics, parallel, runs, together
-from gpz_jax.training.runs import Run
+from gpz_jax.runs.folder import Run
+from gpz_jax.training import classifier, sweep
 from gpz_jax.workflow.common import abstract_state, load_data, probe_batches, progress_bar, say, short
-from gpz_jax.workflow.train import (
+from gpz_jax.workflow.loaded_run import LoadedRun
+from gpz_jax.workflow.train_command import (
     Keeper,
     check_trainable,
     on_this_machine,
@@ -28,14 +30,13 @@ from gpz_jax.workflow.train import (
     with_auxiliary_of_run,
     write_record,
 )
-from gpz_jax.workflow.victim import Victim
 
 
 class Together(NamedTuple):
     """Runs that were trained together: their folder, and each at its best epoch by validation, seed after seed."""
 
     folder: Path
-    members: tuple[Victim, ...]
+    members: tuple[LoadedRun, ...]
 
 
 def train_together(
@@ -67,7 +68,7 @@ def train_together(
         splits of different sizes; a folder with other members; a loss of any member that is not finite.
     """
     seeds, alphas = tuple(seeds) or (config.seed,), tuple(alphas) or (config.training.ls,)
-    how = together.how_to(how)
+    how = sweep.how_to(how)
     configs, root = _settle(config, seeds, alphas, folder, resume)
     dealt = _deal(configs[0], seeds)
     parts = [dealt[member.seed].splits for member in configs]
@@ -126,7 +127,7 @@ def train_together(
                 f"validation accuracy {min(reached):.3f} to {max(reached):.3f}",
             )
 
-        together.fit(
+        sweep.fit(
             states,
             recipe=recipe,
             configs=configs,
@@ -136,7 +137,7 @@ def train_together(
             how=how,
             after_epoch=after_epoch,
             on_step=lambda epoch, step: bar.update(task, completed=epoch * steps + step + 1),
-            on_update=together.note_all(books, how) if books else None,
+            on_update=sweep.note_all(books, how) if books else None,
             first_epoch=done,
         )
     for run in members:
@@ -254,7 +255,7 @@ def _write_joint_record(root: Path, members: Sequence[Run], seeds: Sequence[int]
     if all(map(runs.read_metrics, members)):  # else someone took metrics.jsonl away
         runs.write_zarr(joint([runs.epochs(run) for run in members], seeds, alphas), folder / "epochs")
     if members[0].config.track.track_every is not None:
-        records = [dynamics.read_steps(run.folder) for run in members]
+        records = [runs.read_steps(run.folder) for run in members]
         runs.write_zarr(joint(records, seeds, alphas), folder / "steps")
 
 
@@ -283,14 +284,14 @@ def joint(records: Sequence[Any], seeds: Sequence[int], alphas: Sequence[float])
     return along("alpha", alphas, of_alpha)
 
 
-def _best(run: Run, dealt: Dealt) -> Victim:
+def _best(run: Run, dealt: Dealt) -> LoadedRun:
     """A member as ``load_run`` would open it."""
     recipe, mesh = classifier.recipe_for(run.config, run.num_classes, run.channels), parallel.data_mesh()
     with runs.Checkpoints(run) as checkpoints:
         loaded = checkpoints.best(abstract_state(recipe, run.channels, mesh))
     assert loaded is not None
     network = classifier.network_for(recipe, run.channels)
-    return Victim(run, network, recipe, loaded.state.variables, dealt.splits, dealt.source, mesh, loaded.epoch)
+    return LoadedRun(run, network, recipe, loaded.state.variables, dealt.splits, dealt.source, mesh, loaded.epoch)
 
 
 def report_members(trained: Together, console: Console) -> None:
@@ -306,7 +307,7 @@ def report_members(trained: Together, console: Console) -> None:
         found = classifier.evaluate(member.variables, test, training.ls, recipe=member.recipe, mesh=member.mesh)
         batches = probe_batches(test, member.mesh)
         at = summarise(measure(member.network, member.variables, batches, member.run.num_classes))[cut]
-        numbers = (found["accuracy"], float(at.within), float(at.share))
+        numbers = (found["accuracy"], float(at.within), float(at.rho))
         cells = (f"{training.ls:g}", str(member.run.config.seed), str(member.epoch))
         table.add_row(*cells, *map(tables.number, numbers))
     console.print(table)

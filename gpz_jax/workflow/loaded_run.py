@@ -9,18 +9,19 @@ import jax
 from jax import Array
 from jax.sharding import Mesh
 
+from gpz_jax import parallel, runs
 from gpz_jax.config import DataConfig, RunIdentity, resolve
 from gpz_jax.data import sources
 from gpz_jax.data.pairings import resolve_auxiliary
 from gpz_jax.data.splits import Split, Splits, attackers_images
 from gpz_jax.errors import UserError
+from gpz_jax.runs.folder import Run
 from gpz_jax.taps import TappedNetwork
-from gpz_jax.training import classifier, parallel, runs
-from gpz_jax.training.runs import Run
+from gpz_jax.training import classifier
 from gpz_jax.workflow.common import abstract_state, load_data, say
 
 
-class Victim(NamedTuple):
+class LoadedRun(NamedTuple):
     """A trained run, ready to be probed and attacked."""
 
     run: Run
@@ -44,7 +45,7 @@ def _logits(variables, images, replace, *, network):
 
 def load_run(
     folder: str, *, data_dir: str | None = None, aux: str | None = None, expected: RunIdentity = RunIdentity()
-) -> Victim:
+) -> LoadedRun:
     """Open a run folder: its best checkpoint by validation, and its images, dealt out as they were in training.
 
     Args:
@@ -78,7 +79,7 @@ def load_run(
     for note in loaded.notes:
         say(note)
     network = classifier.network_for(recipe, run.channels)
-    return Victim(run, network, recipe, loaded.state.variables, dealt, source, mesh, loaded.epoch)
+    return LoadedRun(run, network, recipe, loaded.state.variables, dealt, source, mesh, loaded.epoch)
 
 
 def _other_auxiliary(aux: str, dealt: Splits, source: sources.Source, data: DataConfig) -> Split:
@@ -111,14 +112,14 @@ def _check_identity(run: Run, expected: RunIdentity) -> None:
         raise UserError(f"{run.folder} holds a run of another configuration: {'; '.join(wrong)}")
 
 
-def report_accuracy(victim: Victim) -> float:
+def report_accuracy(loaded: LoadedRun) -> float:
     """Say and return the accuracy on the test images (the run's best epoch by validation)."""
-    alpha = victim.run.config.training.ls
-    found = classifier.evaluate(victim.variables, victim.splits.test, alpha, recipe=victim.recipe, mesh=victim.mesh)
-    imported = victim.run.imported
-    weights = f"weights of {imported.get('file')}" if imported else f"epoch {victim.epoch} (best by validation)"
+    alpha = loaded.run.config.training.ls
+    found = classifier.evaluate(loaded.variables, loaded.splits.test, alpha, recipe=loaded.recipe, mesh=loaded.mesh)
+    imported = loaded.run.imported
+    weights = f"weights of {imported.get('file')}" if imported else f"epoch {loaded.epoch} (best by validation)"
     say(
-        f"{victim.run.folder.name}, {weights}: test accuracy {found['accuracy']:.4f} on {len(victim.splits.test)} "
+        f"{loaded.run.folder.name}, {weights}: test accuracy {found['accuracy']:.4f} on {len(loaded.splits.test)} "
         f"images, output entropy {found['output_entropy']:.3f} nats"
     )
     return found["accuracy"]

@@ -16,14 +16,14 @@ import pytest
 import tiny_runs
 import xarray as xr
 
-from gpz_jax import workflow
+from gpz_jax import parallel, runs, workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, TrainingConfig, resolve
 from gpz_jax.data.batches import epoch_order
 from gpz_jax.data.sources import load
 from gpz_jax.data.splits import Split, balanced_subset, make_splits
 from gpz_jax.errors import UserError
 from gpz_jax.train import main
-from gpz_jax.training import classifier, dynamics, ledger, parallel, runs, together
+from gpz_jax.training import classifier, ledger, sweep
 from gpz_jax.workflow.common import abstract_state
 
 
@@ -105,7 +105,7 @@ def assert_same_run(a, b):
     for (path, x), y in zip(jax.tree.leaves_with_path(one.state), jax.tree.leaves(other.state), strict=True):
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
     assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
-    xr.testing.assert_identical(dynamics.read_steps(a), dynamics.read_steps(b))
+    xr.testing.assert_identical(runs.read_steps(a), runs.read_steps(b))
     with xr.open_zarr(a / "dynamics.zarr" / "epochs") as x, xr.open_zarr(b / "dynamics.zarr" / "epochs") as y:
         xr.testing.assert_identical(x.load(), y.load())
     assert json.loads((a / "config.json").read_text()) == json.loads((b / "config.json").read_text())
@@ -161,7 +161,7 @@ def test_vmapped_every_member_is_its_separate_run_up_to_rounding(separate, whole
             np.testing.assert_allclose(x["train_loss"], y["train_loss"], rtol=1e-3)
             np.testing.assert_allclose(x["gradient_norm"], y["gradient_norm"], rtol=2e-2)
         # The first row of the ledger lies before any step, but for what that step does to the noise.
-        x, y = (dynamics.read_steps(home / name_of(*member)).isel(step=0) for home in (whole("vmap"), separate))
+        x, y = (runs.read_steps(home / name_of(*member)).isel(step=0) for home in (whole("vmap"), separate))
         names = set(x) - {"realised"}
         assert_same_row({name: x[name].values for name in names}, {name: y[name].values for name in names})
     assert compared == 4 * (4 + 2 * 4 + 4 + 4)  # kernels of convolutions, scales and shifts, the head, variances
@@ -182,7 +182,7 @@ def stepper():
     recipe, mesh, source = classifier.recipe_for(configs[0], 10, 1), parallel.data_mesh(), load("digits")
     dealt = {seed: make_splits(source, seed=seed) for seed in SEEDS}
     parts = [dealt[seed].train for _, seed in MEMBERS]
-    images, labels, places = parallel.replicate(together.pool(parts), mesh)
+    images, labels, places = parallel.replicate(sweep.pool(parts), mesh)
     keys = [classifier.keys_of(config.seed)[1] for config in configs]
     orders = [own[epoch_order(jax.random.key(i), 0, len(own))] for i, own in enumerate(places)]
     alphas = [jnp.float32(alpha) for alpha, _ in MEMBERS]
@@ -190,13 +190,13 @@ def stepper():
     carry = parallel.replicate([(state, classifier.Totals.zero()) for state in states], mesh)
 
     def batch(index, how):
-        packed = [together.pack(values, how) for values in (orders, alphas, keys)]
+        packed = [sweep.pack(values, how) for values in (orders, alphas, keys)]
         return images, labels, packed[0], jnp.int32(index), packed[1], packed[2]
 
     def step(carry, index, how):
-        carry = parallel.replicate(together.pack(jax.tree.map(jnp.copy, carry), how), mesh)
-        moved = together.STEP[how](carry, *batch(index, how), recipe=recipe, mesh=mesh, how=how)
-        return together.unpack(moved, how)
+        carry = parallel.replicate(sweep.pack(jax.tree.map(jnp.copy, carry), how), mesh)
+        moved = sweep.STEP[how](carry, *batch(index, how), recipe=recipe, mesh=mesh, how=how)
+        return sweep.unpack(moved, how)
 
     return carry, batch, step, recipe, mesh, parts
 
@@ -234,9 +234,9 @@ def test_a_vmapped_row_of_the_ledger_is_the_same_row(stepper, full):
     probes = [parallel.shard(balanced_subset(part, 40, seed=i).take(), mesh) for i, part in enumerate(parts)]
     rows = {}
     for how in ("loop", "vmap"):
-        states = together.pack([state._replace(optimiser=()) for state, _ in before], how)
-        given = (states, batch(2, how), together.pack(after, how), together.pack(probes, how))
-        rows[how] = together.ENTER[how](*given, tracked=tracked, mesh=mesh, how=how)
+        states = sweep.pack([state._replace(optimiser=()) for state, _ in before], how)
+        given = (states, batch(2, how), sweep.pack(after, how), sweep.pack(probes, how))
+        rows[how] = sweep.ENTER[how](*given, tracked=tracked, mesh=mesh, how=how)
     assert len(rows["vmap"]) == len(rows["loop"]) == len(MEMBERS)
     for ours, theirs in zip(rows["vmap"], rows["loop"], strict=True):
         assert_same_row(jax.device_get(ours), jax.device_get(theirs))
@@ -244,10 +244,10 @@ def test_a_vmapped_row_of_the_ledger_is_the_same_row(stepper, full):
 
 
 def test_on_accelerators_members_are_vmapped_and_on_cpus_looped(monkeypatch):
-    assert together.how_to("auto") == "loop"
-    assert (together.how_to("vmap"), together.how_to("loop")) == ("vmap", "loop")
+    assert sweep.how_to("auto") == "loop"
+    assert (sweep.how_to("vmap"), sweep.how_to("loop")) == ("vmap", "loop")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert together.how_to("auto") == "vmap"
+    assert sweep.how_to("auto") == "vmap"
 
 
 def test_members_share_one_copy_of_the_images_where_they_can():
@@ -255,7 +255,7 @@ def test_members_share_one_copy_of_the_images_where_they_can():
     mine, yours = np.array([4, 1], np.int32), np.array([0, 2, 3], np.int32)
     other = Split(images[::-1].copy(), labels[::-1].copy(), yours)
     parts = [Split(images, labels, mine), Split(images, labels, yours), other]
-    pooled, classes, places = together.pool(parts)
+    pooled, classes, places = sweep.pool(parts)
     assert len(pooled) == 12  # two arrays
     for part, own in zip(parts, places, strict=True):
         np.testing.assert_array_equal(pooled[own], part.take()[0])
@@ -272,8 +272,8 @@ def test_the_record_of_all_holds_every_members(whole, how):
         xr.open_zarr(home / "dynamics.zarr" / "epochs") as all_epochs,
         xr.open_zarr(home / "dynamics.zarr" / "steps") as all_steps,
     ):
-        assert all_epochs.radius.dims == ("alpha", "seed", "epoch", "layer", "class")
-        assert all_steps.feature_wrong.dims == ("alpha", "seed", "step", "layer", "class")
+        assert all_epochs.radius.dims == ("alpha", "seed", "epoch", "cut", "class")
+        assert all_steps.feature_wrong.dims == ("alpha", "seed", "step", "cut", "class")
         assert all_steps.step.values.tolist() == list(range(0, EPOCHS * STEPS, 4))
         for record in (all_epochs, all_steps):
             assert record.alpha.values.tolist() == list(ALPHAS)
@@ -281,7 +281,7 @@ def test_the_record_of_all_holds_every_members(whole, how):
         for alpha, seed in MEMBERS:
             own = home / name_of(alpha, seed)
             with xr.open_zarr(own / "dynamics.zarr" / "epochs") as epochs:
-                pairs = [(all_epochs, epochs.load()), (all_steps, dynamics.read_steps(own))]
+                pairs = [(all_epochs, epochs.load()), (all_steps, runs.read_steps(own))]
             for record, theirs in pairs:
                 found = record.sel(alpha=alpha, seed=seed).load().drop_vars(["alpha", "seed"])
                 xr.testing.assert_equal(found.rename(smoothing="alpha"), theirs)
@@ -295,9 +295,9 @@ def test_the_record_of_all_opens_as_one_tree(whole):
 
 
 def test_members_are_ordinary_runs(whole):
-    victim = workflow.load_run(str(whole("loop") / "ls0.3-seed4"))
-    assert victim.run.config.training.ls == 0.3
-    assert workflow.report_accuracy(victim) > 0.1
+    loaded = workflow.load_run(str(whole("loop") / "ls0.3-seed4"))
+    assert loaded.run.config.training.ls == 0.3
+    assert workflow.report_accuracy(loaded) > 0.1
 
 
 # Resuming ------------------------------------------------------------------------------------------------------------
@@ -386,7 +386,7 @@ def refused(capsys, *flags):
 @pytest.fixture
 def no_training(monkeypatch):
     """What is refused is refused before anything is trained."""
-    monkeypatch.setattr("gpz_jax.training.together.fit", lambda *args, **kwargs: pytest.fail("it trained"))
+    monkeypatch.setattr("gpz_jax.training.sweep.fit", lambda *args, **kwargs: pytest.fail("it trained"))
 
 
 @pytest.mark.usefixtures("no_training")

@@ -1,0 +1,211 @@
+"""The run folder: what a run writes, and how it is read again. Nothing in it is a pickle.
+
+runs/NAME/
+  config.json       everything resolved: settings, versions of the packages, fingerprint of the data, classes, channels
+  metrics.jsonl     one line an epoch, and the radius of every cut after it
+  dynamics.zarr     labelled, for xarray: group "epochs" (the same; epoch x layer x class) and, of a run with
+                    --track-every, group "steps" (step x layer x class, see dynamics.py)
+  checkpoints/      Orbax, one folder an epoch: the last two and the best
+  probe/            a table and a labelled record for every probe
+  attacks/          one folder a cut and decoder
+  figures/
+
+Runs trained together lie in one folder, NAME/ls0.3-seed0/ and so on, each a run folder as above; beside them
+NAME/dynamics.zarr holds the groups of all of them, with two more dims, alpha and seed.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from gpz_jax.config import Config, from_mapping
+from gpz_jax.errors import UserError
+from gpz_jax.runs.records import make_folder, write_json
+
+_PACKAGES = ("gpz-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "dm-pix")
+
+
+class Run(NamedTuple):
+    """A run folder and what its config.json says; ``imported``: of the file that its weights were read from, if so."""
+
+    folder: Path
+    config: Config
+    fingerprint: str
+    num_classes: int
+    channels: int
+    imported: dict[str, Any] | None = None
+
+    @property
+    def metrics_file(self) -> Path:
+        """One JSON object a line, one line an epoch."""
+        return self.folder / "metrics.jsonl"
+
+    def subfolder(self, *names: str) -> Path:
+        """A folder inside the run folder, made if it is not there."""
+        return make_folder(self.folder.joinpath(*names))
+
+
+def readable_name(config: Config) -> str:
+    """``digits-cnn16-ls0.3-seed0``: what a run is, at a glance."""
+    return f"{network_name(config)}-{member_name(config)}"
+
+
+def member_name(config: Config) -> str:
+    """``ls0.3-seed0``: what tells a run from those that are trained together with it."""
+    return f"ls{config.training.ls:g}-seed{config.seed}"
+
+
+def network_name(config: Config) -> str:
+    """``digits-cnn16``: data set and network."""
+    data, model = config.data.data.replace("/", "_"), config.model
+    width = f"-w{model.width}" if model.model[-1:].isdigit() else f"{model.width}"
+    depth = f"-d{model.depth:g}" if model.depth != 1 else ""
+    return f"{data}-{model.model}{width}{depth}"
+
+
+def start(
+    config: Config,
+    *,
+    folder: str | None,
+    resume: bool,
+    fingerprint: str,
+    num_classes: int,
+    channels: int,
+    imported: dict[str, Any] | None = None,
+) -> Run:
+    """A new run folder, or with ``resume`` the one that is there.
+
+    Args:
+      config: the resolved configuration.
+      folder: where; ``None`` for ``runs/`` and a readable name (numbered if that is taken, unless resuming).
+      resume: continue what is in the folder; if there is nothing, start.
+      fingerprint: of the data, as ``sources.fingerprint`` gives it.
+      num_classes: K.
+      channels: of the images.
+      imported: what is known of the file that the weights were read from; None for a run that is trained here.
+
+    Raises:
+      UserError: the folder holds a run and ``resume`` is off; it holds a run of another configuration or other
+        images; it cannot be written.
+    """
+    path = Path(folder) if folder else Path("runs") / readable_name(config)
+    if folder is None and not resume:
+        path = free(path)
+    run = Run(path.absolute(), config, fingerprint, num_classes, channels, imported)
+    check_folder(run, resume=resume)
+    write_config(run)
+    return run
+
+
+def check_folder(run: Run, *, resume: bool) -> None:
+    """Raise :class:`UserError` unless the folder can be begun, or gone on with, as :func:`start` says."""
+    path = run.folder
+    if (path / "config.json").exists():
+        if not resume:
+            raise UserError(
+                f"{path} already holds a run; continue it with --resume or choose another folder with --run"
+            )
+        _check_same(open_run(path), run)
+    elif path.exists() and path.is_dir() and any(path.iterdir()):
+        raise UserError(
+            f"{path} is not empty and holds no config.json, so it is no run folder; choose another with --run"
+        )
+
+
+def write_config(run: Run) -> None:
+    """Make the run's folder and write its config.json."""
+    make_folder(run.folder)
+    write_json(
+        run.folder / "config.json",
+        {
+            "config": dataclasses.asdict(run.config),
+            "fingerprint": run.fingerprint,
+            "num_classes": run.num_classes,
+            "channels": run.channels,
+            "versions": {name: _version(name) for name in _PACKAGES},
+            "devices": [str(device) for device in jax.devices()],
+            "imported": run.imported,
+        },
+    )
+
+
+def open_run(folder: str | Path) -> Run:
+    """Read a run folder's config.json. Raises :class:`UserError` if it is not a run folder."""
+    path = Path(folder)
+    file = path / "config.json"
+    if not file.is_file():
+        known = sorted(str(p.parent) for p in path.parent.glob("*/config.json")) if path.parent.is_dir() else []
+        hint = f"; runs beside it: {', '.join(known[:5])}" if known else "; make one with python -m gpz_jax.train"
+        raise UserError(f"{path} is not a run folder (no config.json){hint}")
+    try:
+        written = json.loads(file.read_text())
+        config = from_mapping(Config, written["config"], where=str(file))
+        fields = (str(written["fingerprint"]), int(written["num_classes"]), int(written["channels"]))
+        imported = written.get("imported")
+        imported = None if imported is None else dict(imported)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}); is it a gpz_jax run?") from None
+    return Run(path.absolute(), config, *fields, imported)
+
+
+def differences(ours: Config, theirs: Config) -> list[str]:
+    """What two configurations differ in, one ``name ours (not theirs)`` each; where the data lie does not count."""
+    found = []
+    for section in ("data", "model", "training", "track"):
+        a, b = getattr(ours, section), getattr(theirs, section)
+        for field in dataclasses.fields(a):
+            x, y = getattr(a, field.name), getattr(b, field.name)
+            if field.name != "data_dir" and x != y:
+                found.append(f"{field.name.replace('_', '-')} {x} (not {y})")
+    if ours.seed != theirs.seed:
+        found.append(f"seed {ours.seed} (not {theirs.seed})")
+    return found
+
+
+def _check_same(old: Run, new: Run) -> None:
+    if old.imported and not new.imported:
+        raise UserError(
+            f"{old.folder} holds weights read from {old.imported.get('file')}, no training; probe or attack it, make "
+            "it anew with --from-torch FILE --resume, or choose another folder with --run"
+        )
+    if new.imported and not old.imported:
+        raise UserError(f"{old.folder} holds a trained run, none of imported weights; choose another folder with --run")
+    if old.imported and new.imported and old.imported.get("sha256") != new.imported["sha256"]:
+        theirs, ours = str(old.imported.get("sha256"))[:12], new.imported["sha256"][:12]
+        raise UserError(
+            f"{old.folder} was made of another file ({old.imported.get('file')}, SHA-256 {theirs}…, not {ours}…); "
+            "choose another folder with --run"
+        )
+    longer = dataclasses.replace(
+        old.config.training,
+        epochs=max(old.config.training.epochs, new.config.training.epochs),
+        warmup_epochs=old.config.training.warmup_epochs,
+    )
+    if found := differences(dataclasses.replace(old.config, training=longer), new.config):
+        raise UserError(
+            f"{old.folder} holds a run of another configuration: {'; '.join(found)}; "
+            "resume it with its own flags or choose another folder with --run"
+        )
+    if old.fingerprint != new.fingerprint:
+        raise UserError(f"{old.folder} was trained on other images than --data {new.config.data.data} now holds")
+
+
+def free(path: Path) -> Path:
+    """The path, numbered if it is taken."""
+    number, found = 2, path
+    while found.exists():
+        found, number = path.with_name(f"{path.name}-{number}"), number + 1
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
