@@ -22,7 +22,7 @@ import numpy as np
 from rich.table import Table
 from targets import SIZES, Flags, kept_images
 
-from gpz_jax import workflow
+from gpz_jax import presentation, workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, parse
 from gpz_jax.errors import UserError, did_you_mean, one_line_errors
 from gpz_jax.reporting import figures, tables
@@ -122,7 +122,7 @@ def shown(rows: list[dict], flags: Experiment) -> Table:
     for head in ("network", "cut", "level", "auxiliary", "mse", "/class mean", "collapse", "named", "originals named"):
         table.add_column(head, justify="right" if head in ("mse", "/class mean", "collapse") else "left")
     for row in rows:
-        numbers = [tables.number(row[key]) for key in ("mse", "ratio", "collapse")]
+        numbers = [presentation.number(row[key]) for key in ("mse", "ratio", "collapse")]
         named = [commonest(row[what]) if what in row else "" for what in ("reconstructions", "originals")]
         table.add_row(row["network"], row["cut"], row["level"], row["auxiliary"], *numbers, *named)
     return table

@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.table import Table
 from targets import Flags, chosen
 
-from gpz_jax import workflow
+from gpz_jax import presentation, workflow
 from gpz_jax.config import parse
 from gpz_jax.errors import one_line_errors
 from gpz_jax.reporting import figures, tables
@@ -64,7 +64,7 @@ def shown(rows: list[dict], size: str) -> Table:
     for before, row in zip([None, *rows], rows, strict=False):
         if before is not None and before["cut"] != row["cut"]:
             table.add_section()
-        numbers = [tables.number(row[key]) for key in ("mse", "ratio", "ssim")]
+        numbers = [presentation.number(row[key]) for key in ("mse", "ratio", "ssim")]
         table.add_row(
             row["network"],
             row["cut"],

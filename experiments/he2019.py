@@ -18,7 +18,7 @@ import numpy as np
 from rich.table import Table
 from targets import kept_images
 
-from gpz_jax import workflow
+from gpz_jax import presentation, workflow
 from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, TrainingConfig, parse
 from gpz_jax.errors import UserError, did_you_mean, one_line_errors
 from gpz_jax.reporting import figures, tables
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     for result in results:
         scores, (psnr, ssim) = result["scores"], PUBLISHED[result["cut"]]
         rows.append({"cut": result["cut"], **scores, "psnr_published": psnr, "ssim_published": ssim})
-        n = tables.number
+        n = presentation.number
         table.add_row(
             result["cut"], f"{scores['psnr']:.1f}", str(psnr), f"{scores['ssim']:.3f}", str(ssim),
             n(scores["lpips"]) if "lpips" in scores else "", n(scores["mse"]), n(scores["ratio"]),

@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from rich.table import Table
 
-from gpz_jax import workflow
+from gpz_jax import presentation, workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, ProbeConfig, TrackConfig, TrainingConfig, parse
 from gpz_jax.errors import UserError, did_you_mean, one_line_errors
 from gpz_jax.reporting import ledger_figures, tables
@@ -161,13 +161,13 @@ def one_setting(flags: NeuralVortex, name: str, seeds: tuple[int, ...]) -> list[
 def mean(rows: list[dict[str, Any]], column: str, percent: bool = False) -> str:
     """Mean over seeds."""
     value = np.mean([row[column] for row in rows]) * (100 if percent else 1)
-    return f"{value:.0f}" if 100 <= abs(value) < 1e5 else tables.number(value, 2)
+    return f"{value:.0f}" if 100 <= abs(value) < 1e5 else presentation.number(value, 2)
 
 
 def spread(rows: list[dict[str, Any]], column: str, percent: bool = False) -> str:
     """``mean±standard deviation`` over seeds."""
     values = np.array([row[column] for row in rows], float) * (100 if percent else 1)
-    return mean(rows, column, percent) + (f"±{tables.number(values.std(ddof=1), 1)}" if len(values) > 1 else "")
+    return mean(rows, column, percent) + (f"±{presentation.number(values.std(ddof=1), 1)}" if len(values) > 1 else "")
 
 
 def table_of(name: str, rows: list[dict[str, Any]]) -> Table:

@@ -18,7 +18,7 @@ import numpy as np
 from rich.table import Table
 from targets import Flags, chosen, kept_images
 
-from gpz_jax import workflow
+from gpz_jax import presentation, workflow
 from gpz_jax.config import parse
 from gpz_jax.errors import one_line_errors
 from gpz_jax.reporting import figures, tables
@@ -72,7 +72,7 @@ def shown(rows: list[dict], size: str) -> Table:
         for level in ("feature", "decision"):
             for weights in ("trained", "untrained"):
                 row = best(rows, network=name, level=level, weights=weights)
-                numbers = (tables.number(row[key]) for key in ("mse", "ratio", "ssim"))
+                numbers = (presentation.number(row[key]) for key in ("mse", "ratio", "ssim"))
                 flat = "yes" if row["flattened"] else "NO"
                 table.add_row(name, row["cut"], level, weights, row["decoder"], *numbers, flat)
         table.add_section()

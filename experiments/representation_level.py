@@ -18,7 +18,7 @@ import numpy as np
 from rich.table import Table
 from targets import PAPER, Flags, chosen, kept_images
 
-from gpz_jax import workflow
+from gpz_jax import presentation, workflow
 from gpz_jax.config import parse
 from gpz_jax.errors import one_line_errors
 from gpz_jax.reporting import figures, tables
@@ -89,7 +89,7 @@ def shown(rows: list[dict], size: str) -> Table:
         table.add_column(head, justify="left" if head in ("network", "cut", "level", "decoder") else "right")
     table.add_column("flattened?")
     for row in rows:
-        n = tables.number
+        n = presentation.number
         paper = n(row["paper"]) if row["decoder"] == "deconvolution" else ""
         table.add_row(
             row["network"], row["cut"], row["level"], row["decoder"], str(row["dimension"]), n(row["mse_paper"]), paper,

@@ -19,7 +19,7 @@ import numpy as np
 from rich.table import Table
 from targets import Flags, chosen, kept_images
 
-from gpz_jax import workflow
+from gpz_jax import presentation, workflow
 from gpz_jax.config import parse
 from gpz_jax.errors import one_line_errors
 from gpz_jax.reporting import figures, tables
@@ -90,7 +90,7 @@ def shown(rows: list[dict], size: str) -> list[Table]:
             table.add_column(head, justify="right")
         for attacker in dict.fromkeys(row["attacker"] for row in mine.values()):
             pair = [mine[attacker, level] for level in ("feature", "decision")]
-            cells = [tables.number(row[key]) for row in pair for key in ("mse_paper", "ratio")]
+            cells = [presentation.number(row[key]) for row in pair for key in ("mse_paper", "ratio")]
             paper = PAPER.get(attacker, ("", "")) if name == "ir152" else ("", "")
             table.add_row(
                 attacker, *cells, f"{pair[1]['mse_paper'] / pair[0]['mse_paper']:.2f}",

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from gpz_jax import workflow
+from gpz_jax import presentation, workflow
 from gpz_jax.config import AttackConfig, Config, ProbeConfig, TrainingConfig, parse
 from gpz_jax.errors import one_line_errors
 from gpz_jax.reporting import tables
@@ -105,8 +105,8 @@ def summary(rows: list[dict]) -> Table:
             cells = []
             for column in columns:
                 values = over_seeds(rows, cut, targets, column)
-                spread = f" ± {tables.number(values.std(ddof=1), 1)}" if len(values) > 1 else ""
-                cells.append(tables.number(values.mean()) + spread)
+                spread = f" ± {presentation.number(values.std(ddof=1), 1)}" if len(values) > 1 else ""
+                cells.append(presentation.number(values.mean()) + spread)
             inside = [row["zone_null"] != "" for row in rows if row["cut"] == cut and row["targets"] == targets]
             table.add_row(cut, targets, *cells, f"{sum(inside)} of {len(inside)}")
         table.add_section()

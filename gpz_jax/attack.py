@@ -9,7 +9,7 @@ import tyro
 from gpz_jax import workflow
 from gpz_jax.config import AttackConfig, RunIdentity, parse
 from gpz_jax.errors import one_line_errors
-from gpz_jax.reporting import tables
+from gpz_jax.reporting import attack_table, tables
 
 DESCRIPTION = """Rebuild the input from what is sent at each cut, by attackers trained on images of their own, and score
 them on test images against floors: the mean image, the class mean, and a decoder that sees the predicted label only.
@@ -57,8 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     what += ", probabilities" if flags.attack.probabilities else ""
     what += "" if flags.attack.defence == "none" else f" behind {flags.attack.defence}"
     title = f"{loaded.run.folder.name}{what}: attacked with {len(loaded.splits.auxiliary)} auxiliary images"
-    tables.console().print(tables.attack_table(title, results))
-    tables.console().print(tables.leak_table("leak list: the best attack on each cut", results))
+    tables.console().print(attack_table.attack_table(title, results))
+    tables.console().print(attack_table.leak_table("leak list: the best attack on each cut", results))
     best = [result for result in results if result["best"]]
     for result in best:
         if "accuracy" in result:

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
@@ -11,8 +12,39 @@ class UserError(ValueError):
     """Bad input that one line can explain: what is wrong, and what to do about it.
 
     The commands print it as ``gpz: error: …`` and exit with status 2; a library caller catches it as a
-    ``ValueError``.
+    ``ValueError``. Functions know settings, not flags: they write the setting's name into the message and name it again
+    as a ``field``, and the command turns it into the flag of that name.
+
+    Args:
+      message: one line.
+      field: settings that the message names, as words of their own.
+
+    Example:
+      >>> error = UserError("batch_size must be at least 1, got 0", field="batch_size")
+      >>> str(error), error.with_flags()
+      ('batch_size must be at least 1, got 0', '--batch-size must be at least 1, got 0')
     """
+
+    def __init__(self, message: str, *, field: str | Iterable[str] = ()):
+        super().__init__(message)
+        self.fields = (field,) if isinstance(field, str) else tuple(field)
+
+    def with_flags(self) -> str:
+        """The message with every setting that it names written as a flag."""
+        message = str(self)
+        for field in self.fields:
+            # Not inside a longer word, a path or quotes, and not where a value is assigned to it.
+            message = re.sub(rf"(?<![\w'\"./-]){re.escape(field)}(?![\w'\"=/-])", flag_of(field), message)
+        return message
+
+
+def flag_of(field: str) -> str:
+    """The flag of a setting.
+
+    >>> flag_of("batch_size")
+    '--batch-size'
+    """
+    return "--" + field.replace("_", "-")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -36,7 +68,7 @@ def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
         try:
             main(*args, **kwargs)
         except UserError as error:
-            _stop(str(error))
+            _stop(error.with_flags())
         except OSError as error:  # a full disk, a folder taken away in mid-run
             where = f": {error.filename}" if error.filename else ""
             _stop(f"{error.strerror or error}{where}; what was finished before is kept")

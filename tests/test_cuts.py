@@ -14,11 +14,11 @@ import xarray as xr
 from PIL import Image
 from tiny_runs import CUTS, TINY, refused
 
-from gpz_jax import attack, cuts, runs, train, workflow
+from gpz_jax import attack, cuts, presentation, runs, train, workflow
 from gpz_jax.analysis import cost
 from gpz_jax.config import Config, DataConfig, ModelConfig, resolve
 from gpz_jax.data.sources import fingerprint
-from gpz_jax.reporting import figures, tables
+from gpz_jax.reporting import cuts_table, figures
 from gpz_jax.training import classifier
 from gpz_jax.workflow import BareModel, CutsConfig
 from gpz_jax.workflow.cuts_command import recommend
@@ -174,7 +174,7 @@ def test_a_bare_model_is_timed_by_pieces_and_where_asked_as_whole_halves(capsys,
     total = float(rows["logits"]["edge_ms"])
     for cut, row in rows.items():
         assert float(row["edge_ms"]) + float(row["cloud_ms"]) == pytest.approx(total)
-        assert shown[cut]["edge ms by pieces"] == tables.number(float(row["edge_ms"]))
+        assert shown[cut]["edge ms by pieces"] == presentation.number(float(row["edge_ms"]))
         assert math.isfinite(float(row["edge_ms_whole"])) == (cut in ("block_1", "block_3"))
     assert rows["logits"]["cloud_ms"] == "0.0"
     assert_png(tmp_path / "there" / "cuts.png")
@@ -214,7 +214,7 @@ def test_a_narrow_table_leaves_columns_out_and_cuts_none_short(width, payload, g
         "ratio": 0.456, "flattened": False, "within_budget": True, "recommended": True,
     }  # fmt: skip
     console = Console(width=width, record=True, file=io.StringIO())
-    console.print(tables.cuts_table("a [title]", [row], payload=payload, width=width))
+    console.print(cuts_table.cuts_table("a [title]", [row], payload=payload, width=width))
     said = console.export_text()
     heads = table(said)["block_4 *"]
     assert set(kept) <= set(heads)
@@ -257,12 +257,12 @@ def assert_table_carries_price_probe_and_attack(copy, capsys):
             str(at.mark.sel(rule=rule).values) for rule in ("paper", "null")
         ]
         line = shown["logits *" if cut == "logits" else cut]
-        assert line["rho"] == tables.number(float(at.share))
+        assert line["rho"] == presentation.number(float(at.share))
         assert int(row["values"]) == at.dimension
         scores = [float(row["mse"]), float(row["ratio"])]
         if cut == "logits":
             assert scores == [result["scores"]["mse"], result["scores"]["ratio"]]
-            assert line["/class mean"] == tables.number(scores[1]) + "?"  # an epoch flattens nothing
+            assert line["/class mean"] == presentation.number(scores[1]) + "?"  # an epoch flattens nothing
         else:
             assert np.isnan(scores).all()
             assert line["/class mean"] == ""

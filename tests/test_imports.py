@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(gpz_jax.__file__).parent
 
 #: From the ground up; a layer imports only layers below it, and within itself as it likes.
 LAYERS = [
-    ["errors"],
+    ["errors", "presentation"],
     ["config"],
     ["taps", "targets", "parallel"],
     ["taps_nnx"],
@@ -37,11 +37,11 @@ HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 ONLY = {
     "config": {"errors"},
     "models": {"models", "taps", "errors"},
-    "analysis": {"analysis", "taps", "targets", "config", "errors"},
-    "inversion": {"inversion", "data", "taps", "targets", "defences", "parallel", "config", "errors"},
+    "analysis": {"analysis", "presentation", "taps", "targets", "config", "errors"},
+    "inversion": {"inversion", "presentation", "data", "taps", "targets", "defences", "parallel", "config", "errors"},
     "deployment": {"deployment", "analysis", "taps", "errors"},
     "runs": {"runs", "analysis", "config", "errors"},
-    "reporting": {"reporting", "config", "errors"},
+    "reporting": {"reporting", "presentation", "config", "errors"},
 }
 
 

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
+from gpz_jax import presentation
 from gpz_jax.analysis import cost
 from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.models import MODELS, build
-from gpz_jax.reporting import figures, tables
+from gpz_jax.reporting import cuts_table, figures, tables
 from gpz_jax.taps import TappedNetwork, tap
 from gpz_jax.workflow.common import progress_bar, say
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run
@@ -209,8 +210,8 @@ def _price(
     limits = _limits(options, total["edge_parameters"])
     _hold(rows, [limit for limit in limits if limit.key != "edge_ms"], name)  # refuse before anything is timed
     title = (
-        f"{name}: {total['edge_parameters']:,} parameters, {tables.quantity(total['edge_flops'])}FLOP, "
-        f"{'x'.join(map(str, x.shape[1:]))} images ({tables.quantity(math.prod(x.shape[1:]), 1024)}B), "
+        f"{name}: {total['edge_parameters']:,} parameters, {presentation.quantity(total['edge_flops'])}FLOP, "
+        f"{'x'.join(map(str, x.shape[1:]))} images ({presentation.quantity(math.prod(x.shape[1:]), 1024)}B), "
         f"batch of {options.batch_size}"
     )
     inputs = None if options.no_latency else (_values(variables), _images(x))
@@ -341,14 +342,14 @@ def recommend(rows: list[dict[str, Any]]) -> tuple[str, str]:
     attacked = [row for row in inside if math.isfinite(row.get("ratio", math.nan))]
     if attacked:
         best = max(attacked, key=lambda row: row["ratio"])
-        criterion = f"attack: the highest ratio to the class-mean floor, {tables.number(best['ratio'])}"
+        criterion = f"attack: the highest ratio to the class-mean floor, {presentation.number(best['ratio'])}"
         return best["cut"], f"{criterion}, of the attacked cuts, {len(attacked)} of {len(inside)}"
     probed = [row for row in inside if math.isfinite(row.get("share", math.nan))]
     zone = [row for row in probed if row.get("zone_null")]
     if probed:
         best = min(zone or probed, key=lambda row: row["share"])
         where = ", in the null rule's zone" if zone else f"; none of {len(inside)} cuts lies in the null rule's zone"
-        return best["cut"], f"probe: the lowest rho, {tables.number(best['share'])}{where}"
+        return best["cut"], f"probe: the lowest rho, {presentation.number(best['share'])}{where}"
     return inside[-1]["cut"], f"depth: the deepest of {len(inside)}; neither probed nor attacked"
 
 
@@ -447,7 +448,7 @@ def _time_halves(traced: cost.Traced, inputs: tuple[Any, Any], row: dict[str, An
     halves = cost.time_halves(traced, *inputs, row["cut"], repeats=repeats)
     row["edge_ms_whole"], row["cloud_ms_whole"] = (1000 * seconds for seconds in halves)
     edge, cloud, edge_whole, cloud_whole = (
-        tables.number(row[key]) for key in ("edge_ms", "cloud_ms", "edge_ms_whole", "cloud_ms_whole")
+        presentation.number(row[key]) for key in ("edge_ms", "cloud_ms", "edge_ms_whole", "cloud_ms_whole")
     )
     return (
         f"{row['cut']}: edge {edge} ms, cloud {cloud} ms by pieces; {edge_whole} ms and {cloud_whole} ms as two whole "
@@ -482,6 +483,6 @@ def _images(x: jax.ShapeDtypeStruct) -> np.ndarray:
 
 def report_cuts(priced: Priced, console: Console) -> None:
     """Print the table of cuts and what is recommended, in words."""
-    console.print(tables.cuts_table(priced.title, priced.rows, payload=priced.payload, width=console.width))
+    console.print(cuts_table.cuts_table(priced.title, priced.rows, payload=priced.payload, width=console.width))
     for sentence in priced.words:
         console.print(sentence, markup=False, highlight=False)

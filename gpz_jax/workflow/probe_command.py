@@ -20,7 +20,7 @@ from gpz_jax.data import splits
 from gpz_jax.data.batches import padded_batches
 from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError, did_you_mean
-from gpz_jax.reporting import figures, tables
+from gpz_jax.reporting import figures, probe_table, tables
 from gpz_jax.taps import TappedNetwork, tap_shapes, valid_cuts
 from gpz_jax.training import classifier
 from gpz_jax.workflow.common import PROBE_BATCH, probe_batches, progress_bar
@@ -77,7 +77,7 @@ def probe_run(loaded: LoadedRun, options: ProbeConfig = ProbeConfig(), *, seed: 
     name = "-".join([options.split, *([options.labels] if options.labels != "true" else [])])
     folder = loaded.run.subfolder("probe")
     runs.write_zarr(record, folder / f"{name}.zarr")
-    tables.write_csv(tables.probe_rows(record), folder / f"{name}.csv")
+    tables.write_csv(probe_table.probe_rows(record), folder / f"{name}.csv")
     figures.probe_figure(record, loaded.run.subfolder("figures") / f"probe-{name}.png")
     return record
 
@@ -244,6 +244,6 @@ def _mark(found: zone.Zone, cut: str) -> str:
 
 def report_probe(record, console: Console) -> None:
     """Print a probe's table and what each rule says, in words."""
-    console.print(tables.probe_table(record))
+    console.print(probe_table.probe_table(record))
     for rule in record.rule.values:
         console.print(f"rule '{rule}': {record.attrs[f'reason_{rule}']}", markup=False, highlight=False)

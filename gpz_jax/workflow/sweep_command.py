@@ -11,13 +11,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from gpz_jax import parallel, runs
+from gpz_jax import parallel, presentation, runs
 from gpz_jax.analysis.radius import measure, summarise
 from gpz_jax.config import Config, resolve
 from gpz_jax.data import sources, splits
 from gpz_jax.data.splits import Splits
 from gpz_jax.errors import UserError
-from gpz_jax.reporting import tables
 from gpz_jax.runs.folder import Run
 from gpz_jax.training import classifier, sweep
 from gpz_jax.workflow.common import abstract_state, load_data, probe_batches, progress_bar, say, short
@@ -309,6 +308,6 @@ def report_members(trained: Together, console: Console) -> None:
         at = summarise(measure(member.network, member.variables, batches, member.run.num_classes))[cut]
         numbers = (found["accuracy"], float(at.within), float(at.rho))
         cells = (f"{training.ls:g}", str(member.run.config.seed), str(member.epoch))
-        table.add_row(*cells, *map(tables.number, numbers))
+        table.add_row(*cells, *map(presentation.number, numbers))
     console.print(table)
     say(f"each is a run folder: python -m gpz_jax.probe {short(trained.members[0].run.folder)}")

@@ -8,7 +8,8 @@ import pytest
 import xarray as xr
 from rich.console import Console
 
-from gpz_jax.reporting import tables
+from gpz_jax import presentation
+from gpz_jax.reporting import attack_table, probe_table, tables
 
 
 @pytest.mark.parametrize(
@@ -28,17 +29,17 @@ from gpz_jax.reporting import tables
     ],
 )
 def test_number(value, text):
-    assert tables.number(value) == text
+    assert presentation.number(value) == text
 
 
 def test_number_of_digits():
-    assert tables.number(1 / 3, 1) == "0.3"
+    assert presentation.number(1 / 3, 1) == "0.3"
 
 
 def test_interval():
-    assert tables.interval(0.123, -4.567) == "[0.12, -4.57]"
-    assert tables.interval(float("nan"), 1.0) == ""
-    assert tables.interval(1.0, float("nan")) == ""
+    assert presentation.interval(0.123, -4.567) == "[0.12, -4.57]"
+    assert presentation.interval(float("nan"), 1.0) == ""
+    assert presentation.interval(1.0, float("nan")) == ""
 
 
 def test_csv_keeps_full_precision_and_leaves_no_partial_file(tmp_path):
@@ -96,7 +97,7 @@ def shown(table):
 
 
 def test_probe_table_marks_bypassed_cuts_and_leaves_missing_numbers_blank():
-    text = shown(tables.probe_table(record()))
+    text = shown(probe_table.probe_table(record()))
     assert "early (bypassed)" in text
     assert "late (bypassed)" not in text
     assert "nan" not in text
@@ -107,7 +108,7 @@ def test_probe_table_marks_bypassed_cuts_and_leaves_missing_numbers_blank():
 
 
 def test_probe_rows_hold_what_the_record_holds():
-    early, late = tables.probe_rows(record())
+    early, late = probe_table.probe_rows(record())
     assert (early["cut"], early["D"], early["valid"], early["zone_paper"]) == ("early", 32, False, "")
     assert (late["radius"], late["zone_paper"]) == (0.25, "onset")
     assert np.isnan(late["evidence"])
@@ -115,15 +116,15 @@ def test_probe_rows_hold_what_the_record_holds():
 
 @pytest.mark.parametrize(("labels", "said"), [("predicted", "predicted labels"), ("kmeans", "k-means clusters")])
 def test_probe_table_says_which_classes(labels, said):
-    assert said in shown(tables.probe_table(record(labels=labels)))
+    assert said in shown(probe_table.probe_table(record(labels=labels)))
 
 
 def test_names_with_brackets_are_printed_as_they_are():
-    assert "[/red]x[b]" in shown(tables.probe_table(record(run="[/red]x[b]")))
+    assert "[/red]x[b]" in shown(probe_table.probe_table(record(run="[/red]x[b]")))
 
 
 def attacked(flattened, gain, **more):
-    scores = dict.fromkeys(tables.ATTACK_COLUMNS, 0.5)
+    scores = dict.fromkeys(attack_table.ATTACK_COLUMNS, 0.5)
     floors = {"class_mean": 0.25, "label_only": 0.5, "mean_image": 0.75}
     ends = [{"image": 7, "label": 3, "mse": 0.125}], [{"label": 4, "images": 2, "mse": 0.375}]
     leaks = {f"{end}_{what}": ends[i] for i, what in enumerate(("images", "classes")) for end in ("best", "worst")}
@@ -136,7 +137,7 @@ def attacked(flattened, gain, **more):
 
 
 def test_attack_table_has_both_floors_and_says_whether_the_loss_flattened():
-    text = shown(tables.attack_table("a [title]", [attacked(True, 0.002), attacked(False, 0.1, cut="[fc]")]))
+    text = shown(attack_table.attack_table("a [title]", [attacked(True, 0.002), attacked(False, 0.1, cut="[fc]")]))
     assert "a [title]" in text
     assert "[fc]" in text
     assert "loss flattened?" in text
@@ -154,7 +155,7 @@ def test_attack_table_has_both_floors_and_says_whether_the_loss_flattened():
 def test_attack_table_marks_the_best_of_a_ladder():
     rungs = [attacked(True, 0, decoder="linear", kind="linear", best=False), attacked(True, 0.002)]
     rungs.append(attacked(True, 0, decoder="likelihood", kind="likelihood", best=False, test_images=16))
-    text = shown(tables.attack_table("t", rungs))
+    text = shown(attack_table.attack_table("t", rungs))
     assert "deconvolution *" in text
     assert "likelihood (16 images)" in text
     assert "linear *" not in text
@@ -162,7 +163,9 @@ def test_attack_table_marks_the_best_of_a_ladder():
 
 
 def test_leak_table_has_the_best_attack_on_each_cut_only():
-    text = shown(tables.leak_table("t", [attacked(True, 0), attacked(True, 0, cut="fc", decoder="weak", best=False)]))
+    text = shown(
+        attack_table.leak_table("t", [attacked(True, 0), attacked(True, 0, cut="fc", decoder="weak", best=False)])
+    )
     assert "7 (3): 0.125" in text
     assert "4: 0.375" in text
     assert "weak" not in text

@@ -1,0 +1,93 @@
+"""Numbers and small tables for people, as text that fits a terminal and as HTML for notebooks."""
+
+import html
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+#: Characters that a result's ``repr`` may be wide.
+WIDTH = 80
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """A number for people: ``digits`` significant ones; an empty string for NaN.
+
+    Example:
+      >>> number(0.012345), number(1234.5), number(float("nan")), number(7)
+      ('0.0123', '1.23e+03', '', '7')
+    """
+    if isinstance(value, str | bool | np.bool_):
+        return str(value)
+    if isinstance(value, int | np.integer):
+        return str(value)
+    return "" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+def interval(low: float, high: float) -> str:
+    """``[0.1, 0.2]``, or an empty string if there is none."""
+    return "" if math.isnan(low) or math.isnan(high) else f"[{low:.2f}, {high:.2f}]"
+
+
+def quantity(value: float | int, base: int = 1000) -> str:
+    """Three digits and a prefix, ready for a unit: powers of 1000, or of 1024 for bytes; empty for NaN.
+
+    Example:
+      >>> quantity(6_945_103_114) + "FLOP", quantity(1_572_864, 1024) + "B", quantity(40, 1024) + "B"
+      ('6.95 GFLOP', '1.5 MiB', '40 B')
+    """
+    if math.isnan(value):
+        return ""
+    prefixes = ("", "k", "M", "G", "T", "P") if base == 1000 else ("", "Ki", "Mi", "Gi", "Ti", "Pi")
+    power = 0
+    while abs(value) >= 999.5 and power < len(prefixes) - 1:  # 999.5 would be written 1e+03
+        value, power = value / base, power + 1
+    return f"{value:.3g} {prefixes[power]}"
+
+
+def text_table(title: str, columns: Mapping[str, Sequence[str]], notes: Sequence[str] = ()) -> str:
+    """A title, a table of ready-made cells and notes below it, in lines of at most 80 characters.
+
+    Args:
+      title: the first line.
+      columns: head -> one cell a row; the first column is left-justified and gives way where the table is too wide.
+      notes: sentences below the table, wrapped.
+
+    Example:
+      >>> print(text_table("two cuts", {"cut": ["fc", "logits"], "rho": ["0.11", "0.093"]}, ["a note"]))
+      two cuts
+      cut       rho
+      fc       0.11
+      logits  0.093
+      a note
+    """
+    import textwrap
+
+    widths = [max(map(len, (head, *cells))) for head, cells in columns.items()]
+    widths[0] = max(4, min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1)))
+
+    def line(cells: Sequence[str]) -> str:
+        first = cells[0] if len(cells[0]) <= widths[0] else cells[0][: widths[0] - 1] + "…"
+        rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "  ".join([first.ljust(widths[0]), *rest]).rstrip()[:WIDTH]
+
+    rows = [line(cells) for cells in (list(columns), *zip(*columns.values(), strict=True))]
+    said = [part for note in notes for part in textwrap.wrap(note, WIDTH)]
+    return "\n".join([*textwrap.wrap(title, WIDTH), *rows, *said])
+
+
+def html_table(title: str, columns: Mapping[str, Sequence[str]], notes: Sequence[str] = ()) -> str:
+    """The same as HTML, everything escaped.
+
+    Example:
+      >>> html_table("a & b", {"cut": ["<fc>"]})
+      '<table><caption>a &amp; b</caption><tr><th>cut</th></tr><tr><td>&lt;fc&gt;</td></tr></table>'
+    """
+    heads = "".join(f"<th>{html.escape(head)}</th>" for head in columns)
+    rows = [
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+        for cells in zip(*columns.values(), strict=True)
+    ]
+    said = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
+    return f"<table><caption>{html.escape(title)}</caption><tr>{heads}</tr>{''.join(rows)}</table>{said}"
