@@ -2,10 +2,17 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
+# Compiling is most of the time of these tests: what one process has compiled, the other worker and every command that
+# a test starts read (workers inherit it). A folder of the run's own, unless JAX_COMPILATION_CACHE_DIR names another.
+OWN_CACHE = os.path.join(tempfile.gettempdir(), f"gpz-tests-{os.getpid()}")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", OWN_CACHE)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest
@@ -19,3 +26,7 @@ DATA_DIR = pathlib.Path(os.environ.get("GPZ_DATA", "data"))
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+def pytest_unconfigure():
+    shutil.rmtree(OWN_CACHE, ignore_errors=True)

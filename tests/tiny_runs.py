@@ -1,13 +1,9 @@
 """Tiny real runs, and how tests of the commands start them and read what they say."""
 
-import atexit
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 
-import jax
 import numpy as np
 import pytest
 
@@ -18,17 +14,9 @@ from gpz_jax.data.sources import load
 TINY = ("--size", "16", "--width", "4", "--epochs", "2", "--null-seeds", "2", "--bootstrap", "50")
 CUTS = ("block_1", "block_2", "block_3", "block_4", "fc", "logits")
 
-# Compiling is most of the time of a tiny run: what one process has compiled the next reads.
-CACHE = tempfile.mkdtemp(prefix="gpz-compiled-")
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
-jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
-    "JAX_COMPILATION_CACHE_DIR": CACHE,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     "COLUMNS": "200",
 }
 
