@@ -14,12 +14,21 @@ from gpz_jax.runs.folder import (
     start,
     write_config,
 )
-from gpz_jax.runs.records import dynamics_store, make_folder, save_tree, write_json, write_zarr
+from gpz_jax.runs.records import (
+    SCHEMA_VERSION,
+    dynamics_store,
+    make_folder,
+    save_tree,
+    schema_of,
+    write_json,
+    write_zarr,
+)
 from gpz_jax.runs.steps import CHUNK, PARAMETER_TERMS, VARIABLES, StepRecord, read_steps, steps_folder
 
 __all__ = [
     "CHUNK",
     "PARAMETER_TERMS",
+    "SCHEMA_VERSION",
     "VARIABLES",
     "Checkpoints",
     "Loaded",
@@ -42,6 +51,7 @@ __all__ = [
     "readable_name",
     "save_tree",
     "saved_epochs",
+    "schema_of",
     "start",
     "steps_folder",
     "write_config",

@@ -24,7 +24,7 @@ import jax
 
 from gpz_jax.config import Config, from_mapping
 from gpz_jax.errors import UserError
-from gpz_jax.runs.records import make_folder, write_json
+from gpz_jax.runs.records import SCHEMA_VERSION, make_folder, schema_of, write_json
 
 _PACKAGES = ("gpz-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "dm-pix")
 
@@ -122,6 +122,7 @@ def write_config(run: Run) -> None:
     write_json(
         run.folder / "config.json",
         {
+            "schema_version": SCHEMA_VERSION,
             "config": dataclasses.asdict(run.config),
             "fingerprint": run.fingerprint,
             "num_classes": run.num_classes,
@@ -143,6 +144,7 @@ def open_run(folder: str | Path) -> Run:
         raise UserError(f"{path} is not a run folder (no config.json){hint}")
     try:
         written = json.loads(file.read_text())
+        schema_of(written, file)
         config = from_mapping(Config, written["config"], where=str(file))
         fields = (str(written["fingerprint"]), int(written["num_classes"]), int(written["channels"]))
         imported = written.get("imported")
