@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from rich.table import Table
-from targets import Flags, chosen
+from targets import Flags, chosen, target_run
 
 from gpz_jax import presentation, workflow
 from gpz_jax.config import parse

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.table import Table
-from targets import Flags, chosen, kept_images
+from targets import Flags, chosen, kept_images, target_run
 
 from gpz_jax import presentation, workflow
 from gpz_jax.config import parse

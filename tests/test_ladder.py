@@ -89,7 +89,7 @@ def test_the_linear_rung_is_scored_as_numpy_scores_it(run, climbed):
         kept = ocp.load(str(run / "attacks" / "block_3-linear" / "decoder"))
     flat = z.reshape(12, -1).astype(np.float64) - kept["z_mean"]
     x_hat = np.clip(kept["x_mean"] + flat @ kept["coefficients"], 0, 1)
-    x = np.asarray(attacker.pixels(images, 16)).reshape(12, -1)
+    x = np.asarray(decoder_training.pixels(images, 16)).reshape(12, -1)
     np.testing.assert_allclose(np.mean((x - x_hat) ** 2), result_of(run, "block_3-linear")["mse_first"], rtol=1e-4)
 
 
@@ -104,7 +104,7 @@ def test_a_killed_ladder_loses_the_rung_under_way_only(run, climbed, tmp_path, m
     (kept,) = (folder / "attacks").glob("*/result.json")
     before = kept.stat().st_mtime_ns
     with monkeypatch.context() as patch:
-        patch.setattr(rungs, "fit_likelihood", killed)
+        patch.setattr(attack_fitting, "fit_likelihood", killed)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             attack.main([str(folder), *CLIMB, "--resume"])
     said = capsys.readouterr().err

@@ -432,7 +432,7 @@ def readings(
     outputs = [own, (own > 0).astype(p.dtype), output_entropy(logits), hits, cross_entropy(logits, targets)]
     sums = jax.ops.segment_sum(jnp.stack(outputs, axis=1), labels, num_segments=num_classes)
     means = jnp.where(count[:, None] > 0, sums / jnp.maximum(count, 1)[:, None].astype(sums.dtype), jnp.nan)
-    return Readings(radius, within, share, *means.T)
+    return Readings(radius, within, rho, *means.T)
 
 
 # Sums over classes ---------------------------------------------------------------------------------------------------

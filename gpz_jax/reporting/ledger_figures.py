@@ -8,8 +8,8 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from gpz_jax.presentation import number
 from gpz_jax.reporting.figures import new_figure, set_logarithmic
-from gpz_jax.reporting.tables import number
 
 
 def _percent(part: float, whole: float) -> str:

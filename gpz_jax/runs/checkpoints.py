@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from gpz_jax.errors import UserError
 from gpz_jax.runs.folder import Run
+from gpz_jax.runs.records import write_json
 
 
 class Loaded(NamedTuple):

@@ -75,7 +75,7 @@ class StepRecord:
         cls,
         run_folder: Path,
         *,
-        layers: Sequence[str],
+        cuts: Sequence[str],
         dimensions: Sequence[int],
         images_of_class: Sequence[int],
         interference_cuts: Sequence[str],
@@ -87,7 +87,7 @@ class StepRecord:
 
         Args:
           run_folder: of the run.
-          layers: names of the cuts.
+          cuts: names of the cuts.
           dimensions: D of each.
           images_of_class: N_c of the probe batch.
           interference_cuts: cuts at which the interference is kept.
@@ -108,7 +108,7 @@ class StepRecord:
             except _UNREADABLE as error:
                 raise _unreadable(folder, error) from None
         sizes = {
-            "cut": len(layers), "class": len(images_of_class), "output": len(images_of_class),
+            "cut": len(cuts), "class": len(images_of_class), "output": len(images_of_class),
             "interference_cut": len(interference_cuts),
         }  # fmt: skip
         group = zarr.open_group(str(folder), mode="w", attributes=dict(attributes))
@@ -116,7 +116,7 @@ class StepRecord:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # zarr 3 warns that its strings are not final; xarray reads them
             constant = {
-                "cut": ("cut", np.array(layers, dtype=np.dtypes.StringDType())),
+                "cut": ("cut", np.array(cuts, dtype=np.dtypes.StringDType())),
                 "dimension": ("cut", np.array(dimensions, np.int64)),
                 "class": ("class", np.arange(sizes["class"])),
                 "output": ("output", np.arange(sizes["class"])),
@@ -156,8 +156,7 @@ class StepRecord:
         """The decision-level bound of every step and layer, ``(n, L)``, of radii ``(n, L, K)``."""
         counts, dimensions = np.asarray(self._group["images_of_class"]), np.asarray(self._group["dimension"])
         found = [
-            [bounds.decision_bound(r, counts, int(d)) for r, d in zip(layers, dimensions, strict=True)]
-            for layers in radius
+            [bounds.decision_bound(r, counts, int(d)) for r, d in zip(cuts, dimensions, strict=True)] for cuts in radius
         ]
         return np.array(found, np.float32).reshape(radius.shape[:2])
 

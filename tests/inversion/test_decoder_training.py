@@ -62,8 +62,8 @@ def mean_error(target_variables, trained, split):
 
 
 def test_beats_the_mean_image_from_the_first_block(target_variables, parts, trained):
-    pictures = attacker.pixels(parts.test.take()[0], 16)
-    mean = jnp.mean(attacker.pixels(parts.train.take()[0], 16), axis=0)
+    pictures = decoder_training.pixels(parts.test.take()[0], 16)
+    mean = jnp.mean(decoder_training.pixels(parts.train.take()[0], 16), axis=0)
     floor = float(jnp.mean((pictures - mean) ** 2))
     assert mean_error(target_variables, trained, parts.test) < 0.5 * floor
 
@@ -85,7 +85,7 @@ def selection_of(auxiliary):
 
 def test_selection_and_fit_are_disjoint_and_inside_the_auxiliary_split(target_variables, parts, monkeypatch):
     looked_at, sent = [], []
-    honest_batches, honest_replicate = attacker.padded_batches, parallel.replicate
+    honest_batches, honest_replicate = decoder_training.padded_batches, parallel.replicate
 
     def batches(split, size):
         looked_at.append(split.indices)
@@ -95,7 +95,7 @@ def test_selection_and_fit_are_disjoint_and_inside_the_auxiliary_split(target_va
         sent.append(tree)
         return honest_replicate(tree, mesh)
 
-    monkeypatch.setattr(attacker, "padded_batches", batches)
+    monkeypatch.setattr(decoder_training, "padded_batches", batches)
     monkeypatch.setattr(parallel, "replicate", replicate)
     # Every image carries its own number in one pixel, so that the images themselves tell where they are from.
     images = parts.auxiliary.images.copy()
@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_asked_for_again(target_variables, parts, monkeypat
     """The decoder learns the same whether z is kept or recomputed at every step."""
     short = AttackConfig(epochs=2, decoder_width=4)
     kept = attack(target_variables, parts.auxiliary, short)
-    monkeypatch.setattr(attacker, "KEPT_BYTES", 0)
+    monkeypatch.setattr(decoder_training, "KEPT_BYTES", 0)
     asked = []
     honest = decoder_training.Edge.send
     monkeypatch.setattr(decoder_training.Edge, "send", lambda *a: asked.append(len(a[2])) or honest(*a))
@@ -140,7 +140,7 @@ def test_reconstruct_drops_padding_and_keeps_the_order(target_variables, parts, 
     )
     assert [len(x) for x, _ in pairs] == [256, 3]
     assert all(x.shape == x_hat.shape for x, x_hat in pairs)
-    expected = attacker.pixels(some.take()[0], 16)
+    expected = decoder_training.pixels(some.take()[0], 16)
     np.testing.assert_allclose(np.concatenate([x for x, _ in pairs]), expected, atol=1e-6)
 
 
@@ -166,7 +166,7 @@ def test_too_few_images(target_variables, parts):
 
 
 def test_a_loss_that_is_not_finite_names_cut_and_epoch(target_variables, parts, monkeypatch):
-    monkeypatch.setattr(attacker.metrics, "mse", lambda x, x_hat: jnp.full(len(x), jnp.nan))
+    monkeypatch.setattr(decoder_training.metrics, "mse", lambda x, x_hat: jnp.full(len(x), jnp.nan))
     with pytest.raises(UserError, match=r"attack on block_1 diverged in epoch 1.*--lr"):
         attack(target_variables, parts.auxiliary, AttackConfig(epochs=1, decoder_width=4))
 

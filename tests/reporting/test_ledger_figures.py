@@ -12,7 +12,7 @@ from gpz_jax.runs.steps import PARAMETER_TERMS, VARIABLES
 def curves(steps=30, cuts=3, turn=None, scale=1.0, full=True):
     """What ``workflow.vortex.over_ledger`` returns, of random numbers."""
     rng = np.random.default_rng(0)
-    sizes = {"step": steps, "cut": layers, "class": 4, "output": 4, "interference_cut": 1}
+    sizes = {"step": steps, "cut": cuts, "class": 4, "output": 4, "interference_cut": 1}
     data = {}
     for name, variable in VARIABLES.items():
         dims = ("step", *(dim for dim in variable.dims if dim != "class" or name == "interference"))
@@ -21,7 +21,7 @@ def curves(steps=30, cuts=3, turn=None, scale=1.0, full=True):
         data[name] = (data[name][0], np.abs(data[name][1]))
     if not full:
         data = {name: values for name, values in data.items() if name not in PARAMETER_TERMS}
-    names = [f"layer_{i}$x^2" for i in range(layers)]  # a name is not mathematics
+    names = [f"layer_{i}$x^2" for i in range(cuts)]  # a name is not mathematics
     coords = {"step": np.arange(steps), "cut": names, "interference_cut": names[:1]}
     return xr.Dataset(data, coords, {"turn": turn, "few": []})
 
@@ -30,7 +30,7 @@ CASES = {
     "plain": {"r": curves()},
     "turn": {"r": curves(turn=10)},
     "one step": {"r": curves(steps=1, turn=0)},
-    "many layers": {"r": curves(cuts=56)},
+    "many cuts": {"r": curves(cuts=56)},
     "reverse smoothing": {"r": curves(scale=1e30)},
     "nothing moves": {"r": curves(scale=0.0)},
     "feature only": {"r": curves(full=False)},
@@ -55,7 +55,7 @@ def test_every_figure_is_drawn(case, tmp_path):
 
 def test_the_sign_change_is_marked_where_it_is(tmp_path, monkeypatch):
     found, new = [], ledger_figures.new_figure
-    monkeypatch.setattr(vortex, "new_figure", lambda *a: found.append(new(*a)) or found[-1])
+    monkeypatch.setattr(ledger_figures, "new_figure", lambda *a: found.append(new(*a)) or found[-1])
     ledger_figures.terms_figure({"r": curves(turn=12)}, ["layer_0$x^2"], tmp_path / "t.png")
     ledger_figures.terms_figure({"r": curves()}, ["layer_0$x^2"], tmp_path / "t.png")
     marks = [[line.get_xdata()[0] for line in axes[0, 0].lines if line.get_linestyle() == ":"] for _, axes in found]

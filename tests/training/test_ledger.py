@@ -215,7 +215,7 @@ def test_tracking_changes_nothing(tracked, tmp_path):
 
 def test_rows_are_the_same_in_whatever_pieces_they_are_written(steps, tmp_path, monkeypatch):
     pieces, honest = [], runs.StepRecord.append
-    monkeypatch.setattr(dynamics, "CHUNK", 4)
+    monkeypatch.setattr("gpz_jax.runs.steps.CHUNK", 4)
     monkeypatch.setattr(
         runs.StepRecord,
         "append",
