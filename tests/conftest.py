@@ -14,8 +14,8 @@ OWN_CACHE = os.path.join(tempfile.gettempdir(), f"gpz-tests-{os.getpid()}")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", OWN_CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
-import jax
-import pytest
+import jax  # noqa: E402 (the environment comes first)
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 

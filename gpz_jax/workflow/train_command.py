@@ -205,7 +205,7 @@ def open_ledger(
     shapes = tap_shapes(network, classifier.abstract_variables(recipe, run.channels), example)
     record = runs.StepRecord.open(
         run.folder,
-        layers=network.cuts,
+        cuts=network.cuts,
         dimensions=[math.prod(shape) for shape in shapes.values()],
         images_of_class=np.bincount(labels, minlength=num_classes).tolist(),
         interference_cuts=at,
