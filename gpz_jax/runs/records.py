@@ -30,8 +30,8 @@ def schema_of(written: Mapping[str, Any], where: str | Path) -> int:
     version = int(written.get("schema_version", 1))
     if version > SCHEMA_VERSION:
         raise UserError(
-            f"{where} was written by a newer gpz_jax (schema {version}; this one reads up to {SCHEMA_VERSION}); upgrade "
-            "gpz_jax to read it"
+            f"{where} was written by a newer gpz_jax (schema {version}; this one reads up to {SCHEMA_VERSION}); "
+            "upgrade gpz_jax to read it"
         )
     return version
 
