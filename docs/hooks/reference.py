@@ -4,7 +4,6 @@ The pages are made of what lies in ``gpz_jax/``, so that a new file is on the si
 """
 
 import ast
-import re
 from pathlib import Path
 
 from mkdocs.structure.files import File
@@ -22,11 +21,6 @@ def on_files(files, config):
     for name, text in pages().items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
-
-
-def on_page_content(html, page, config, files):
-    """Docstrings say ``:func:`name```; a site shows the name alone."""
-    return re.sub(r":(?:func|class|data|meth|mod|attr):(?=<code>)", "", html)
 
 
 def pages() -> dict[str, str]:
