@@ -23,8 +23,9 @@ from rich.table import Table
 from targets import SIZES, Flags, kept_images
 
 from gpz_jax import presentation, workflow
-from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, parse
+from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig
 from gpz_jax.errors import UserError, did_you_mean, one_line_errors
+from gpz_jax.flags import parse
 from gpz_jax.reporting import figures, tables
 
 #: The attacker's sets, and what their classes are called.

@@ -18,8 +18,8 @@ from rich.table import Table
 from targets import Flags, chosen, target_run
 
 from gpz_jax import presentation, workflow
-from gpz_jax.config import parse
 from gpz_jax.errors import one_line_errors
+from gpz_jax.flags import parse
 from gpz_jax.reporting import figures, tables
 
 DEFENCES = ("none", "uint8", "gaussian:0.5", "gaussian:1", "gaussian:2", "laplace:1", "dropout:0.5", "topk:0.1")

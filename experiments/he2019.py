@@ -19,8 +19,9 @@ from rich.table import Table
 from targets import kept_images
 
 from gpz_jax import presentation, workflow
-from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, TrainingConfig, parse
+from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, TrainingConfig
 from gpz_jax.errors import UserError, did_you_mean, one_line_errors
+from gpz_jax.flags import parse
 from gpz_jax.reporting import figures, tables
 
 #: PSNR in dB and SSIM that He et al. (2019) report for the inverse network at these cuts.

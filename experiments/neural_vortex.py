@@ -27,8 +27,9 @@ import numpy as np
 from rich.table import Table
 
 from gpz_jax import presentation, workflow
-from gpz_jax.config import Config, DataConfig, ModelConfig, ProbeConfig, TrackConfig, TrainingConfig, parse
+from gpz_jax.config import Config, DataConfig, ModelConfig, ProbeConfig, TrackConfig, TrainingConfig
 from gpz_jax.errors import UserError, did_you_mean, one_line_errors
+from gpz_jax.flags import parse
 from gpz_jax.reporting import ledger_figures, tables
 from gpz_jax.workflow.vortex_command import Read, read_ledgers, summarise
 

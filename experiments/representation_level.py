@@ -19,8 +19,8 @@ from rich.table import Table
 from targets import PAPER, Flags, chosen, kept_images, target_run
 
 from gpz_jax import presentation, workflow
-from gpz_jax.config import parse
 from gpz_jax.errors import one_line_errors
+from gpz_jax.flags import parse
 from gpz_jax.reporting import figures, tables
 
 

@@ -17,8 +17,9 @@ import numpy as np
 from rich.table import Table
 
 from gpz_jax import presentation, workflow
-from gpz_jax.config import AttackConfig, Config, ProbeConfig, TrainingConfig, parse
+from gpz_jax.config import AttackConfig, Config, ProbeConfig, TrainingConfig
 from gpz_jax.errors import one_line_errors
+from gpz_jax.flags import parse
 from gpz_jax.reporting import tables
 
 #: The paper's three label distributions.

@@ -7,8 +7,9 @@ from typing import Annotated
 import tyro
 
 from gpz_jax import workflow
-from gpz_jax.config import AttackConfig, RunIdentity, parse
+from gpz_jax.config import AttackConfig, RunIdentity
 from gpz_jax.errors import one_line_errors
+from gpz_jax.flags import parse
 from gpz_jax.reporting import attack_table, tables
 
 DESCRIPTION = """Rebuild the input from what is sent at each cut, by attackers trained on images of their own, and score

@@ -1,18 +1,14 @@
-"""Settings as frozen dataclasses, and how flags, a TOML file and the defaults become one of them.
+"""Settings as frozen dataclasses, and the values that no run can have.
 
 The name of a field is the name of its flag and of its TOML key: ``--batch-size 64`` is ``batch_size = 64`` under
-``[training]``. Flags win over the file, the file over the defaults.
+``[training]`` (``flags.py``, ``settings_files.py``).
 """
 
 import dataclasses
 import math
-import tomllib
-import typing
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
-from gpz_jax.errors import UserError, did_you_mean
+from gpz_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,7 +221,9 @@ def resolve(config: Config) -> Config:
     """
     t, d, p, k = config.training, config.data, config.probe, config.track
     if not (t.ls < 1 and math.isfinite(t.ls)):
-        raise UserError(f"--ls must be a finite number below 1, got {t.ls:g}; one-hot is 0, the paper's LS+ is 0.3")
+        raise UserError(
+            f"ls must be a finite number below 1, got {t.ls:g}; one-hot is 0, the paper's LS+ is 0.3", field="ls"
+        )
     _at_least(1, epochs=t.epochs, batch_size=t.batch_size, patience=t.patience, track_size=t.track_size)
     _at_least(0, null_seeds=p.null_seeds, seed=config.seed)
     limits = {"limit": p.limit, "train_limit": d.train_limit, "track_every": k.track_every}
@@ -242,7 +240,9 @@ def resolve(config: Config) -> Config:
         warmup = min(max(1, t.epochs // 4), t.epochs - 1) if t.ls < 0 else 0
     _at_least(0, warmup_epochs=warmup)
     if warmup and warmup >= t.epochs:
-        raise UserError(f"--warmup-epochs {warmup} leaves none of the {t.epochs} epochs for alpha = {t.ls:g}")
+        raise UserError(
+            f"warmup_epochs {warmup} leaves none of the {t.epochs} epochs for alpha = {t.ls:g}", field="warmup_epochs"
+        )
     return dataclasses.replace(config, training=dataclasses.replace(t, warmup_epochs=warmup))
 
 
@@ -255,211 +255,31 @@ def check_attack(attack: AttackConfig) -> AttackConfig:
     if attack.decoder_depth is not None:
         _at_least(0, decoder_depth=attack.decoder_depth)
     if attack.tv is not None and not (attack.tv >= 0 and math.isfinite(attack.tv)):
-        raise UserError(f"--tv must be 0 or more, got {attack.tv:g}")
+        raise UserError(f"tv must be 0 or more, got {attack.tv:g}", field="tv")
     _positive(lr=attack.lr)
     _fraction(selection_fraction=attack.selection_fraction)
     if not all(c.isalnum() or c in "._-" for c in attack.into):
         raise UserError(
-            f"--into {attack.into!r}: letters, digits, dots, dashes and underscores only; it names a folder"
+            f"into {attack.into!r}: letters, digits, dots, dashes and underscores only; it names a folder", field="into"
         )
     if attack.ladder and attack.rung:
-        raise UserError("give --ladder (every rung) or --rung (those you name), not both")
+        raise UserError("give ladder (every rung) or rung (those you name), not both", field=("ladder", "rung"))
     return attack
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 def _at_least(low: int, **values: int) -> None:
     for name, value in values.items():
         if value < low:
-            raise UserError(f"{_flag(name)} must be at least {low}, got {value}")
+            raise UserError(f"{name} must be at least {low}, got {value}", field=name)
 
 
 def _positive(**values: float) -> None:
     for name, value in values.items():
         if not (value > 0 and math.isfinite(value)):
-            raise UserError(f"{_flag(name)} must be a positive number, got {value:g}")
+            raise UserError(f"{name} must be a positive number, got {value:g}", field=name)
 
 
 def _fraction(**values: float) -> None:
     for name, value in values.items():
         if not 0 < value < 1:
-            raise UserError(f"{_flag(name)} must lie between 0 and 1, got {value:g}")
-
-
-# From files ----------------------------------------------------------------------------------------------------------
-
-T = TypeVar("T")
-
-
-def from_mapping(kind: type[T], values: Any, *, where: str) -> T:
-    """A dataclass of settings from nested plain values (TOML or JSON).
-
-    Raises:
-      UserError: an unknown key (the nearest is suggested) or a value of another type; ``where`` names the file.
-
-    Example:
-      >>> from_mapping(Config, {"seed": 3, "model": {"width": 8}}, where="x.toml").model.width
-      8
-    """
-    if not isinstance(values, Mapping):
-        raise UserError(f"{where} must be a table, got {values!r}")
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # pyright: ignore[reportArgumentType]
-    hints = typing.get_type_hints(kind)
-    made: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in fields:
-            raise UserError(f"{where}: unknown key {key!r}{did_you_mean(key, fields)}")
-        hint = hints[key]
-        if dataclasses.is_dataclass(hint):
-            made[key] = from_mapping(hint, value, where=f"{where}: [{key}]")  # pyright: ignore[reportArgumentType]
-        else:
-            made[key] = _typed(hint, value, f"{where}: {key}")
-    return kind(**made)
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    origin, options = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        if value not in options:
-            raise UserError(f"{where} must be one of {', '.join(map(str, options))}, got {value!r}")
-        return value
-    if origin is tuple:
-        values = value if isinstance(value, list | tuple) else [value]
-        return tuple(_typed(options[0], v, where) for v in values)
-    if type(None) in options:  # Optional
-        return None if value is None else _typed(options[0], value, where)
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise UserError(f"{where} must be {hint.__name__}, got {value!r}")
-    return value
-
-
-def read_toml(path: str | Path) -> dict[str, Any]:
-    """The tables of a TOML file. Raises :class:`UserError` if it is missing or not TOML."""
-    try:
-        return tomllib.loads(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"--config {path}: no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"--config {path}: {error}") from None
-
-
-# From flags ----------------------------------------------------------------------------------------------------------
-
-
-def parse(command: type[T], argv: Sequence[str], *, prog: str, description: str, sections: Sequence[str] = ()) -> T:
-    """Parse a command's flags over its ``--config`` file over the defaults.
-
-    Args:
-      command: a dataclass of flags; nested dataclasses are flattened (their prefix is left out of the flag).
-      argv: the command line without the program's name.
-      prog: name of the command in the help text.
-      description: what the help text begins with.
-      sections: fields of ``command`` that the TOML file may fill; its other tables belong to other commands.
-
-    Raises:
-      UserError: an unknown flag (with the nearest known), a missing or ill-typed value, a bad file.
-    """
-    import contextlib
-    import io
-
-    import tyro
-
-    required = [f.name for f in _fields(command) if _is_required(f)]
-    defaults = command(**dict.fromkeys(required, ""))
-    file = _value_of("--config", argv)
-    if file is not None:
-        defaults = _overlay(defaults, read_toml(file), sections, where=file)
-    defaults = _without_repeatable(defaults, argv)
-    for name in required:  # not through the constructor: MISSING is not of the field's type
-        object.__setattr__(defaults, name, tyro.MISSING)
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                command,
-                args=list(argv),
-                prog=prog,
-                description=description,
-                default=defaults,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.UseAppendAction, tyro.conf.FlagCreatePairsOff),
-            )
-    except SystemExit as stop:
-        if not stop.code:  # --help
-            raise
-    raise UserError(_condensed(said.getvalue(), argv, list(_flags(command)), prog))
-
-
-def _fields(kind: Any) -> tuple[dataclasses.Field, ...]:
-    return dataclasses.fields(kind)
-
-
-def _is_required(field: dataclasses.Field) -> bool:
-    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-
-
-def _flags(kind: Any):
-    """Every flag of a command, nested settings included."""
-    for field, hint in ((f, typing.get_type_hints(kind)[f.name]) for f in _fields(kind)):
-        if dataclasses.is_dataclass(hint):
-            yield from _flags(hint)
-        elif not _is_required(field):
-            yield _flag(field.name)
-
-
-def _value_of(flag: str, argv: Sequence[str]) -> str | None:
-    for i, word in enumerate(argv):
-        if word == flag and i + 1 < len(argv):
-            return argv[i + 1]
-        if word.startswith(flag + "="):
-            return word.split("=", 1)[1]
-    return None
-
-
-def _overlay(defaults: T, tables: Mapping[str, Any], sections: Sequence[str], *, where: str) -> T:
-    """The defaults with a TOML file's tables laid over them."""
-    known = {f.name for f in _fields(Config)} | {"attack"}
-    for key in tables:
-        if key not in known:
-            raise UserError(f"--config {where}: unknown key {key!r}{did_you_mean(key, known)}")
-    if "settings" in sections:
-        own = {key: value for key, value in tables.items() if key != "attack"}
-        return dataclasses.replace(defaults, settings=from_mapping(Config, own, where=where))  # pyright: ignore
-    hints = typing.get_type_hints(type(defaults))
-    made = {key: from_mapping(hints[key], tables[key], where=f"{where}: [{key}]") for key in sections if key in tables}
-    return dataclasses.replace(defaults, **made)  # pyright: ignore
-
-
-def _without_repeatable(settings: T, argv: Sequence[str]) -> T:
-    """Flags win over the file: a repeatable flag that is given starts from nothing, not from the file's list."""
-    changed: dict[str, Any] = {}
-    for field in _fields(settings):
-        value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            changed[field.name] = _without_repeatable(value, argv)
-        elif isinstance(value, tuple) and _value_of(_flag(field.name), argv) is not None:
-            changed[field.name] = ()
-    return dataclasses.replace(settings, **changed)  # pyright: ignore
-
-
-def _condensed(box: str, argv: Sequence[str], flags: list[str], prog: str) -> str:
-    """Tyro's boxed complaint as one line; unknown flags get the nearest known one."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines()]
-    lines = [line for line in lines if line and not line.startswith(("╭", "╰"))]
-    rules = [i for i, line in enumerate(lines) if not line.strip("─-")]
-    if "╭" not in box and rules:  # a terminal without box characters: the title stands above a rule of its own
-        lines, rules = lines[rules[0] + 1 :], [i - rules[0] - 1 for i in rules[1:]]
-    text = " ".join(lines[: rules[0] if rules else None])
-    for word in argv:
-        name = word.split("=", 1)[0]
-        if name.startswith("--") and name not in flags:
-            return f"unknown flag {name!r}{did_you_mean(name, flags)} (see {prog} --help)"
-    if text.startswith("Unrecognized options:"):
-        return f"unexpected argument {text.removeprefix('Unrecognized options:').strip()!r} (see {prog} --help)"
-    if text.startswith("Missing from"):
-        return f"a run folder is missing, such as: {prog} runs/NAME (see {prog} --help)"
-    return f"{text} (see {prog} --help)"
+            raise UserError(f"{name} must lie between 0 and 1, got {value:g}", field=name)

@@ -7,8 +7,9 @@ from typing import Annotated
 import tyro
 
 from gpz_jax import workflow
-from gpz_jax.config import ProbeConfig, RunIdentity, parse
+from gpz_jax.config import ProbeConfig, RunIdentity
 from gpz_jax.errors import one_line_errors
+from gpz_jax.flags import parse
 from gpz_jax.reporting import tables
 
 DESCRIPTION = """Measure R_c^2, rho and the entropy bounds at every cut of a trained run, hold them against untrained

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 import tyro
 
 from gpz_jax import workflow
-from gpz_jax.config import RunIdentity, parse
+from gpz_jax.config import RunIdentity
 from gpz_jax.errors import UserError, one_line_errors
+from gpz_jax.flags import parse
 
 DESCRIPTION = """Cut a trained run into the half that runs on the device and the half that runs in the cloud, each a
 file with only the weights that it needs. The edge half takes images as the data set holds them (uint8; resizing and

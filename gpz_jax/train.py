@@ -5,8 +5,9 @@ import sys
 from typing import Literal
 
 from gpz_jax import workflow
-from gpz_jax.config import Config, parse
+from gpz_jax.config import Config
 from gpz_jax.errors import UserError, one_line_errors
+from gpz_jax.flags import parse
 from gpz_jax.reporting import tables
 from gpz_jax.workflow.sweep_command import report_members
 

@@ -7,8 +7,8 @@ from typing import Annotated
 import tyro
 
 from gpz_jax import workflow
-from gpz_jax.config import parse
 from gpz_jax.errors import one_line_errors
+from gpz_jax.flags import parse
 from gpz_jax.reporting import tables
 
 DESCRIPTION = """Say what moved the within-class radius R_c^2 in training, layer by layer: the paper's feature-space

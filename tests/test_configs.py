@@ -5,8 +5,9 @@ import pathlib
 import pytest
 
 from gpz_jax import attack, train
-from gpz_jax.config import check_attack, parse, resolve
+from gpz_jax.config import check_attack, resolve
 from gpz_jax.data.sources import TFDS_NAMES
+from gpz_jax.flags import parse
 from gpz_jax.models import MODELS, build
 
 CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").rglob("*.toml"))

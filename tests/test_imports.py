@@ -16,8 +16,8 @@ PACKAGE = pathlib.Path(gpz_jax.__file__).parent
 #: From the ground up; a layer imports only layers below it, and within itself as it likes.
 LAYERS = [
     ["errors", "presentation"],
-    ["config"],
-    ["taps", "targets", "parallel"],
+    ["config", "settings_files"],
+    ["taps", "targets", "parallel", "flags"],
     ["taps_nnx"],
     ["data"],
     ["models"],
@@ -36,11 +36,13 @@ HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 #: Narrower than the order of layers: what these know of the rest of the package.
 ONLY = {
     "config": {"errors"},
+    "settings_files": {"config", "errors"},
+    "flags": {"config", "settings_files", "errors"},
     "models": {"models", "taps", "errors"},
     "analysis": {"analysis", "presentation", "taps", "targets", "config", "errors"},
     "inversion": {"inversion", "presentation", "data", "taps", "targets", "defences", "parallel", "config", "errors"},
     "deployment": {"deployment", "analysis", "taps", "errors"},
-    "runs": {"runs", "analysis", "config", "errors"},
+    "runs": {"runs", "analysis", "config", "settings_files", "errors"},
     "reporting": {"reporting", "presentation", "config", "errors"},
 }
 

@@ -133,9 +133,7 @@ def test_probe_gives_the_commands_numbers(own, run, nulls, no_disk):
     copies = [type(variables)(OWN["NNX"](null, run.splits.test.images[:2])[1]) for null in nulls]
     copies = nulls if isinstance(variables, dict) else copies
     batches = list(padded_batches(run.splits.test, 256))
-    probe = gpz_jax.probe_network(
-        network, variables, batches, 10, nulls=copies, key=jax.random.key(0), bootstrap=50
-    )
+    probe = gpz_jax.probe_network(network, variables, batches, 10, nulls=copies, key=jax.random.key(0), bootstrap=50)
     record = xr.open_zarr(run.run.folder / "probe" / "test.zarr")
     assert probe.cuts == CUTS
     found = probe.to_xarray()
@@ -179,7 +177,9 @@ def test_a_ledger_in_a_loop_of_ones_own(own, run, no_disk):
     params, rest = parts_of(variables)
     state = optimiser.init(params)
     for _ in range(3):
-        halves = gpz_jax.gradient_parts(lambda p, rest=rest: network(joined(p, rest), images)[0], params, labels, targets)
+        halves = gpz_jax.gradient_parts(
+            lambda p, rest=rest: network(joined(p, rest), images)[0], params, labels, targets
+        )
         gradient = jax.tree.map(jnp.add, *halves)
         updates, state = optimiser.update(gradient, state, params)
         before, params = joined(params, rest), optax.apply_updates(params, updates)
@@ -191,7 +191,9 @@ def test_a_ledger_in_a_loop_of_ones_own(own, run, no_disk):
     np.testing.assert_allclose(parts, record.realised, rtol=1e-3, atol=1e-4)
     # What a step realised is what the next one starts from.
     np.testing.assert_allclose(record.radius[1], record.radius[0] + record.realised[0], rtol=1e-3)
-    start = gpz_jax.summarise(gpz_jax.measure(network, joined(*parts_of(variables)), [(images, labels, np.ones(60, bool))], 10))
+    start = gpz_jax.summarise(
+        gpz_jax.measure(network, joined(*parts_of(variables)), [(images, labels, np.ones(60, bool))], 10)
+    )
     np.testing.assert_allclose(record.radius[0].sel(cut="fc"), start["fc"].radius, rtol=1e-3)
 
 

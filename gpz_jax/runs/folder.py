@@ -22,9 +22,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from gpz_jax.config import Config, from_mapping
+from gpz_jax.config import Config
 from gpz_jax.errors import UserError
 from gpz_jax.runs.records import SCHEMA_VERSION, make_folder, schema_of, write_json
+from gpz_jax.settings_files import from_mapping
 
 _PACKAGES = ("gpz-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "dm-pix")
 
