@@ -46,10 +46,10 @@ class Attack:
 
 
 @one_line_errors
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack") -> None:
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
-    flags = parse(Attack, argv, prog="python -m gpz_jax.attack", description=DESCRIPTION, sections=("attack",))
+    flags = parse(Attack, argv, prog=prog, description=DESCRIPTION, sections=("attack",))
     loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, aux=flags.aux, expected=flags.identity)
     workflow.report_accuracy(loaded)
     results = workflow.attack_run(loaded, flags.attack, seed=flags.seed, resume=flags.resume)

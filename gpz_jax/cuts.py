@@ -43,10 +43,10 @@ class Cuts:
 
 
 @one_line_errors
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.cuts") -> None:
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
-    flags = parse(Cuts, argv, prog="python -m gpz_jax.cuts", description=DESCRIPTION)
+    flags = parse(Cuts, argv, prog=prog, description=DESCRIPTION)
     priced = workflow.price(flags.what, flags.cuts, bare=flags.model, data_dir=flags.data_dir, out=flags.out)
     workflow.report_cuts(priced, tables.console())
 

@@ -1,18 +1,28 @@
 """Flags over a settings file over the defaults, help for each, and one line for every mistake."""
 
 import dataclasses
+import difflib
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from gpz_jax.config import Config
 from gpz_jax.errors import UserError, did_you_mean, flag_of
-from gpz_jax.settings_files import from_mapping, read_toml
+from gpz_jax.settings_files import from_mapping, read_toml, recipe_file
 
 T = TypeVar("T")
 
 
-def parse(command: type[T], argv: Sequence[str], *, prog: str, description: str, sections: Sequence[str] = ()) -> T:
+def parse(
+    command: type[T],
+    argv: Sequence[str],
+    *,
+    prog: str,
+    description: str,
+    sections: Sequence[str] = (),
+    defaults: T | None = None,
+) -> T:
     """Parse a command's flags over its ``--config`` file over the defaults.
 
     Args:
@@ -21,6 +31,7 @@ def parse(command: type[T], argv: Sequence[str], *, prog: str, description: str,
       prog: name of the command in the help text.
       description: what the help text begins with.
       sections: fields of ``command`` that the TOML file may fill; its other tables belong to other commands.
+      defaults: values that the file and the flags are laid over; those of the dataclass by default.
 
     Raises:
       UserError: an unknown flag (with the nearest known), a missing or ill-typed value, a bad file.
@@ -31,10 +42,10 @@ def parse(command: type[T], argv: Sequence[str], *, prog: str, description: str,
     import tyro
 
     required = [f.name for f in _fields(command) if _is_required(f)]
-    defaults = command(**dict.fromkeys(required, ""))
-    file = _value_of("--config", argv)
+    defaults = command(**dict.fromkeys(required, "")) if defaults is None else defaults
+    file = value_of("--config", argv)
     if file is not None:
-        defaults = _overlay(defaults, read_toml(file), sections, where=file)
+        defaults = _overlay(defaults, read_toml(recipe_file(file)), sections, where=file)
     defaults = _without_repeatable(defaults, argv)
     for name in required:  # not through the constructor: MISSING is not of the field's type
         object.__setattr__(defaults, name, tyro.MISSING)
@@ -52,7 +63,7 @@ def parse(command: type[T], argv: Sequence[str], *, prog: str, description: str,
     except SystemExit as stop:
         if not stop.code:  # --help
             raise
-    raise UserError(_condensed(said.getvalue(), argv, list(_flags(command)), prog))
+    raise UserError(_condensed(said.getvalue(), argv, list(flags_of(command)), prog))
 
 
 def _fields(kind: Any) -> tuple[dataclasses.Field, ...]:
@@ -63,16 +74,17 @@ def _is_required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _flags(kind: Any):
+def flags_of(kind: Any):
     """Every flag of a command, nested settings included."""
     for field, hint in ((f, typing.get_type_hints(kind)[f.name]) for f in _fields(kind)):
         if dataclasses.is_dataclass(hint):
-            yield from _flags(hint)
+            yield from flags_of(hint)
         elif not _is_required(field):
             yield flag_of(field.name)
 
 
-def _value_of(flag: str, argv: Sequence[str]) -> str | None:
+def value_of(flag: str, argv: Sequence[str]) -> str | None:
+    """What a flag is given on a command line, before that is parsed; None if it is not."""
     for i, word in enumerate(argv):
         if word == flag and i + 1 < len(argv):
             return argv[i + 1]
@@ -89,7 +101,8 @@ def _overlay(defaults: T, tables: Mapping[str, Any], sections: Sequence[str], *,
             raise UserError(f"--config {where}: unknown key {key!r}{did_you_mean(key, known)}")
     if "settings" in sections:
         own = {key: value for key, value in tables.items() if key != "attack"}
-        return dataclasses.replace(defaults, settings=from_mapping(Config, own, where=where))  # pyright: ignore
+        settings = from_mapping(Config, own, where=where, over=defaults.settings)  # pyright: ignore
+        return dataclasses.replace(defaults, settings=settings)  # pyright: ignore
     hints = typing.get_type_hints(type(defaults))
     made = {key: from_mapping(hints[key], tables[key], where=f"{where}: [{key}]") for key in sections if key in tables}
     return dataclasses.replace(defaults, **made)  # pyright: ignore
@@ -102,7 +115,7 @@ def _without_repeatable(settings: T, argv: Sequence[str]) -> T:
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):
             changed[field.name] = _without_repeatable(value, argv)
-        elif isinstance(value, tuple) and _value_of(flag_of(field.name), argv) is not None:
+        elif isinstance(value, tuple) and value_of(flag_of(field.name), argv) is not None:
             changed[field.name] = ()
     return dataclasses.replace(settings, **changed)  # pyright: ignore
 
@@ -119,6 +132,10 @@ def _condensed(box: str, argv: Sequence[str], flags: list[str], prog: str) -> st
         name = word.split("=", 1)[0]
         if name.startswith("--") and name not in flags:
             return f"unknown flag {name!r}{did_you_mean(name, flags)} (see {prog} --help)"
+    if wrong := re.match(r"[Ii]nvalid choice '(.*?)' for argument '?(--[\w-]+).*?Expected one of \((.*?)\)", text):
+        value, flag, known = wrong.group(1), wrong.group(2), re.findall(r"'([^']*)'", wrong.group(3))
+        near = did_you_mean(value, known) if difflib.get_close_matches(value, known, n=1) else ""
+        return f"{flag} {value!r} is not one of {', '.join(known)}{near} (see {prog} --help)"
     if text.startswith("Unrecognized options:"):
         return f"unexpected argument {text.removeprefix('Unrecognized options:').strip()!r} (see {prog} --help)"
     if text.startswith("Missing from"):

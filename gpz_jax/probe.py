@@ -37,10 +37,10 @@ class Probe:
 
 
 @one_line_errors
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.probe") -> None:
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
-    flags = parse(Probe, argv, prog="python -m gpz_jax.probe", description=DESCRIPTION, sections=("probe",))
+    flags = parse(Probe, argv, prog=prog, description=DESCRIPTION, sections=("probe",))
     loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
     workflow.report_accuracy(loaded)
     workflow.report_probe(workflow.probe_run(loaded, flags.probe, seed=flags.seed), tables.console())

@@ -12,8 +12,8 @@ from gpz_jax.errors import UserError, did_you_mean
 T = TypeVar("T")
 
 
-def from_mapping(kind: type[T], values: Any, *, where: str) -> T:
-    """A dataclass of settings from nested plain values (TOML or JSON).
+def from_mapping(kind: type[T], values: Any, *, where: str, over: T | None = None) -> T:
+    """A dataclass of settings from nested plain values (TOML or JSON), ``over`` others or the defaults.
 
     Raises:
       UserError: an unknown key (the nearest is suggested) or a value of another type; ``where`` names the file.
@@ -33,10 +33,11 @@ def from_mapping(kind: type[T], values: Any, *, where: str) -> T:
             raise UserError(f"{where}: unknown key {key!r}{did_you_mean(key, fields)}")
         hint = hints[key]
         if dataclasses.is_dataclass(hint):
-            made[key] = from_mapping(hint, value, where=f"{where}: [{key}]")  # pyright: ignore[reportArgumentType]
+            below = None if over is None else getattr(over, key)
+            made[key] = from_mapping(hint, value, where=f"{where}: [{key}]", over=below)  # pyright: ignore
         else:
             made[key] = _typed(hint, value, f"{where}: {key}")
-    return kind(**made)
+    return kind(**made) if over is None else dataclasses.replace(over, **made)  # pyright: ignore
 
 
 def _typed(hint: Any, value: Any, where: str) -> Any:
@@ -55,6 +56,35 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if type(value) is not hint:
         raise UserError(f"{where} must be {hint.__name__}, got {value!r}")
     return value
+
+
+def recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name (``laptop/vgg19``): TOML files, one a recipe.
+
+    Example:
+      >>> "laptop/vgg19" in recipes()
+      True
+    """
+    inside = Path(__file__).parent / "configs"  # in an installed wheel; in a checkout they lie beside the package
+    home = inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+    return {file.relative_to(home).with_suffix("").as_posix(): file for file in sorted(home.rglob("*.toml"))}
+
+
+def recipe_file(name: str) -> Path:
+    """The file that ``--config`` names: a path, or the name of a recipe.
+
+    Raises:
+      UserError: neither is there; says which recipes are.
+    """
+    known = recipes()
+    if Path(name).is_file() or name.removesuffix(".toml") not in known:
+        if Path(name).suffix != ".toml" and not Path(name).exists():
+            raise UserError(
+                f"--config {name}: neither a file nor a recipe; the recipes are {', '.join(known) or 'not installed'}"
+                f"{near if (near := did_you_mean(name, known)).startswith('; did') else ''}"
+            )
+        return Path(name)
+    return known[name.removesuffix(".toml")]
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:

@@ -51,10 +51,10 @@ class Split:
 
 
 @one_line_errors
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.split") -> None:
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
-    flags = parse(Split, argv, prog="python -m gpz_jax.split", description=DESCRIPTION)
+    flags = parse(Split, argv, prog=prog, description=DESCRIPTION)
     for name, given in (("--cut CUT", flags.cut), ("OUT", flags.out)):
         if not given:
             raise UserError(f"{name} is missing: python -m gpz_jax.split RUN --cut CUT OUT (see --help)")

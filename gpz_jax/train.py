@@ -7,8 +7,9 @@ from typing import Literal
 from gpz_jax import workflow
 from gpz_jax.config import Config
 from gpz_jax.errors import UserError, one_line_errors
-from gpz_jax.flags import parse
+from gpz_jax.flags import parse, value_of
 from gpz_jax.reporting import tables
+from gpz_jax.settings_files import recipes
 from gpz_jax.workflow.sweep_command import report_members
 
 DESCRIPTION = """Train a classifier, then probe it at every cut and locate the Golden Partition Zone.
@@ -18,7 +19,8 @@ follows from its settings and its seed. Examples:
 
   python -m gpz_jax.train --ls 0.3                            # LS+ on the bundled digits, about a minute on 2 cores
   python -m gpz_jax.train --data mnist --data-dir DIR --epochs 5
-  python -m gpz_jax.train --run runs/digits-cnn16-ls0.3-seed0 --ls 0.3 --resume
+  python -m gpz_jax.train --run runs/digits-cnn16-ls0.3-seed0 --resume
+  python -m gpz_jax.train --config laptop/vgg19 --data-dir DIR
   python -m gpz_jax.train --seeds 0 --seeds 1 --seeds 2 --alphas 0 --alphas 0.3   # six runs, trained together
   python -m gpz_jax.train --from-torch FILE.pth --model ir152 --size 64 --data cifar10     # released weights
 """
@@ -32,7 +34,8 @@ class Train:
     run: str | None = None
     """Run folder to write; default: a readable name under runs/."""
     resume: bool = False
-    """Continue the run in the folder from its last checkpoint; the result is that of an uninterrupted run."""
+    """Continue the run in the folder that --run names from its last checkpoint, with the settings in its config.json;
+    flags that are given must agree (more --epochs lengthen it). The result is that of an uninterrupted run."""
     from_torch: str | None = None
     """PyTorch weights of the paper's release (.pth, .pt, .safetensors) to make a run of; no training step is taken."""
     seeds: tuple[int, ...] = ()
@@ -44,14 +47,30 @@ class Train:
     """How: 'vmap' for one program that takes a step of all, 'loop' for a step of each in turn (bit for bit what single
     runs give); 'auto' is 'loop' on CPUs, where vmapped convolutions are slow, else 'vmap'."""
     config: str | None = None
-    """TOML file with tables [data], [model], [training], [track], [probe]; flags win over it."""
+    """Recipe by name (below), or a TOML file with tables [data], [model], [training], [track], [probe]; flags win."""
+
+
+RECIPES = "\nRecipes for --config: " + ", ".join(recipes()) + "."
+
+
+def begun_with(argv: list[str]) -> Train:
+    """The flags that training in this folder began with, if it is to go on there; else the defaults."""
+    # From the command line as it stands, since what it leaves out is to be filled in before it is parsed.
+    found = workflow.begun(value_of("--run", argv)) if "--resume" in argv else None
+    if found is None:
+        return Train()
+    seeds = found.seeds if value_of("--seeds", argv) is None else ()
+    alphas = found.alphas if value_of("--alphas", argv) is None else ()
+    return Train(found.config, seeds=seeds, alphas=alphas)
 
 
 @one_line_errors
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.train") -> None:
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
-    flags = parse(Train, argv, prog="python -m gpz_jax.train", description=DESCRIPTION, sections=("settings",))
+    flags = parse(
+        Train, argv, prog=prog, description=DESCRIPTION + RECIPES, sections=("settings",), defaults=begun_with(argv)
+    )
     if flags.seeds or flags.alphas:
         return train_together(flags)
     if flags.together != "auto":

@@ -39,10 +39,10 @@ class Vortex:
 
 
 @one_line_errors
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.vortex") -> None:
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
-    flags = parse(Vortex, argv, prog="python -m gpz_jax.vortex", description=DESCRIPTION)
+    flags = parse(Vortex, argv, prog=prog, description=DESCRIPTION)
     found = workflow.read_ledgers(flags.folders)
     for file in workflow.report_ledgers(found, tables.console(), cuts=flags.cut, out=flags.out):
         workflow.say(f"figure {workflow.short(file)}")

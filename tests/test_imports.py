@@ -30,6 +30,7 @@ LAYERS = [
     ["reporting"],
     ["workflow"],
     ["train", "probe", "attack", "split", "cuts", "vortex"],
+    ["__main__"],
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 

@@ -10,6 +10,7 @@ from gpz_jax.workflow.cuts_command import BareModel, CutsConfig, Priced, price, 
 from gpz_jax.workflow.from_torch import import_run
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run, report_accuracy
 from gpz_jax.workflow.probe_command import probe_run, report_probe
+from gpz_jax.workflow.resumed import begun
 from gpz_jax.workflow.split_command import report_split, split_run
 from gpz_jax.workflow.sweep_command import train_together
 from gpz_jax.workflow.train_command import train_run
@@ -22,6 +23,7 @@ __all__ = [
     "Priced",
     "attack_home",
     "attack_run",
+    "begun",
     "import_run",
     "load_data",
     "load_run",
