@@ -9,11 +9,8 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 PACKAGE = Path("gpz_jax")
-#: Pages of what lies beside the rooms: title and files.
-SINGLE = {
-    "taps": ("Taps and targets", "taps taps_nnx targets defences errors presentation parallel"),
-    "commands": ("Commands and settings", "config settings train probe attack cuts split vortex report __main__"),
-}
+#: The files beside the rooms that are about commands; the others are about networks.
+COMMANDS = "config flags settings_files train probe attack cuts split vortex report __main__".split()
 
 
 def on_files(files, config):
@@ -25,10 +22,12 @@ def on_files(files, config):
 
 def pages() -> dict[str, str]:
     """Page name -> Markdown."""
-    made = {}
-    for name, (title, modules) in SINGLE.items():
-        there = [module for module in modules.split() if (PACKAGE / f"{module}.py").exists()]
-        made[name] = page(title, [f"gpz_jax.{module}" for module in there])
+    beside = [file.stem for file in sorted(PACKAGE.glob("*.py")) if file.stem != "__init__"]
+    commands = [name for name in COMMANDS if name in beside]
+    made = {
+        "taps": page("Taps and targets", [f"gpz_jax.{name}" for name in beside if name not in commands]),
+        "commands": page("Commands and settings", [f"gpz_jax.{name}" for name in commands]),
+    }
     for room in sorted(path.parent for path in PACKAGE.glob("*/__init__.py")):
         modules = [f"gpz_jax.{room.name}.{file.stem}" for file in sorted(room.glob("[a-z]*.py"))]
         about = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
