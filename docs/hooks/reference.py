@@ -10,7 +10,7 @@ from mkdocs.structure.files import File
 
 PACKAGE = Path("gpz_jax")
 #: The files beside the rooms that are about commands; the others are about networks.
-COMMANDS = "config flags settings_files train probe attack cuts split vortex report __main__".split()
+COMMANDS = ("config", "flags", "settings_files", "train", "probe", "attack", "cuts", "split", "vortex", "__main__")
 
 
 def on_files(files, config):
