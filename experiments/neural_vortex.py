@@ -27,11 +27,12 @@ import numpy as np
 from rich.table import Table
 
 from gpz_jax import presentation, workflow
+from gpz_jax.analysis.attribution import summarise_ledger
 from gpz_jax.config import Config, DataConfig, ModelConfig, ProbeConfig, TrackConfig, TrainingConfig
 from gpz_jax.errors import UserError, did_you_mean, one_line_errors
 from gpz_jax.flags import parse
 from gpz_jax.reporting import ledger_figures, tables
-from gpz_jax.workflow.vortex_command import Read, read_ledgers, summarise
+from gpz_jax.workflow.vortex_command import Read, read_ledgers
 
 #: The paper's three label distributions.
 ALPHAS = {"one-hot": 0.0, "LS+": 0.3, "LS-": -0.05}
@@ -111,7 +112,7 @@ def one_run(flags: NeuralVortex, name: str, targets: str, seed: int) -> tuple[Re
 def rows_of(name: str, targets: str, seed: int, read: Read, ended: dict, window: slice) -> list[dict[str, Any]]:
     """A row a layer: what moved R_c² within the window, as shares of R_c² at its beginning."""
     rows = []
-    for row in summarise(read.curves, {"late": window}):
+    for row in summarise_ledger(read.curves, {"late": window}):
         at_test = ended["test"].sel(cut=row["cut"])
         start = row["radius_first"]
         rows.append(

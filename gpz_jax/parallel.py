@@ -30,4 +30,7 @@ def shard(batch: T, mesh: Mesh) -> T:
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raise :class:`UserError` unless every device gets the same number of images."""
     if batch_size % mesh.size:
-        raise UserError(f"--batch-size {batch_size} must be a multiple of the {mesh.size} devices it is spread over")
+        raise UserError(
+            f"batch_size {batch_size} must be a multiple of the {mesh.size} devices it is spread over",
+            field="batch_size",
+        )

@@ -10,7 +10,6 @@ from gpz_jax.errors import UserError, one_line_errors
 from gpz_jax.flags import parse, value_of
 from gpz_jax.reporting import tables
 from gpz_jax.settings_files import recipes
-from gpz_jax.workflow.sweep_command import report_members
 
 DESCRIPTION = """Train a classifier, then probe it at every cut and locate the Golden Partition Zone.
 
@@ -21,7 +20,7 @@ follows from its settings and its seed. Examples:
   python -m gpz_jax.train --data mnist --data-dir DIR --epochs 5
   python -m gpz_jax.train --run runs/digits-cnn16-ls0.3-seed0 --resume
   python -m gpz_jax.train --config laptop/vgg19 --data-dir DIR
-  python -m gpz_jax.train --seeds 0 --seeds 1 --seeds 2 --alphas 0 --alphas 0.3   # six runs, trained together
+  python -m gpz_jax.train --seeds 0 --seeds 1 --seeds 2 --alphas 0 --alphas 0.3   # a sweep of six runs
   python -m gpz_jax.train --from-torch FILE.pth --model ir152 --size 64 --data cifar10     # released weights
 """
 
@@ -39,13 +38,13 @@ class Train:
     from_torch: str | None = None
     """PyTorch weights of the paper's release (.pth, .pt, .safetensors) to make a run of; no training step is taken."""
     seeds: tuple[int, ...] = ()
-    """Seed to train, in place of --seed; repeat the flag for several, which are trained together: each is a run folder
-    in the one that --run names, beside a dynamics.zarr of all of them. No probe follows."""
+    """Seed to train, in place of --seed; repeat the flag for several, a sweep trained side by side: each is a run
+    folder in the one that --run names, beside a dynamics.zarr of all of them. No probe follows."""
     alphas: tuple[float, ...] = ()
     """Label smoothing to train with, in place of --ls; repeat the flag for several, each under every one of --seeds."""
-    together: Literal["auto", "vmap", "loop"] = "auto"
-    """How: 'vmap' for one program that takes a step of all, 'loop' for a step of each in turn (bit for bit what single
-    runs give); 'auto' is 'loop' on CPUs, where vmapped convolutions are slow, else 'vmap'."""
+    sweep: Literal["auto", "vmap", "loop"] = "auto"
+    """How to train several: 'vmap' for one program that takes a step of all, 'loop' for a step of each in turn (bit for
+    bit what single runs give); 'auto' is 'loop' on CPUs, where vmapped convolutions are slow, else 'vmap'."""
     config: str | None = None
     """Recipe by name (below), or a TOML file with tables [data], [model], [training], [track], [probe]; flags win."""
 
@@ -72,9 +71,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.train"
         Train, argv, prog=prog, description=DESCRIPTION + RECIPES, sections=("settings",), defaults=begun_with(argv)
     )
     if flags.seeds or flags.alphas:
-        return train_together(flags)
-    if flags.together != "auto":
-        raise UserError(f"--together {flags.together} needs the runs to train together: give --seeds or --alphas")
+        return train_sweep(flags)
+    if flags.sweep != "auto":
+        raise UserError(f"--sweep {flags.sweep} needs several runs to train: give --seeds or --alphas")
     if flags.from_torch is not None:
         run = workflow.import_run(flags.from_torch, flags.settings, folder=flags.run, resume=flags.resume)
     else:
@@ -87,19 +86,19 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.train"
     workflow.say(f"attack it: python -m gpz_jax.attack {workflow.short(run.folder)}")
 
 
-def train_together(flags: Train) -> None:
+def train_sweep(flags: Train) -> None:
     """Train what ``--seeds`` and ``--alphas`` ask for."""
     if flags.from_torch is not None:
         raise UserError("--from-torch takes weights as they are: there is nothing for --seeds or --alphas to train")
-    trained = workflow.train_together(
+    trained = workflow.train_sweep(
         flags.settings,
         seeds=flags.seeds,
         alphas=flags.alphas,
-        how=flags.together,
+        how=flags.sweep,
         folder=flags.run,
         resume=flags.resume,
     )
-    report_members(trained, tables.console())
+    workflow.report_sweep(trained, tables.console())
 
 
 if __name__ == "__main__":

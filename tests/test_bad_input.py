@@ -51,7 +51,7 @@ def copy(trained, tmp_path):
 @pytest.fixture
 def no_training(monkeypatch):
     """What is refused is refused before anything is trained."""
-    monkeypatch.setattr("gpz_jax.training.classifier.fit", lambda *args, **kwargs: pytest.fail("it trained"))
+    monkeypatch.setattr("gpz_jax.training.sweep.fit", lambda *args, **kwargs: pytest.fail("it trained"))
 
 
 # Names ---------------------------------------------------------------------------------------------------------------

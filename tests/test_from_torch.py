@@ -29,7 +29,7 @@ def at_home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_training(monkeypatch):
-    monkeypatch.setattr("gpz_jax.training.classifier.fit", lambda *args, **kwargs: pytest.fail("it trained"))
+    monkeypatch.setattr("gpz_jax.training.sweep.fit", lambda *args, **kwargs: pytest.fail("it trained"))
 
 
 def as_released(variables):
@@ -68,7 +68,7 @@ def home(tmp_path_factory, variables):
     home = tmp_path_factory.mktemp("home")
     with jax.numpy_dtype_promotion("standard"), pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        patch.setattr("gpz_jax.training.classifier.fit", lambda *args, **kwargs: pytest.fail("it trained"))
+        patch.setattr("gpz_jax.training.sweep.fit", lambda *args, **kwargs: pytest.fail("it trained"))
         save_file(as_released(variables), "weights.safetensors")
         train.main([*IMPORT, "--from-torch", "weights.safetensors", "--run", "imported"])
     return home

@@ -15,7 +15,8 @@ from PIL import Image
 from tiny_runs import CUTS, TINY, refused, snapshot
 
 from gpz_jax import runs, train, vortex
-from gpz_jax.workflow.vortex_command import over_ledger, read_ledgers, said_of, summarise
+from gpz_jax.analysis.attribution import over_ledger, summarise_ledger
+from gpz_jax.workflow.vortex_command import read_ledgers, said_of
 
 #: One process compiles for all: the settings of the other tests of tiny runs, tracked.
 TRACKED = (*TINY, "--null-seeds", "0", "--track-every", "1", "--probe-size", "40")
@@ -56,13 +57,13 @@ def tables_in(text):
 
 
 def test_one_run_as_a_process(copy):
-    said = tiny_runs.command("vortex", "ls0.3", cwd=copy)
+    said = tiny_runs.command("vortex", "ls0.3", "--wide", cwd=copy)
     assert said.returncode == 0, said.stderr
     found = tables_in(said.stdout)
     moved, agreed = (rows for title, rows in found.items() if title.startswith("ls0.3"))
     assert [row[0] for row in moved] == [row[0] for row in agreed] == list(CUTS)
     record = runs.read_steps(copy / "ls0.3")
-    counts = record.images_of_class / record.images_of_class.sum()
+    counts = record["count"] / record["count"].sum()
     for row in moved:
         at = (record.sel(cut=row[0]) * counts).sum("class")
         assert row[5] == f"{float(at.realised.sum()):.3g}"
@@ -98,7 +99,7 @@ def test_a_folder_of_runs_stands_for_its_runs(home):
 
 
 def ledger_of(coefficient, **terms):
-    """A ledger of two layers and three classes, the last of one image; every term is constant but the coefficient."""
+    """A ledger of two cuts and three classes, the last of one image; every term is constant but the coefficient."""
     steps = len(coefficient)
     values = {name: terms.get(name, 0.0) for name in runs.VARIABLES if "class" in runs.VARIABLES[name].dims}
     data = {}
@@ -114,7 +115,7 @@ def ledger_of(coefficient, **terms):
         {
             "step": np.arange(0, 2 * steps, 2),
             "cut": ["a", "logits"],
-            "images_of_class": ("class", [2, 6, 1]),
+            "count": ("class", [2, 6, 1]),
             "interference_cut": ["a"],
         },
         {"track_every": 2},
@@ -126,8 +127,8 @@ def test_sums_and_phases_by_hand():
     record = ledger_of([-0.5, -0.1, 0.1, -0.05], realised=-by_class, optimiser=-2 * by_class, statistics=by_class)
     curves = over_ledger(record)
     assert curves.attrs["turn"] == 4
-    rows = {(row["cut"], row["phase"]): row for row in summarise(curves)}
-    assert set(rows) == {(layer, phase) for layer in ("a", "logits") for phase in ("all", "before", "after")}
+    rows = {(row["cut"], row["phase"]): row for row in summarise_ledger(curves)}
+    assert set(rows) == {(cut, phase) for cut in ("a", "logits") for phase in ("all", "before", "after")}
     assert rows["a", "all"]["sum_realised"] == -10
     assert rows["a", "after"]["sum_optimiser"] == -10
     assert rows["a", "before"]["sum_statistics"] == 5
@@ -137,20 +138,20 @@ def test_sums_and_phases_by_hand():
     assert rows["logits", "all"]["both_size"] == 1  # -2 + 1
     said = said_of(curves)
     assert said[0] == "classes with fewer than two images in the probe batch, left out of every sum: 2 (1)"
-    assert said[1] == "one step in 2 was entered: sums are over those 4 steps alone"
+    assert said[1] == "one step in 2 is in the ledger: sums are over those 4 steps alone"
     assert "turns positive at step 4 (epoch 1) and is so on 50% of the steps from there" in said[2]
 
 
 def test_no_sign_change_and_a_ledger_without_the_parameters_terms():
     record = ledger_of([-0.5, -0.1], realised=1.0).drop_vars(list(runs.PARAMETER_TERMS))
     curves = over_ledger(record)
-    assert [row["phase"] for row in summarise(curves)] == ["all", "all"]
-    assert np.isnan(summarise(curves)[0]["sum_optimiser"])
+    assert [row["phase"] for row in summarise_ledger(curves)] == ["all", "all"]
+    assert np.isnan(summarise_ledger(curves)[0]["sum_optimiser"])
     assert "stays negative (at most -0.1)" in said_of(curves)[-1]
 
 
 def test_the_coefficient_that_turns_at_the_first_step_has_nothing_before():
-    rows = summarise(over_ledger(ledger_of([0.1, 0.2], realised=1.0)))
+    rows = summarise_ledger(over_ledger(ledger_of([0.1, 0.2], realised=1.0)))
     assert {row["phase"] for row in rows} == {"all", "after"}
 
 
@@ -159,7 +160,7 @@ def test_the_coefficient_that_turns_at_the_first_step_has_nothing_before():
 
 def test_no_run_and_unknown_flags(capsys):
     assert "a run folder is missing" in refused(capsys, vortex.main)
-    assert "unknown flag '--layers'; did you mean '--layer'" in refused(capsys, vortex.main, "r", "--layers", "fc")
+    assert "unknown flag '--cuts'; did you mean '--cut'" in refused(capsys, vortex.main, "r", "--cuts", "fc")
 
 
 def test_what_is_no_run_or_was_not_tracked(copy, capsys, tmp_path):
@@ -169,15 +170,15 @@ def test_what_is_no_run_or_was_not_tracked(copy, capsys, tmp_path):
     assert said.endswith("holds no ledger of steps; train a run with --track-every 1")
 
 
-def test_an_unknown_layer(copy, capsys):
+def test_an_unknown_cut(copy, capsys):
     before = snapshot(copy)
     said = refused(capsys, vortex.main, copy / "ls0", "--cut", "block4")
-    assert said == "unknown layer 'block4'; did you mean 'block_4'?"
+    assert said == "unknown cut 'block4'; did you mean 'block_4'?"
     assert snapshot(copy) == before
 
 
-def test_runs_of_different_layers_are_not_compared(copy, capsys):
-    # The same record under another name of one layer, as of another model.
+def test_runs_of_different_cuts_are_not_compared(copy, capsys):
+    # The same record under another name of one cut, as of another model.
     folder = runs.steps_folder(copy / "ls0")
     shutil.rmtree(folder / "cut")
     names = np.array([*CUTS[:-2], "embedding", "logits"], dtype=np.dtypes.StringDType())
@@ -188,7 +189,7 @@ def test_runs_of_different_layers_are_not_compared(copy, capsys):
         zarr.open_group(str(folder), mode="r+").create_array("cut", data=names, dimension_names=("cut",))
     said = refused(capsys, vortex.main, copy / "ls0", copy / "ls0.3")
     assert said == (
-        "ls0 and ls0.3 have different layers and cannot be compared: only ls0 has embedding; only ls0.3 has fc"
+        "ls0 and ls0.3 have different cuts and cannot be compared: only ls0 has embedding; only ls0.3 has fc"
     )
 
 

@@ -1,7 +1,7 @@
 """What the ledger of R_c² costs: beside a plain forward pass, beside its definition, and in training.
 
-    python experiments/benchmarks/vortex.py                              # ledgers of CNN, VGG19 and IR-152 siblings
-    python experiments/benchmarks/vortex.py --what jacobian tracking
+    python experiments/benchmarks/contraction.py                       # ledgers of CNN, VGG19 and IR-152 siblings
+    python experiments/benchmarks/contraction.py --what jacobian tracking
 
 ledgers: ratio to a forward pass of the same batch (median of the ratios pair by pair, one process, in turn) of
   feature    correct, wrong and second of all cuts (goal <= 3.5, and K = 100 <= 1.15 times K = 10)
@@ -29,13 +29,14 @@ import numpy as np
 import optax
 
 from gpz_jax import parallel, runs
-from gpz_jax.analysis import contraction
+from gpz_jax.analysis.contraction import feature_terms, feature_terms_by_jacobian
+from gpz_jax.analysis.parameter_space import gradient_parts, parameter_terms
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, TrainingConfig, resolve
 from gpz_jax.data.splits import Split
 from gpz_jax.models import build
 from gpz_jax.taps import tap
 from gpz_jax.targets import soft_targets
-from gpz_jax.training import classifier, ledger
+from gpz_jax.training import classifier, ledger, sweep
 
 #: Width and depth of the siblings that stand for the paper's models on two cores.
 SIBLINGS = {"cnn": (16, 1.0), "vgg19": (16, 1.0), "ir152": (16, 0.25)}
@@ -74,7 +75,7 @@ def ledgers(name: str, num_classes: int, flags) -> dict[str, float]:
         rngs = {"dropout": jax.random.key(2)}
         return model.apply({**variables, "params": params}, x, train=True, rngs=rngs, mutable=["batch_stats"])[0]
 
-    gradient = jax.jit(lambda params: contraction.gradient_parts(logits_of, params, labels, q))
+    gradient = jax.jit(lambda params: gradient_parts(logits_of, params, labels, q))
     parts = gradient(variables["params"])
     update = jax.tree.map(lambda a, b: -0.01 * (a + b), *parts)
     after = {**variables, "params": optax.apply_updates(variables["params"], update)}
@@ -83,8 +84,8 @@ def ledgers(name: str, num_classes: int, flags) -> dict[str, float]:
     plain, found = ratios(
         lambda: forward(variables, x),
         {
-            "feature": lambda: contraction.feature_terms(network, variables, x, labels, q, step_size=0.01),
-            "parameter": lambda: contraction.parameter_terms(
+            "feature": lambda: feature_terms(network, variables, x, labels, q, step_size=0.01),
+            "parameter": lambda: parameter_terms(
                 network, variables, after, x, labels, parts, num_classes=num_classes, step_size=0.01
             ),
             "parts": lambda: gradient(variables["params"]),
@@ -125,9 +126,9 @@ def child(way: str, name: str, cuts: str, size: str) -> None:
     network = dataclasses.replace(network, cuts=(*network.cuts[: int(cuts)], "logits"))
     calls = {
         "forward": jax.jit(lambda: network(variables, x)[0]),
-        "fast": lambda: contraction.feature_terms(network, variables, x, labels, q, step_size=0.01),
+        "fast": lambda: feature_terms(network, variables, x, labels, q, step_size=0.01),
         "jacobian": jax.jit(
-            lambda v, x, y, q: contraction.feature_terms_by_jacobian(network, v, x, y, q, step_size=0.01)
+            lambda v, x, y, q: feature_terms_by_jacobian(network, v, x, y, q, step_size=0.01)
         ),
     }  # fmt: skip
     call = calls[way]
@@ -156,25 +157,25 @@ def tracking(flags) -> None:
 
     probe = (jnp.asarray(images[:256]), jnp.asarray(labels[:256]))
 
-    def book(kind: str, folder: str) -> ledger.Ledger:
+    def open_ledger(kind: str, folder: str) -> ledger.Ledger:
         tracked = ledger.Tracked(network, recipe, kind == "full", ("fc",))
-        record = runs.StepRecord.open(
-            Path(folder) / kind, layers=network.cuts, dimensions=[1] * len(network.cuts), images_of_class=[26] * 10,
-            interference_cuts=("fc",), variables=tracked.variables, attributes={}, keep_steps=0,
-        )  # fmt: skip
+        layout = runs.Layout(network.cuts, [1] * len(network.cuts), [26] * 10, ("fc",), tracked.variables, {})
+        record = runs.StepRecord.open(Path(folder) / kind, layout, keep_steps=0)
         return ledger.Ledger(record, tracked, probe, mesh)
 
-    def run(book: ledger.Ledger | None):
-        state = classifier.init_state(jax.random.key(0), recipe, 3)
-        state = classifier.fit(
-            state, recipe=recipe, config=config, train=train, validation=held_out, mesh=mesh,
-            after_epoch=lambda *_: book.flush() if book else None, on_update=book.note if book else None,
+    def run(kept: ledger.Ledger | None):
+        (state,) = sweep.fit(
+            [classifier.init_state(jax.random.key(0), recipe, 3)], recipe=recipe, configs=[config], train=[train],
+            validation=[held_out], mesh=mesh, after_epoch=lambda *_: kept.flush() if kept else None,
+            on_update=sweep.append_rows([kept], "loop") if kept else None,
         )  # fmt: skip
         return state.params
 
     with tempfile.TemporaryDirectory() as folder:
-        books = {kind: book(kind, folder) for kind in ("feature", "full")}
-        plain, found = ratios(lambda: run(None), {kind: lambda b=b: run(b) for kind, b in books.items()}, 5)
+        ledgers = {kind: open_ledger(kind, folder) for kind in ("feature", "full")}
+        plain, found = ratios(
+            lambda: run(None), {kind: lambda kept=kept: run(kept) for kind, kept in ledgers.items()}, 5
+        )
     print(f"training, CNN width 16, batch 128, 80 steps: {plain:.2f} s without a ledger; every tenth step, probe 256:")
     for kind, (seconds, ratio) in found.items():
         print(f"  --ledger {kind:8} {seconds:.2f} s, {100 * (ratio - 1):+.0f} %", flush=True)

@@ -1,81 +1,12 @@
-"""Tables and figures of the ledger of R_c² that a tracked run keeps; need no device."""
+"""Figures of the ledger of R_c² that a tracked run keeps; need no device."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
 
-from gpz_jax.presentation import number
 from gpz_jax.reporting.figures import new_figure, set_logarithmic
-
-
-def _percent(part: float, whole: float) -> str:
-    return "" if not np.isfinite(part) or not np.isfinite(whole) or whole == 0 else f"{100 * part / whole:.3g}"
-
-
-def ledger_tables(name: str, curves, rows: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """What moved R_c², over all steps and after the sign change, and whether each prediction of it came true.
-
-    Args:
-      name: of the run.
-      curves: its ledger, as ``workflow.vortex.over_ledger`` returns it.
-      rows: what ``workflow.vortex.summarise`` made of it.
-    """
-    split = {"train": "training", "validation": "validation"}.get(str(curves.attrs.get("split")), "")
-    about = f"{curves.attrs.get('images')} {split} images, {curves.sizes['step']} steps"
-    shown = [_moved(f"{escape(name)}: what moved R_c^2 ({about})", [row for row in rows if row["phase"] == "all"])]
-    after = [row for row in rows if row["phase"] == "after"]
-    if after:
-        shown.append(_moved(f"{escape(name)}: after the sign change (from step {after[0]['first_step']})", after))
-    shown.append(_agreement(f"{escape(name)}: predicted against realised change", rows))
-    return shown
-
-
-def _moved(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    full = any(np.isfinite(row["sum_optimiser"]) for row in rows)
-    table = Table(
-        title=title,
-        caption="%: of the realised change, so that optimiser + statistics + residual = 100; net: |sum| over sum of "
-        "|changes|; falling: share of steps; gradient: along -gamma grad of the two parts of the loss; feature: z "
-        "moved by -gamma J^T(p - q)",
-    )
-    heads = ["cut", "R_c^2 first", "last", "rho first", "last", "realised", "net", "falling %"]
-    heads += ["optimiser %", "statistics %", "residual %", "gradient:\ncorrect %", "wrong %"] if full else []
-    heads += ["feature:\ncorrect %", "wrong %", "second %"]
-    for head in heads:
-        table.add_column(head, justify="left" if head == "cut" else "right")
-    terms = ["optimiser", "statistics", "residual", "parameter_correct", "parameter_wrong"] if full else []
-    terms += ["feature_correct", "feature_wrong", "feature_second"]
-    for row in rows:
-        table.add_row(
-            escape(row["cut"]), number(row["radius_first"]), number(row["radius_last"]),
-            number(row["rho_first"]), number(row["rho_last"]),
-            number(row["sum_realised"]), number(row["net"]), f"{100 * row['falling']:.0f}",
-            *(_percent(row[f"sum_{term}"], row["sum_realised"]) for term in terms),
-        )  # fmt: skip
-    return table
-
-
-def _agreement(title: str, rows: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(
-        title=title,
-        caption="r: correlation over the steps; size: root mean square of the predicted over that of the realised; "
-        "sign: share of steps with the same sign; both: optimiser + statistics",
-    )
-    names = ["feature", "gradient", "optimiser", "both"]
-    names = [name for name in names if any(np.isfinite(row[f"{name}_same_sign"]) for row in rows)]
-    for head in ("cut", "steps", *(f"{name}:\n{what}" for name in names for what in ("r", "size", "sign"))):
-        table.add_column(head, justify="left" if head in ("cut", "steps") else "right")
-    for row in rows:
-        cells = [number(row[f"{name}_{what}"], 2) for name in names for what in ("correlation", "size", "same_sign")]
-        table.add_row(escape(row["cut"]), row["phase"], *cells)
-    return table
-
-
-# Figures -------------------------------------------------------------------------------------------------------------
 
 
 def _mark(axis, curves, colour: str = "0.4") -> None:
@@ -91,52 +22,49 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 
 
 def overview_figure(records: Mapping[str, Any], file: Path) -> None:
-    """R_c² and ρ by step and layer, the coefficient, and the vortex: output entropy against the decision-level bound.
+    """R_c² and ρ by step and cut, the coefficient, and the vortex: output entropy against the decision-level bound.
 
     Several runs are drawn over one another, each in its own line style; dotted verticals mark the sign change.
 
     Args:
-      records: name of the run -> its curves (``workflow.vortex.over_ledger``).
+      records: name of the run -> its curves (``attribution.over_ledger``).
       file: a .png to write.
     """
     figure, axes = new_figure(2, 2, (13.0, 8.0))
-    (radius, share), (coefficient, entropy) = axes
+    (radius, rho), (coefficient, entropy) = axes
     bound = entropy.twinx()
-    styles, layers = ("-", "--", ":", "-."), list[str]()
+    styles, cuts = ("-", "--", ":", "-."), list[str]()
     for number_of_run, (name, curves) in enumerate(records.items()):
         style, colour = styles[number_of_run % 4], f"C{number_of_run}"
-        layers = [str(layer) for layer in curves.cut.values]
-        within = curves.within.values
-        for i, layer in enumerate(layers):
-            shade = _shade(i, len(layers))
-            radius.plot(
-                curves.step, within[:, i], style, color=shade, linewidth=1, label=None if number_of_run else layer
-            )
-            share.plot(curves.step, curves.rho.values[:, i], style, color=shade, linewidth=1)
+        cuts = [str(cut) for cut in curves.cut.values]
+        for i, cut in enumerate(cuts):
+            line = {"color": _shade(i, len(cuts)), "linewidth": 1, "linestyle": style}
+            radius.plot(curves.step, curves.within.values[:, i], label=None if number_of_run else cut, **line)
+            rho.plot(curves.step, curves.rho.values[:, i], **line)
         if len(records) > 1:
-            share.plot([], [], style, color="0.3", label=name)
+            rho.plot([], [], style, color="0.3", label=name)
         coefficient.plot(curves.step, curves.coefficient.values, color=colour, label=name)
         coefficient.plot(curves.step, curves.past_flip.values, "--", color=colour, linewidth=1)
         entropy.plot(curves.step, curves.output_entropy.values, color=colour, label=name)
         at = str(curves.interference_cut.values[-1])
         bound.plot(curves.step, curves.decision_bound.sel(cut=at), "--", color=colour, linewidth=1)
-        for axis in (radius, share, coefficient, entropy):
+        for axis in (radius, rho, coefficient, entropy):
             _mark(axis, curves, colour if len(records) > 1 else "0.4")
     set_logarithmic(radius, np.concatenate([curves.within.values.ravel() for curves in records.values()]))
     coefficient.axhline(0, color="0.8", linewidth=1, zorder=0)
     coefficient.plot([], [], "--", color="0.4", label="share past $p_c > 1-\\alpha$")
     radius.set_title("within-class radius $R_c^2$ (squared units of z)", fontsize=10)
-    share.set_title(r"within-class share $\rho$", fontsize=10)
+    rho.set_title(r"within-class fraction $\rho$", fontsize=10)
     coefficient.set_title(r"mean correct-class coefficient $p_c - 1 + \alpha$", fontsize=10)
     at = str(next(iter(records.values())).interference_cut.values[-1])
     entropy.set_title(f"output entropy (line) and decision-level bound on h(z) at {at} (dashed)", fontsize=10)
     entropy.set_ylabel("output entropy (nats)", fontsize=8)
     bound.set_ylabel("bound (nats)", fontsize=8)
-    if len(layers) <= 12:
+    if len(cuts) <= 12:
         radius.legend(fontsize=7, ncols=2)
     else:
-        radius.annotate("light: first layers, dark: last", (0.02, 0.03), xycoords="axes fraction", fontsize=7)
-    for axis in (coefficient, entropy, *([share] if len(records) > 1 else [])):
+        radius.annotate("light: first cuts, dark: last", (0.02, 0.03), xycoords="axes fraction", fontsize=7)
+    for axis in (coefficient, entropy, *([rho] if len(records) > 1 else [])):
         axis.legend(fontsize=7)
     for axis in axes.flat:
         axis.set_xlabel("step", fontsize=8)
@@ -153,24 +81,24 @@ FEATURE_LINES = {"feature_correct": "correct", "feature_wrong": "wrong"}
 STEP_LINES = {"realised": "realised", "optimiser": "optimiser", "statistics": "statistics", "residual": "residual"}
 
 
-def terms_figure(records: Mapping[str, Any], layers: Sequence[str], file: Path) -> None:
+def terms_figure(records: Mapping[str, Any], cuts: Sequence[str], file: Path) -> None:
     """The terms of ΔR_c² over the steps, as shares of R_c²: predicted in feature space, and what the step really did.
 
-    Two rows a run (feature space; parameter space), a column a layer. Thick lines are running means, dotted verticals
+    Two rows a run (feature space; parameter space), a column a cut. Thick lines are running means, dotted verticals
     mark the sign change of the correct-class coefficient.
 
     Args:
-      records: name of the run -> its curves (``workflow.vortex.over_ledger``).
-      layers: those to draw.
+      records: name of the run -> its curves (``attribution.over_ledger``).
+      cuts: those to draw.
       file: a .png to write.
     """
-    figure, axes = new_figure(2 * len(records), len(layers), (3.2 * len(layers) + 1, 5.0 * len(records)))
-    for (name, curves), (above, below) in zip(records.items(), axes.reshape(-1, 2, len(layers)), strict=True):
-        known = [str(layer) for layer in curves.cut.values]
+    figure, axes = new_figure(2 * len(records), len(cuts), (3.2 * len(cuts) + 1, 5.0 * len(records)))
+    for (name, curves), (above, below) in zip(records.items(), axes.reshape(-1, 2, len(cuts)), strict=True):
+        known = [str(cut) for cut in curves.cut.values]
         radius = np.maximum(curves.radius.values, 1e-30)
         for line, lines in ((above, FEATURE_LINES), (below, STEP_LINES)):
-            for axis, layer in zip(line, layers, strict=True):
-                i = known.index(layer)
+            for axis, cut in zip(line, cuts, strict=True):
+                i = known.index(cut)
                 for order, (term, label) in enumerate(lines.items()):
                     if term not in curves:
                         continue
@@ -180,7 +108,7 @@ def terms_figure(records: Mapping[str, Any], layers: Sequence[str], file: Path) 
                     _limit(axis, _smooth(relative))
                 axis.axhline(0, color="0.8", linewidth=1, zorder=0)
                 _mark(axis, curves)
-                axis.set_title(layer, fontsize=9, parse_math=False)
+                axis.set_title(cut, fontsize=9, parse_math=False)
                 axis.tick_params(labelsize=7)
                 axis.set_xlabel("step", fontsize=7)
         above[0].set_ylabel(f"{name}\nfeature space, of R_c² a step", fontsize=8, parse_math=False)
@@ -204,7 +132,7 @@ def interference_figure(records: Mapping[str, Any], file: Path) -> None:
     shrinks it.
 
     Args:
-      records: name of the run -> its curves (``workflow.vortex.over_ledger``).
+      records: name of the run -> its curves (``attribution.over_ledger``).
       file: a .png to write.
     """
     figure, axes = new_figure(len(records), 2, (9.0, 4.2 * len(records)))
@@ -224,27 +152,27 @@ def interference_figure(records: Mapping[str, Any], file: Path) -> None:
     figure.savefig(file, dpi=120)
 
 
-def ledger_figure(records: Mapping[str, Any], layer: str, file: Path) -> None:
-    """The ledger of one layer, a column a run: R_c² and ρ; the account of what really happened, added up over the
+def ledger_figure(records: Mapping[str, Any], cut: str, file: Path) -> None:
+    """The ledger of one cut, a column a run: R_c² and ρ; the account of what really happened, added up over the
     steps; the two feature-space terms with the sign change.
 
     Args:
       records: title of the column -> curves.
-      layer: which.
+      cut: which.
       file: a .png to write.
     """
     figure, axes = new_figure(3, len(records), (5.0 * len(records), 8.0))
     for column, (name, curves) in enumerate(records.items()):
         radius, account, terms = axes[:, column]
-        i = [str(known) for known in curves.cut.values].index(layer)
+        i = [str(known) for known in curves.cut.values].index(cut)
         radius.plot(curves.step, curves.within.values[:, i], color="C0", label="$R_c^2$")
         set_logarithmic(radius, curves.within.values[:, i])
-        share = radius.twinx()
-        share.plot(curves.step, curves.rho.values[:, i], color="C1", label=r"$\rho$")
-        share.set_ylim(0, 1)
+        rho = radius.twinx()
+        rho.plot(curves.step, curves.rho.values[:, i], color="C1", label=r"$\rho$")
+        rho.set_ylim(0, 1)
         radius.plot([], [], color="C1", label=r"$\rho$ (right axis)")
         radius.legend(fontsize=8, loc="center right")
-        radius.set_title(f"{name}: {layer}", fontsize=10, parse_math=False)
+        radius.set_title(f"{name}: {cut}", fontsize=10, parse_math=False)
         for order, (term, label) in enumerate(STEP_LINES.items()):
             if term in curves:
                 total = np.cumsum(curves[term].values[:, i])

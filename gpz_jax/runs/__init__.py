@@ -23,7 +23,16 @@ from gpz_jax.runs.records import (
     write_json,
     write_zarr,
 )
-from gpz_jax.runs.steps import CHUNK, PARAMETER_TERMS, VARIABLES, StepRecord, read_steps, steps_folder
+from gpz_jax.runs.steps import (
+    CHUNK,
+    PARAMETER_TERMS,
+    VARIABLES,
+    Layout,
+    StepRecord,
+    read_steps,
+    steps_dataset,
+    steps_folder,
+)
 
 __all__ = [
     "CHUNK",
@@ -31,6 +40,7 @@ __all__ = [
     "SCHEMA_VERSION",
     "VARIABLES",
     "Checkpoints",
+    "Layout",
     "Loaded",
     "Run",
     "StepRecord",
@@ -53,6 +63,7 @@ __all__ = [
     "saved_epochs",
     "schema_of",
     "start",
+    "steps_dataset",
     "steps_folder",
     "write_config",
     "write_epochs",

@@ -3,14 +3,14 @@
 runs/NAME/
   config.json       everything resolved: settings, versions of the packages, fingerprint of the data, classes, channels
   metrics.jsonl     one line an epoch, and the radius of every cut after it
-  dynamics.zarr     labelled, for xarray: group "epochs" (the same; epoch x layer x class) and, of a run with
-                    --track-every, group "steps" (step x layer x class, see dynamics.py)
+  dynamics.zarr     labelled, for xarray: group "epochs" (the same; epoch x cut x class) and, of a tracked run, group
+                    "steps" (step x cut x class, see steps.py)
   checkpoints/      Orbax, one folder an epoch: the last two and the best
   probe/            a table and a labelled record for every probe
   attacks/          one folder a cut and decoder
   figures/
 
-Runs trained together lie in one folder, NAME/ls0.3-seed0/ and so on, each a run folder as above; beside them
+The runs of a sweep lie in one folder, NAME/ls0.3-seed0/ and so on, each a run folder as above; beside them
 NAME/dynamics.zarr holds the groups of all of them, with two more dims, alpha and seed.
 """
 
@@ -56,7 +56,7 @@ def readable_name(config: Config) -> str:
 
 
 def member_name(config: Config) -> str:
-    """``ls0.3-seed0``: what tells a run from those that are trained together with it."""
+    """``ls0.3-seed0``: what tells a run from the others of its sweep."""
     return f"ls{config.training.ls:g}-seed{config.seed}"
 
 

@@ -1,18 +1,21 @@
 """dynamics.zarr/steps: the ledger of single training steps, appended to while a run trains and read afterwards.
 
-Dims step, layer (every cut, in order), class; a row of every variable is one step. The coordinate ``step`` is written
+Dims step, cut (every one, in order), class; a row of every variable is one step. The coordinate ``step`` is written
 last of a row's variables: rows beyond its length are what a crash left half written, and no reader sees them.
 """
 
+import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from gpz_jax.analysis import bounds
 from gpz_jax.errors import UserError
+from gpz_jax.runs.records import SCHEMA_VERSION, schema_of
 
 _Z = "squared units of z"
 
@@ -38,6 +41,7 @@ VARIABLES = {
     "realised": Variable(_CLASSES, _Z, "R_c^2(theta', s') - R_c^2(theta, s)"),
     "residual": Variable(_CLASSES, _Z, "realised - optimiser - statistics: curvature along the step"),
     "within": Variable(("cut",), _Z, "W = sum_c (N_c/N) R_c^2, before the step"),
+    "between": Variable(("cut",), _Z, "B = sum_c (N_c/N) ||mu_c - mu||^2, before the step"),
     "rho": Variable(("cut",), "1", "rho = W/(W + B), before the step"),
     "decision_bound": Variable(("cut",), "nats", "sum_c P(c) D/2 ln(2 pi e R_c^2/D) + H(Y) >= h(Z), before the step"),
     "coefficient": Variable(("class",), "1", "mean correct-class coefficient p_c - q_c = p_c - 1 + alpha"),
@@ -52,11 +56,89 @@ VARIABLES = {
     "step_size": Variable((), "1", "gamma: the learning rate of the step"),
     "epoch": Variable((), "1", "epoch that the step belongs to, from 1"),
 }
-#: What ``--ledger feature`` leaves out.
+#: What ``ledger="feature"`` leaves out.
 PARAMETER_TERMS = ("parameter_correct", "parameter_wrong", "optimiser", "statistics", "residual")
 
 #: Rows a chunk: few files, and little to write again when a chunk is filled up.
 CHUNK = 64
+
+#: What gpz_jax 0.1.0 called it -> what it is called now.
+_RENAMED = {"share": "rho", "layer": "cut", "interference_layer": "interference_cut", "images_of_class": "count"}
+
+
+class Layout(NamedTuple):
+    """What all rows of a ledger have in common.
+
+    Attributes:
+      cuts: names of the cuts, in order.
+      dimensions: D of each.
+      count: N_c of the probe batch.
+      interference_cuts: cuts at which the interference is kept.
+      variables: those of :data:`VARIABLES` that are kept.
+      attributes: what else is said of the record.
+    """
+
+    cuts: Sequence[str]
+    dimensions: Sequence[int]
+    count: Sequence[int]
+    interference_cuts: Sequence[str]
+    variables: Sequence[str]
+    attributes: Mapping[str, Any]
+
+    @property
+    def coordinates(self) -> dict[str, tuple[str, np.ndarray]]:
+        """Name -> (dim, values)."""
+        classes = np.arange(len(self.count))
+        return {
+            "cut": ("cut", np.array(self.cuts, str)),
+            "dimension": ("cut", np.array(self.dimensions, np.int64)),
+            "class": ("class", classes),
+            "output": ("output", classes),
+            "count": ("class", np.array(self.count, np.int64)),
+            "interference_cut": ("interference_cut", np.array(self.interference_cuts, str)),
+        }
+
+    @property
+    def stamped(self) -> dict[str, Any]:
+        """The attributes, with the schema version."""
+        return {"schema_version": SCHEMA_VERSION, **self.attributes}
+
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Shape of a variable in one row."""
+        coordinates = self.coordinates
+        return tuple(len(coordinates[dim][1]) for dim in VARIABLES[name].dims)
+
+
+def _described(name: str) -> dict[str, str]:
+    return {"units": VARIABLES[name].units, "long_name": VARIABLES[name].formula}
+
+
+def steps_dataset(layout: Layout, rows: Mapping[str, np.ndarray]):
+    """Rows as an ``xarray.Dataset``: what :func:`read_steps` gives of them once they are appended.
+
+    Args:
+      layout: of the ledger.
+      rows: ``step`` ``(n,)`` and every variable but ``decision_bound``, ``(n, …)``.
+    """
+    import xarray as xr
+
+    rows = {**rows, "decision_bound": decision_bounds(rows["radius"], layout.count, layout.dimensions)}
+    variables = {
+        name: (("step", *VARIABLES[name].dims), np.asarray(rows[name], np.float32), _described(name))
+        for name in layout.variables
+    }
+    return xr.Dataset(variables, {"step": np.asarray(rows["step"], np.int64), **layout.coordinates}, layout.stamped)
+
+
+def decision_bounds(
+    radius: Float[np.ndarray, "n L K"], count: Sequence[int], dimensions: Sequence[int]
+) -> Float[np.ndarray, "n L"]:
+    """The decision-level bound of every step and cut, nats."""
+    count = np.asarray(count)
+    found = [
+        [bounds.decision_bound(r, count, int(d)) for r, d in zip(cuts, dimensions, strict=True)] for cuts in radius
+    ]
+    return np.array(found, np.float32).reshape(radius.shape[:2])
 
 
 def steps_folder(run_folder: Path) -> Path:
@@ -71,29 +153,16 @@ class StepRecord:
         self._group = group
 
     @classmethod
-    def open(
-        cls,
-        run_folder: Path,
-        *,
-        cuts: Sequence[str],
-        dimensions: Sequence[int],
-        images_of_class: Sequence[int],
-        interference_cuts: Sequence[str],
-        variables: Sequence[str],
-        attributes: Mapping[str, Any],
-        keep_steps: int,
-    ) -> "StepRecord":
+    def open(cls, run_folder: Path, layout: Layout, *, keep_steps: int) -> "StepRecord":
         """The run's ledger as it is, without the steps from ``keep_steps`` on; a new one if there is none to continue.
 
         Args:
           run_folder: of the run.
-          cuts: names of the cuts.
-          dimensions: D of each.
-          images_of_class: N_c of the probe batch.
-          interference_cuts: cuts at which the interference is kept.
-          variables: those of :data:`VARIABLES` to keep.
-          attributes: what else is said of the record.
+          layout: of the ledger.
           keep_steps: steps that lie behind the checkpoint that training continues from; 0 starts a new ledger.
+
+        Raises:
+          UserError: the ledger that is to be continued cannot be read, or is of a newer schema.
         """
         import zarr
 
@@ -101,64 +170,26 @@ class StepRecord:
         if keep_steps and (folder / "zarr.json").is_file():
             try:
                 group = zarr.open_group(str(folder), mode="r+")
-                if _are_there(group, variables):
+                if schema_of(group.attrs, folder) < SCHEMA_VERSION:
+                    group = _rewritten(run_folder, layout)
+                if _are_there(group, layout.variables):
                     record = cls(group)
                     record._cut(int(np.searchsorted(_whole(group["step"]), keep_steps)))
                     return record
             except _UNREADABLE as error:
                 raise _unreadable(folder, error) from None
-        sizes = {
-            "cut": len(cuts), "class": len(images_of_class), "output": len(images_of_class),
-            "interference_cut": len(interference_cuts),
-        }  # fmt: skip
-        group = zarr.open_group(str(folder), mode="w", attributes=dict(attributes))
         zarr.open_group(str(folder.parent), mode="a")  # so that the groups below can be opened as one tree
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # zarr 3 warns that its strings are not final; xarray reads them
-            constant = {
-                "cut": ("cut", np.array(cuts, dtype=np.dtypes.StringDType())),
-                "dimension": ("cut", np.array(dimensions, np.int64)),
-                "class": ("class", np.arange(sizes["class"])),
-                "output": ("output", np.arange(sizes["class"])),
-                "images_of_class": ("class", np.array(images_of_class, np.int64)),
-                "interference_cut": (
-                    "interference_cut",
-                    np.array(interference_cuts, dtype=np.dtypes.StringDType()),
-                ),
-            }
-            for name, (dim, values) in constant.items():
-                group.create_array(name, data=values, dimension_names=(dim,))
-        for name in variables:
-            about = VARIABLES[name]
-            shape = tuple(sizes[dim] for dim in about.dims)
-            group.create_array(
-                name,
-                shape=(0, *shape),
-                chunks=(CHUNK, *shape),
-                dtype="float32",
-                fill_value=float("nan"),
-                dimension_names=("step", *about.dims),
-                attributes={"units": about.units, "long_name": about.formula},
-            )
-        group.create_array("step", shape=(0,), chunks=(4096,), dtype="int64", fill_value=-1, dimension_names=("step",))
-        return cls(group)
+        return cls(_new_group(folder, layout))
 
     def append(self, rows: Mapping[str, np.ndarray]) -> None:
         """Add rows: ``step`` ``(n,)`` and every variable, ``(n, …)``; once ``step`` is written, last, they count."""
-        rows = {**rows, "decision_bound": self._bounds(rows["radius"])}
+        count, dimensions = np.asarray(self._group["count"]), np.asarray(self._group["dimension"])
+        rows = {**rows, "decision_bound": decision_bounds(rows["radius"], count.tolist(), dimensions.tolist())}
         begin = self._group["step"].shape[0]
         end = begin + len(rows["step"])
         for name in (*(name for name in rows if name != "step"), "step"):
             self._resize(name, end)
             self._group[name][begin:end] = rows[name]
-
-    def _bounds(self, radius: np.ndarray) -> np.ndarray:
-        """The decision-level bound of every step and layer, ``(n, L)``, of radii ``(n, L, K)``."""
-        counts, dimensions = np.asarray(self._group["images_of_class"]), np.asarray(self._group["dimension"])
-        found = [
-            [bounds.decision_bound(r, counts, int(d)) for r, d in zip(cuts, dimensions, strict=True)] for cuts in radius
-        ]
-        return np.array(found, np.float32).reshape(radius.shape[:2])
 
     def _cut(self, length: int) -> None:
         # Numbers beyond it go first: they would be back when the array grows, before the rows are.
@@ -172,6 +203,45 @@ class StepRecord:
             array.resize((length, *array.shape[1:]))
 
 
+def _new_group(folder: Path, layout: Layout) -> Any:
+    """A ledger without rows, in place of what the folder holds."""
+    import zarr
+
+    group = zarr.open_group(str(folder), mode="w", attributes=layout.stamped)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # zarr 3 warns that its strings are not final; xarray reads them
+        for name, (dim, values) in layout.coordinates.items():
+            values = values.astype(np.dtypes.StringDType()) if values.dtype.kind == "U" else values
+            group.create_array(name, data=values, dimension_names=(dim,))
+    for name in layout.variables:
+        group.create_array(
+            name,
+            shape=(0, *layout.shape_of(name)),
+            chunks=(CHUNK, *layout.shape_of(name)),
+            dtype="float32",
+            fill_value=float("nan"),
+            dimension_names=("step", *VARIABLES[name].dims),
+            attributes=_described(name),
+        )
+    group.create_array("step", shape=(0,), chunks=(4096,), dtype="int64", fill_value=-1, dimension_names=("step",))
+    return group
+
+
+def _rewritten(run_folder: Path, layout: Layout) -> Any:
+    """The ledger of an older schema, written anew in today's words."""
+    import zarr
+
+    old, folder = read_steps(run_folder), steps_folder(run_folder)
+    partial = folder.with_name("steps.partial")
+    group = _new_group(partial, layout)
+    if _are_there(old, layout.variables):
+        names = ("step", *(name for name in layout.variables if name != "decision_bound"))
+        StepRecord(group).append({name: old[name].values for name in names})
+    shutil.rmtree(folder)
+    partial.rename(folder)
+    return zarr.open_group(str(folder), mode="r+")
+
+
 def _whole(steps: Any) -> np.ndarray:
     """The numbers of the whole steps: those before the first that was not written yet."""
     steps = np.asarray(steps[:])
@@ -183,6 +253,8 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeErro
 
 
 def _unreadable(folder: Path, error: Exception) -> UserError:
+    if isinstance(error, UserError):
+        return error
     return UserError(f"{folder} cannot be read ({type(error).__name__}: {error}); train the run again")
 
 
@@ -191,36 +263,52 @@ def _are_there(group: Any, variables: Sequence[str]) -> bool:
 
 
 def read_steps(run_folder: Path):
-    """A run's ledger as an ``xarray.Dataset``, up to the last whole step.
+    """A run's ledger as an ``xarray.Dataset``, up to the last whole step; one of gpz_jax 0.1.0 in today's words.
 
     Raises:
-      UserError: there is none, or it cannot be read.
+      UserError: there is none, it cannot be read, or it is of a newer schema.
     """
     import xarray as xr
     import zarr
 
     folder = steps_folder(run_folder)
     if not (folder / "zarr.json").is_file():
-        raise UserError(f"{run_folder} holds no ledger of steps; train a run with --track-every 1")
+        raise UserError(f"{run_folder} holds no ledger of steps; train a run with track_every 1", field="track_every")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             group: Any = zarr.open_group(str(folder), mode="r")
-            length = len(_whole(group["step"]))
-            found = {}
-            for name in group.array_keys():
-                array: Any = group[name]
-                dims = array.metadata.dimension_names
-                whole = dims[0] != "step"
-                if not whole and array.shape[0] < length:
-                    raise ValueError(f"{name} holds {array.shape[0]} of {length} steps")
-                values = np.asarray(array[:] if whole else array[:length])
-                values = np.array(values.tolist(), str) if values.dtype.kind == "T" else values
-                found[name] = (dims, values, dict(array.attrs))
+            version = schema_of(group.attrs, folder)
+            found = _arrays(group, len(_whole(group["step"])))
+            if version == 1:
+                _add_between(found)
             coords = {name: found.pop(name) for name in ("step", *_COORDINATES)}
             return xr.Dataset(found, coords, dict(group.attrs))
     except _UNREADABLE as error:
         raise _unreadable(folder, error) from None
 
 
-_COORDINATES = ("cut", "dimension", "class", "output", "images_of_class", "interference_cut")
+_COORDINATES = ("cut", "dimension", "class", "output", "count", "interference_cut")
+
+
+def _arrays(group: Any, length: int) -> dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, Any]]]:
+    """(dims, values, attributes) of every array by its name of today, those along ``step`` up to ``length``."""
+    found = {}
+    for name in group.array_keys():
+        array: Any = group[name]
+        dims = tuple(_RENAMED.get(dim, dim) for dim in array.metadata.dimension_names)
+        whole = dims[0] != "step"
+        if not whole and array.shape[0] < length:
+            raise ValueError(f"{name} holds {array.shape[0]} of {length} steps")
+        values = np.asarray(array[:] if whole else array[:length])
+        values = np.array(values.tolist(), str) if values.dtype.kind == "T" else values
+        found[_RENAMED.get(name, name)] = (dims, values, dict(array.attrs))
+    return found
+
+
+def _add_between(found: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, Any]]]) -> None:
+    """B = W/rho - W, which 0.1.0 did not store."""
+    dims, within, _ = found["within"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        between = within / found["rho"][1] - within
+    found["between"] = (dims, between, _described("between"))

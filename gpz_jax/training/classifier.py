@@ -1,7 +1,9 @@
-"""The classifier's training loop: pure steps, read top to bottom."""
+"""The classifier's training step, and what comes before and after an epoch of them: pure functions of a state.
+
+The loop that calls them is ``sweep.fit``.
+"""
 
 import math
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 from gpz_jax import parallel
 from gpz_jax.config import Config, TrainingConfig
 from gpz_jax.data.augment import augment, resolve_kind
-from gpz_jax.data.batches import epoch_order, normalise, padded_batches, pixels
+from gpz_jax.data.batches import normalise, padded_batches, pixels
 from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError
 from gpz_jax.models import build
@@ -238,15 +240,13 @@ def evaluate(variables: Any, split: Split, alpha: float, *, recipe: Recipe, mesh
     return totals.means()
 
 
-#: (epoch, step, state before it without its optimiser, the step's batch arguments, state after it) -> None
-OnUpdate = Callable[[int, int, State, tuple[Any, ...], State], None]
-
-
 def check_batch_size(batch_size: int, images: int, mesh: Mesh) -> None:
     """Raise :class:`UserError` unless the batch can be filled, and spread evenly over the devices."""
     parallel.check_batch_size(batch_size, mesh)
     if batch_size > images:
-        raise UserError(f"--batch-size {batch_size} is larger than the training split ({images} images)")
+        raise UserError(
+            f"batch_size {batch_size} is larger than the training split ({images} images)", field="batch_size"
+        )
 
 
 @jax.jit
@@ -311,9 +311,9 @@ def end_epoch(
         bad = int(state.step) - 1  # the update of the last step did it, after its loss was taken
     if bad >= 0:
         raise UserError(
-            f"the loss is not finite at step {bad} (epoch {epoch + 1}, alpha {alpha:g}, lr {t.lr:g}); the "
-            "checkpoint of the last good epoch is kept: lower --lr, bring --ls closer to 0 or lengthen "
-            "--warmup-epochs"
+            f"the loss is not finite at step {bad} (epoch {epoch + 1}, alpha {alpha:g}, learning rate {t.lr:g}); "
+            "the checkpoint of the last good epoch is kept: lower lr, bring ls closer to 0 or lengthen warmup_epochs",
+            field=("lr", "ls", "warmup_epochs"),
         )
     warmup, scale = t.warmup_epochs or 0, float(state.plateau.scale)
     plateau = _after_epoch(
@@ -327,67 +327,3 @@ def end_epoch(
         **{f"validation_{name}": value for name, value in held_out.items()},
     }
     return state._replace(plateau=plateau), measured
-
-
-def fit(
-    state: State,
-    *,
-    recipe: Recipe,
-    config: Config,
-    train: Split,
-    validation: Split,
-    mesh: Mesh,
-    after_epoch: Callable[[int, State, dict[str, float]], None],
-    on_step: Callable[[int, int], None] = lambda epoch, step: None,
-    on_update: OnUpdate | None = None,
-    first_epoch: int = 0,
-) -> State:
-    """Train from ``first_epoch`` to ``config.training.epochs``.
-
-    A run is a function of (config, images): order, augmentation and dropout follow from the seed and the step number,
-    so continuing from a checkpointed state gives bit for bit what an uninterrupted run gives.
-
-    Args:
-      state: where to start, as :func:`init_state` or a checkpoint gives it; donated.
-      recipe: compiled shape of the run.
-      config: resolved configuration.
-      train: the target's training images.
-      validation: images for the plateau rule and the choice of the best epoch.
-      mesh: devices.
-      after_epoch: called with (epochs done, state, measurements) after each epoch; saves checkpoints.
-      on_step: called with (epoch, step within it), for progress bars.
-      on_update: called with the states around every ``config.track.track_every``-th step; training is the same with
-        and without.
-      first_epoch: epochs already done.
-
-    Returns:
-      The state after the last epoch.
-
-    Raises:
-      UserError: a batch larger than the training split; a loss that is not finite (names the step).
-    """
-    t = config.training
-    check_batch_size(t.batch_size, len(train), mesh)
-    order_key, noise_key = keys_of(config.seed)
-    images, labels = parallel.replicate(train.take(), mesh)
-    state = parallel.replicate(state, mesh)
-    steps = len(train) // t.batch_size
-    for epoch in range(first_epoch, t.epochs):
-        alpha = jnp.float32(alpha_of(t, epoch))
-        order = epoch_order(order_key, epoch, len(train))
-        totals = parallel.replicate(Totals.zero(), mesh)
-        for index in range(steps):
-            batch = (images, labels, order, jnp.int32(index), alpha, noise_key)
-            step = epoch * steps + index
-            due = on_update is not None and step % (config.track.track_every or 1) == 0
-            # A copy, for the step donates the original; the optimiser's part of it is not asked for.
-            before = jax.tree.map(jnp.copy, state._replace(optimiser=())) if due else state
-            state, totals = train_step(state, totals, *batch, recipe=recipe, mesh=mesh)
-            if on_update is not None and due:
-                on_update(epoch + 1, step, before, batch, state)
-            on_step(epoch, index)
-        state, measured = end_epoch(
-            state, totals, epoch, recipe=recipe, config=config, validation=validation, steps=steps, mesh=mesh
-        )
-        after_epoch(epoch + 1, state, measured)
-    return state

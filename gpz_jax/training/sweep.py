@@ -1,9 +1,9 @@
-"""Runs of one recipe trained together (seeds, values of alpha): one loop, and at every step all of its members.
+"""The training loop: runs of one recipe (seeds, values of alpha) side by side. A single run is a sweep of one.
 
-A value of every member at once is *packed*. How ``"vmap"``, for accelerators: every array has a leading axis of
-members, and one program takes a step of all of them. How ``"loop"``, for CPUs: a list, and every member takes its step
-by the program of single runs. There vmap makes grouped convolutions, which XLA's CPU backend computes several times
-slower, and unrolling the members inside one program gains nothing but the time to compile it.
+A value of every run at once is *packed*. ``"vmap"``, for accelerators: every array has a leading axis of runs, and one
+program takes a step of all of them. ``"loop"``, for CPUs: a list, and every run takes its step by the same program in
+turn, so that it is bit for bit what it would be alone. There vmap makes grouped convolutions, which XLA's CPU backend
+computes several times slower, and unrolling the runs inside one program gains nothing but the time to compile it.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,89 +22,104 @@ from gpz_jax.data.batches import epoch_order
 from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError
 from gpz_jax.training import classifier, ledger
-from gpz_jax.training.classifier import OnUpdate, Recipe, State, Totals
+from gpz_jax.training.classifier import Recipe, State, Totals
 from gpz_jax.training.ledger import Ledger, Tracked
 
 How = Literal["vmap", "loop"]
 
+#: (epoch, step, packed states before it without their optimiser, the step's batch arguments with order, alpha and key
+#: packed, packed (state, totals) after it) -> None
+OnUpdate = Callable[[int, int, Any, tuple[Any, ...], Any], None]
 
-def how_to(together: Literal["auto", "vmap", "loop"]) -> How:
-    """What ``--together`` means on this machine's devices."""
-    if together == "auto":
+
+def how_to(sweep: Literal["auto", "vmap", "loop"]) -> How:
+    """What the setting ``sweep`` means on this machine's devices."""
+    if sweep == "auto":
         return "loop" if jax.default_backend() == "cpu" else "vmap"
-    return together
+    return sweep
 
 
-def pack(members: Sequence[Any], how: How) -> Any:
-    """Members' values (pytrees of one shape) as a packed one."""
-    return list(members) if how == "loop" else jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+def pack(values: Sequence[Any], how: How) -> Any:
+    """The runs' values (pytrees of one shape) as a packed one."""
+    return list(values) if how == "loop" else jax.tree.map(lambda *leaves: jnp.stack(leaves), *values)
 
 
 def unpack(packed: Any, how: How) -> list[Any]:
-    """The values of the members, in order."""
+    """The values of the runs, in order."""
     if how == "loop":
         return packed
     return [jax.tree.map(itemgetter(i), packed) for i in range(len(jax.tree.leaves(packed)[0]))]
 
 
-def over_members(function: Callable[..., Any], how: How) -> Callable[..., Any]:
-    """A function of packed values, of one that takes the values of a member."""
+def over_runs(function: Callable[..., Any], how: How) -> Callable[..., Any]:
+    """A function of packed values, of one that takes the values of a single run."""
     if how == "vmap":
         return jax.vmap(function)
-    # Each waits for the one before: programs that are under way together, each spread over several devices of the CPU
-    # backend, can hold the threads that the others wait for, and none ever ends (seen with two devices on two cores).
-    return lambda *packed: [jax.block_until_ready(function(*member)) for member in zip(*packed, strict=True)]
+
+    def in_turn(*packed):
+        if len(packed[0]) == 1:
+            return [function(*(values[0] for values in packed))]
+        # Each waits for the one before: programs that are under way together, each spread over several devices of the
+        # CPU backend, can hold the threads that the others wait for, and none ever ends (seen with two devices on two
+        # cores).
+        return [jax.block_until_ready(function(*one)) for one in zip(*packed, strict=True)]
+
+    return in_turn
 
 
 def pool(parts: Sequence[Split]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Images that all members can share: every array once, however many splits are parts of it.
+    """The images of all splits, every one once, however many splits hold it.
 
     Returns:
-      images, uint8 ``(all, H, W, C)``; labels, int32 ``(all,)``; the places of every split's members in them, int32.
+      images, uint8 ``(all, H, W, C)``; labels, int32 ``(all,)``; the places of every split's images in them, int32.
     """
-    arrays = list({id(part.images): part for part in parts}.values())
-    begins = np.cumsum([0, *(len(part.images) for part in arrays)])
-    begin_of = {id(part.images): begin for part, begin in zip(arrays, begins, strict=False)}
-    places = [(begin_of[id(part.images)] + part.indices).astype(np.int32) for part in parts]
-    images, labels = [part.images for part in arrays], [part.labels for part in arrays if part.labels is not None]
-    return np.concatenate(images), np.concatenate(labels), places
+    images, labels, places, begin = [], [], {}, 0
+    for first in {id(part.images): part for part in parts}.values():
+        assert first.labels is not None
+        sharing = [i for i, part in enumerate(parts) if part.images is first.images]
+        used = np.unique(np.concatenate([parts[i].indices for i in sharing]))
+        images.append(first.images[used])
+        labels.append(first.labels[used])
+        places |= {i: (begin + np.searchsorted(used, parts[i].indices)).astype(np.int32) for i in sharing}
+        begin += len(used)
+    return np.concatenate(images), np.concatenate(labels), [places[i] for i in range(len(parts))]
 
 
 def step_all(carry, images, labels, orders, index, alphas, keys, *, recipe: Recipe, mesh: Mesh, how: How):
-    """``classifier.train_step`` of all members; ``carry`` is packed of (state, totals)."""
+    """``classifier.train_step`` of all runs; ``carry`` is packed of (state, totals)."""
 
     def one(carry: tuple[State, Totals], order: Array, alpha: Array, key: Array) -> tuple[State, Totals]:
         return classifier.train_step(*carry, images, labels, order, index, alpha, key, recipe=recipe, mesh=mesh)
 
-    return over_members(one, how)(carry, orders, alphas, keys)
+    return over_runs(one, how)(carry, orders, alphas, keys)
 
 
-def enter_all(before, batch, carry, probes, *, tracked: Tracked, mesh: Mesh, how: How) -> list[dict[str, Array]]:
-    """``ledger.enter`` of all members, each on its own probe batch."""
+def rows_of_all(before, batch, carry, probes, *, tracked: Tracked, mesh: Mesh, how: How) -> list[dict[str, Array]]:
+    """``ledger.row_of`` of all runs, each on its own probe batch."""
     images, labels, orders, index, alphas, keys = batch
 
     def one(before, order, alpha, key, carry, probe):
         batch = (images, labels, order, index, alpha, key)
-        return ledger.enter(before, batch, carry[0], *probe, tracked=tracked, mesh=mesh)
+        return ledger.row_of(before, batch, carry[0], *probe, tracked=tracked, mesh=mesh)
 
-    return unpack(over_members(one, how)(before, orders, alphas, keys, carry, probes), how)
+    return unpack(over_runs(one, how)(before, orders, alphas, keys, carry, probes), how)
 
 
-#: One program for all members where they are vmapped; the programs of single runs, called in turn, where they are not.
+#: One program for all runs where they are vmapped; the programs of a single run, called in turn, where they are not.
 STEP = {"vmap": jax.jit(step_all, static_argnames=("recipe", "mesh", "how"), donate_argnames="carry"), "loop": step_all}
-ENTER = {"vmap": jax.jit(enter_all, static_argnames=("tracked", "mesh", "how")), "loop": enter_all}
+ROWS = {"vmap": jax.jit(rows_of_all, static_argnames=("tracked", "mesh", "how")), "loop": rows_of_all}
 
 
-def note_all(books: Sequence[Ledger], how: How) -> OnUpdate:
-    """An ``on_update`` of :func:`fit` that enters the step in every member's ledger."""
-    probes = pack([book.probe for book in books], how)
-    options = {"tracked": books[0].tracked, "mesh": books[0].mesh, "how": how}
+def append_rows(ledgers: Sequence[Ledger], how: How) -> OnUpdate:
+    """An ``on_update`` of :func:`fit` that appends the step's row to every run's ledger."""
+    probes = pack([one.probe for one in ledgers], how)
+    options = {"tracked": ledgers[0].tracked, "mesh": ledgers[0].mesh, "how": how}
 
-    def note(epoch: int, step: int, before: Any, batch: tuple[Any, ...], after: Any) -> None:
-        for book, row in zip(books, ENTER[how](before, batch, after, probes, **options), strict=True):
-            book.add(epoch, step, row)
+    def on_update(epoch: int, step: int, before: Any, batch: tuple[Any, ...], after: Any) -> None:
+        for one, row in zip(ledgers, ROWS[how](before, batch, after, probes, **options), strict=True):
+            one.append(epoch, step, row)
 
-    return note
+    return on_update
 
 
 def fit(
@@ -115,35 +130,36 @@ def fit(
     train: Sequence[Split],
     validation: Sequence[Split],
     mesh: Mesh,
-    how: How,
+    how: How = "loop",
     after_epoch: Callable[[int, list[State], list[dict[str, float]]], None],
     on_step: Callable[[int, int], None] = lambda epoch, step: None,
     on_update: OnUpdate | None = None,
     first_epoch: int = 0,
 ) -> list[State]:
-    """Train all members from ``first_epoch`` to the last; each as ``classifier.fit`` would train it alone.
+    """Train all runs from ``first_epoch`` to the last.
 
-    With ``"loop"`` it is the same bit for bit; with ``"vmap"`` sums are taken in another order.
+    A run is a function of (config, images): order, augmentation and dropout follow from the seed and the step number,
+    so continuing from a checkpointed state gives bit for bit what an uninterrupted run gives. With ``"loop"`` so does
+    training beside others; with ``"vmap"`` sums are taken in another order.
 
     Args:
-      states: where each member starts; donated.
+      states: where each run starts, as ``classifier.init_state`` or a checkpoint gives it; donated.
       recipe: compiled shape of all runs.
       configs: resolved configuration of each; they differ in the seed, alpha and the warm-up alone.
-      train: training images of each, of one number; members' splits of one array share it on the device.
-      validation: of each.
-      mesh: devices; batches are spread over them, every device has all members.
+      train: training images of each, of one number; splits of one array share its images on the device.
+      validation: of each, for the plateau rule and the choice of the best epoch.
+      mesh: devices; batches are spread over them, every device has all runs.
       how: see above.
-      after_epoch: called with (epochs done, states, measurements) after each epoch, once all members have ended it.
+      after_epoch: called with (epochs done, states, measurements) after each epoch, once all runs have ended it.
       on_step: called with (epoch, step within it), for progress bars.
-      on_update: called around every ``track_every``-th step with packed values: before is packed of states without
-        their optimiser, the batch's order, alpha and key are packed, after is packed of (state, totals).
+      on_update: called around every ``track_every``-th step; training is the same with and without.
       first_epoch: epochs already done.
 
     Returns:
       The states after the last epoch.
 
     Raises:
-      UserError: a batch larger than the training split; a loss of any member that is not finite (names it).
+      UserError: a batch larger than the training split; a loss of any run that is not finite (names the step).
     """
     t, track_every = configs[0].training, configs[0].track.track_every or 1
     count = len(train[0])
@@ -161,21 +177,15 @@ def fit(
             batch = (images, labels, orders, jnp.int32(index), alphas, noise_keys)
             step = epoch * steps + index
             due = on_update is not None and step % track_every == 0
-            before = over_members(_before, how)(carry) if due else carry
+            before = over_runs(_before, how)(carry) if due else carry
             carry = STEP[how](carry, *batch, recipe=recipe, mesh=mesh, how=how)
             if on_update is not None and due:
                 on_update(epoch + 1, step, before, batch, carry)
             on_step(epoch, index)
-        ended = []
-        for config, (state, totals), held_out in zip(configs, unpack(carry, how), validation, strict=True):
-            try:
-                ended.append(
-                    classifier.end_epoch(
-                        state, totals, epoch, recipe=recipe, config=config, validation=held_out, steps=steps, mesh=mesh
-                    )
-                )
-            except UserError as error:
-                raise UserError(f"seed {config.seed}, alpha {config.training.ls:g}: {error}") from None
+        ended = [
+            _end_epoch(*run, epoch=epoch, steps=steps, recipe=recipe, mesh=mesh, alone=len(configs) == 1)
+            for run in zip(unpack(carry, how), configs, validation, strict=True)
+        ]
         states = [state for state, _ in ended]
         after_epoch(epoch + 1, states, [measured for _, measured in ended])
     return states
@@ -184,3 +194,16 @@ def fit(
 def _before(carry: tuple[State, Totals]) -> State:
     """A copy of the state, for the step donates it; without the optimiser's part, which is not asked for."""
     return jax.tree.map(jnp.copy, carry[0]._replace(optimiser=()))
+
+
+def _end_epoch(
+    carry: tuple[State, Totals], config: Config, validation: Split, *, alone: bool, **given: Any
+) -> tuple[State, dict[str, float]]:
+    """``classifier.end_epoch`` of a run, which an error names where there are others."""
+    try:
+        return classifier.end_epoch(*carry, config=config, validation=validation, **given)
+    except UserError as error:
+        if alone:
+            raise
+        name = f"seed {config.seed}, alpha {config.training.ls:g}"
+        raise UserError(f"{name}: {error}", field=error.fields) from None

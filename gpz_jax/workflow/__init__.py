@@ -12,7 +12,7 @@ from gpz_jax.workflow.loaded_run import LoadedRun, load_run, report_accuracy
 from gpz_jax.workflow.probe_command import probe_run, report_probe
 from gpz_jax.workflow.resumed import begun
 from gpz_jax.workflow.split_command import report_split, split_run
-from gpz_jax.workflow.sweep_command import train_together
+from gpz_jax.workflow.sweep_command import report_sweep, train_sweep
 from gpz_jax.workflow.train_command import train_run
 from gpz_jax.workflow.vortex_command import read_ledgers, report_ledgers
 
@@ -37,9 +37,10 @@ __all__ = [
     "report_ledgers",
     "report_probe",
     "report_split",
+    "report_sweep",
     "say",
     "short",
     "split_run",
     "train_run",
-    "train_together",
+    "train_sweep",
 ]

@@ -1,14 +1,15 @@
 """What training, probing and attacking a run have in common."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from gpz_jax import parallel
 from gpz_jax.config import DataConfig
@@ -31,6 +32,34 @@ def progress_bar() -> Progress:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)
+
+
+class EpochProgress(NamedTuple):
+    """How far a training is: a bar in a terminal, and where there is none a line an epoch on stderr."""
+
+    bar: Progress
+    task: TaskID
+    epochs: int
+    steps: int
+
+    def step(self, epoch: int, step: int) -> None:
+        """A step is taken; epoch and step counted from 0."""
+        self.bar.update(self.task, completed=epoch * self.steps + step + 1)
+
+    def epoch(self, epoch: int, told: str) -> None:
+        """Epoch number ``epoch``, from 1, is done; ``told``: what there is to say of it."""
+        text = f"epoch {epoch}/{self.epochs}  {told}"
+        self.bar.update(self.task, description=text)
+        if self.bar.disable:
+            say(text)
+
+
+@contextlib.contextmanager
+def epoch_progress(epochs: int, steps: int, done: int = 0) -> Iterator[EpochProgress]:
+    """Progress of a training of so many epochs of so many steps, ``done`` of them behind it."""
+    with progress_bar() as bar:
+        task = bar.add_task("training", total=epochs * steps, completed=done * steps)
+        yield EpochProgress(bar, task, epochs, steps)
 
 
 def load_data(data: DataConfig, seed: int) -> tuple[Splits, sources.Source]:

@@ -19,7 +19,8 @@ from gpz_jax.runs.folder import Run
 from gpz_jax.training import classifier
 from gpz_jax.workflow.common import abstract_state, load_data, probe_batches, say
 from gpz_jax.workflow.probe_command import rules_to_apply
-from gpz_jax.workflow.train_command import cut_summary, resolve_here, with_auxiliary_of_run
+from gpz_jax.workflow.train_command import resolve_here, with_auxiliary_of_run
+from gpz_jax.workflow.training_loop import cut_summary
 
 
 def import_run(file: str | Path, config: Config, *, folder: str | None = None, resume: bool = False) -> Run:

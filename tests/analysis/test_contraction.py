@@ -20,19 +20,11 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gpz_jax.analysis.contraction import (
-    ParameterTerms,
-    feature_terms,
-    feature_terms_by_jacobian,
-    gradient_parts,
-    interference,
-    missing_classes,
-    parameter_terms,
-    readings,
-    realised_change,
-    residuals,
-)
+from gpz_jax.analysis.class_sums import missing_classes
+from gpz_jax.analysis.contraction import feature_terms, feature_terms_by_jacobian, interference, residuals
+from gpz_jax.analysis.parameter_space import ParameterTerms, gradient_parts, parameter_terms, realised_change
 from gpz_jax.analysis.radius import measure, summarise
+from gpz_jax.analysis.readings import readings
 from gpz_jax.errors import UserError
 from gpz_jax.models import build
 from gpz_jax.taps import Tap, TappedNetwork, tap
@@ -573,10 +565,11 @@ def assert_readings(case, alpha, tolerance):
     found = readings(*case.given(alpha))
     assert set(found.radius) == set(found.within) == set(found.rho) == set(case.network.cuts)
     for cut in case.network.cuts:
-        within, _, share = oracles.scatter(taps[cut], LABELS)
+        within, between, rho = oracles.scatter(taps[cut], LABELS)
         np.testing.assert_allclose(found.radius[cut], oracles.radius(taps[cut], LABELS, K), rtol=tolerance)
         np.testing.assert_allclose(found.within[cut], within, rtol=tolerance)
-        np.testing.assert_allclose(found.rho[cut], share, rtol=tolerance)
+        np.testing.assert_allclose(found.rho[cut], rho, rtol=tolerance)
+        np.testing.assert_allclose(found.between[cut], between, rtol=10 * tolerance)
 
     p, q = oracles.softmax(logits), oracles.soft_targets(LABELS, K, alpha)
     own = p[np.arange(N), LABELS]
@@ -781,7 +774,7 @@ def test_a_class_of_none_or_one_is_nan_and_named_once(left, images):
         for term in (*feature[cut], *parameter[cut], where.radius[cut], change[cut], np.sum(pulls[cut], axis=1)):
             assert np.isnan(term).tolist() == [False, False, True, False]
         assert np.isfinite(where.rho[cut])
-    for outputs in where[3:]:
+    for outputs in where[4:]:
         assert np.isnan(outputs).tolist() == [False, False, left == 0, False]
 
 

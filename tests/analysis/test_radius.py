@@ -415,5 +415,5 @@ def test_shard_replicates_a_batch_that_does_not_divide():
 def test_batch_size_must_suit_the_devices():
     mesh = parallel.data_mesh()
     parallel.check_batch_size(4, mesh)
-    with pytest.raises(UserError, match="--batch-size 5 must be a multiple of the 2 devices"):
+    with pytest.raises(UserError, match=r"^batch_size 5 must be a multiple of the 2 devices"):
         parallel.check_batch_size(5, mesh)

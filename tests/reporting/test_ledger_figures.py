@@ -10,7 +10,7 @@ from gpz_jax.runs.steps import PARAMETER_TERMS, VARIABLES
 
 
 def curves(steps=30, cuts=3, turn=None, scale=1.0, full=True):
-    """What ``workflow.vortex.over_ledger`` returns, of random numbers."""
+    """What ``attribution.over_ledger`` returns, of random numbers."""
     rng = np.random.default_rng(0)
     sizes = {"step": steps, "cut": cuts, "class": 4, "output": 4, "interference_cut": 1}
     data = {}
@@ -21,7 +21,7 @@ def curves(steps=30, cuts=3, turn=None, scale=1.0, full=True):
         data[name] = (data[name][0], np.abs(data[name][1]))
     if not full:
         data = {name: values for name, values in data.items() if name not in PARAMETER_TERMS}
-    names = [f"layer_{i}$x^2" for i in range(cuts)]  # a name is not mathematics
+    names = [f"cut_{i}$x^2" for i in range(cuts)]  # a name is not mathematics
     coords = {"step": np.arange(steps), "cut": names, "interference_cut": names[:1]}
     return xr.Dataset(data, coords, {"turn": turn, "few": []})
 
@@ -41,11 +41,11 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_every_figure_is_drawn(case, tmp_path):
     found = CASES[case]
-    layer = str(next(iter(found.values())).cut.values[0])
+    cut = str(next(iter(found.values())).cut.values[0])
     ledger_figures.overview_figure(found, tmp_path / "overview.png")
-    ledger_figures.terms_figure(found, [layer], tmp_path / "terms.png")
+    ledger_figures.terms_figure(found, [cut], tmp_path / "terms.png")
     ledger_figures.interference_figure(found, tmp_path / "interference.png")
-    ledger_figures.ledger_figure(found, layer, tmp_path / "ledger.png")
+    ledger_figures.ledger_figure(found, cut, tmp_path / "ledger.png")
     for file in tmp_path.iterdir():
         with Image.open(file) as image:
             image.load()
@@ -56,8 +56,8 @@ def test_every_figure_is_drawn(case, tmp_path):
 def test_the_sign_change_is_marked_where_it_is(tmp_path, monkeypatch):
     found, new = [], ledger_figures.new_figure
     monkeypatch.setattr(ledger_figures, "new_figure", lambda *a: found.append(new(*a)) or found[-1])
-    ledger_figures.terms_figure({"r": curves(turn=12)}, ["layer_0$x^2"], tmp_path / "t.png")
-    ledger_figures.terms_figure({"r": curves()}, ["layer_0$x^2"], tmp_path / "t.png")
+    ledger_figures.terms_figure({"r": curves(turn=12)}, ["cut_0$x^2"], tmp_path / "t.png")
+    ledger_figures.terms_figure({"r": curves()}, ["cut_0$x^2"], tmp_path / "t.png")
     marks = [[line.get_xdata()[0] for line in axes[0, 0].lines if line.get_linestyle() == ":"] for _, axes in found]
     assert marks == [[12], []]
 

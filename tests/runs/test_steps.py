@@ -17,24 +17,15 @@ from zarr.storage import LocalStore
 from gpz_jax import runs
 from gpz_jax.analysis import bounds
 from gpz_jax.errors import UserError
-from gpz_jax.runs.steps import CHUNK, VARIABLES, StepRecord, read_steps, steps_folder
+from gpz_jax.runs.steps import CHUNK, VARIABLES, Layout, StepRecord, read_steps, steps_folder
 
-LAYERS, DIMENSIONS, IMAGES, PULLED = ("conv", "fc", "logits"), (40, 7, 3), (5, 6, 7), ("conv", "fc")
+CUTS, DIMENSIONS, IMAGES, PULLED = ("conv", "fc", "logits"), (40, 7, 3), (5, 6, 7), ("conv", "fc")
 SIZES = {"cut": 3, "class": 3, "output": 3, "interference_cut": 2}
 FEW = ("radius", "decision_bound", "alpha")  # as much as one needs to be wrong about; a write is a file or two each
 
 
 def opened(folder, keep=0, *, variables=FEW, images=IMAGES, **attributes):
-    return StepRecord.open(
-        folder,
-        cuts=LAYERS,
-        dimensions=DIMENSIONS,
-        images_of_class=images,
-        interference_cuts=PULLED,
-        variables=variables,
-        attributes=attributes,
-        keep_steps=keep,
-    )
+    return StepRecord.open(folder, Layout(CUTS, DIMENSIONS, images, PULLED, variables, attributes), keep_steps=keep)
 
 
 def rows(steps, *, variables=FEW, salt=0):
@@ -81,16 +72,16 @@ def test_what_is_appended_is_read_back(whole):
     assert_holds(folder, expected)
     found = read_steps(folder)
     assert set(found.data_vars) == set(VARIABLES)
-    assert found.attrs == {"split": "train", "ls": 0.3, "track_every": 2}
+    assert found.attrs == {"schema_version": 2, "split": "train", "ls": 0.3, "track_every": 2}
     assert found.step.values.tolist() == list(range(0, 274, 2))
     assert found.step.dtype == np.int64
     assert {name: found[name].dtype for name in VARIABLES} == dict.fromkeys(VARIABLES, np.float32)
     # Names and numbers as a reader of xarray takes them: labels to select by, not zarr's own string type.
-    assert found.cut.values.tolist() == list(LAYERS)
+    assert found.cut.values.tolist() == list(CUTS)
     assert found.cut.dtype.kind == "U"
     assert found.interference_cut.values.tolist() == list(PULLED)
     assert found.sel(cut="fc").dimension == 7
-    assert found.images_of_class.values.tolist() == list(IMAGES)
+    assert found["count"].values.tolist() == list(IMAGES)
     assert found["class"].values.tolist() == found.output.values.tolist() == [0, 1, 2]
 
 
@@ -119,7 +110,7 @@ def test_xarray_alone_reads_it(whole):
     with xr.open_zarr(folder / "dynamics.zarr", group="steps", consolidated=False) as plain, tree:
         for theirs in (plain, tree["steps"]):
             assert dict(theirs.sizes) == dict(ours.sizes)
-            for name in (*VARIABLES, "step", "cut", "class", "dimension", "images_of_class"):
+            for name in (*VARIABLES, "step", "cut", "class", "dimension", "count"):
                 np.testing.assert_array_equal(theirs[name].values, ours[name].values, err_msg=name)
                 assert theirs[name].dims == ours[name].dims
             assert theirs.attrs == ours.attrs
@@ -127,8 +118,8 @@ def test_xarray_alone_reads_it(whole):
 
 def test_the_bound_is_that_of_the_stored_radius(whole):
     found = read_steps(whole[0])
-    for layer, dimension in zip(LAYERS, DIMENSIONS, strict=True):
-        at = found.sel(cut=layer)
+    for cut, dimension in zip(CUTS, DIMENSIONS, strict=True):
+        at = found.sel(cut=cut)
         expected = [bounds.decision_bound(radius, np.array(IMAGES), dimension) for radius in at.radius.values]
         np.testing.assert_array_equal(at.decision_bound, np.array(expected, np.float32))
     assert np.unique(found.decision_bound).size > 400
@@ -167,7 +158,7 @@ def test_reopening_keeps_the_steps_behind_the_checkpoint(tmp_path):
         assert_holds(tmp_path, {name: values[: last // 3 + 1] for name, values in begun.items()})
     opened(tmp_path, 0, note="anew")
     assert read_steps(tmp_path).sizes["step"] == 0
-    assert read_steps(tmp_path).attrs == {"note": "anew"}
+    assert read_steps(tmp_path).attrs == {"schema_version": 2, "note": "anew"}
 
 
 @pytest.mark.parametrize("keep", [1, 50, 63, 64, 65, 128, 129])
@@ -345,7 +336,7 @@ DAMAGES = {
         "cannot be read",
     ),
     "no steps": (lambda folder: shutil.rmtree(folder / "step"), "cannot be read.*step"),
-    "no layers": (lambda folder: shutil.rmtree(folder / "cut"), "cannot be read.*layer"),
+    "no cuts": (lambda folder: shutil.rmtree(folder / "cut"), "cannot be read.*cut"),
 }
 
 
@@ -378,5 +369,5 @@ def test_no_ledger_says_how_to_get_one(tmp_path, missing):
         (tmp_path / missing).unlink()
     else:
         shutil.rmtree(tmp_path / missing)
-    with pytest.raises(UserError, match=r"holds no ledger of steps; train a run with --track-every 1$"):
+    with pytest.raises(UserError, match=r"holds no ledger of steps; train a run with track_every 1$"):
         read_steps(tmp_path)

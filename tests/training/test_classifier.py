@@ -15,7 +15,7 @@ from gpz_jax.data.batches import epoch_order, normalise, pixels
 from gpz_jax.data.sources import load
 from gpz_jax.data.splits import Split, make_splits
 from gpz_jax.errors import UserError
-from gpz_jax.training import classifier
+from gpz_jax.training import classifier, sweep
 
 
 @pytest.fixture(autouse=True)
@@ -60,14 +60,14 @@ def some_steps(train, mesh, steps=3):
 
 
 def fit(config, parts, mesh, kept):
-    return classifier.fit(
-        fresh(),
+    return sweep.fit(
+        [fresh()],
         recipe=classifier.recipe_for(config, 10, 1),
-        config=config,
-        train=parts.train,
-        validation=parts.validation,
+        configs=[config],
+        train=[parts.train],
+        validation=[parts.validation],
         mesh=mesh,
-        after_epoch=lambda epoch, state, measured: kept.append((epoch, measured)),
+        after_epoch=lambda epoch, states, measured: kept.append((epoch, *measured)),
     )
 
 
@@ -146,7 +146,7 @@ def test_the_first_bad_step_is_named_and_no_state_after_it_is_handed_on(parts):
     kept = []
     config = training(ls=-1e30, warmup_epochs=1)
     steps = len(parts.train) // 128
-    with pytest.raises(UserError, match=rf"not finite at step {steps} \(epoch 2, alpha -1e\+30.*--warmup-epochs"):
+    with pytest.raises(UserError, match=rf"not finite at step {steps} \(epoch 2, alpha -1e\+30.*warmup_epochs"):
         fit(config, parts, mesh_of(2), kept)
     assert [epoch for epoch, _ in kept] == [1]
     assert np.isfinite(kept[0][1]["validation_loss"])
@@ -168,9 +168,9 @@ def test_colour_is_augmented_by_default_and_grey_is_not():
 
 
 def test_batch_sizes_that_cannot_be(parts):
-    with pytest.raises(UserError, match="--batch-size 63 must be a multiple of the 2 devices"):
+    with pytest.raises(UserError, match=r"^batch_size 63 must be a multiple of the 2 devices"):
         fit(training(batch_size=63), parts, mesh_of(2), [])
-    with pytest.raises(UserError, match=rf"--batch-size 1024 is larger than the training split \({len(parts.train)} "):
+    with pytest.raises(UserError, match=rf"^batch_size 1024 is larger than the training split \({len(parts.train)} "):
         fit(training(batch_size=1024), parts, mesh_of(2), [])
 
 

@@ -19,7 +19,7 @@ from gpz_jax.data.batches import epoch_order
 from gpz_jax.data.splits import balanced_subset
 from gpz_jax.runs.steps import PARAMETER_TERMS, VARIABLES, read_steps
 from gpz_jax.train import main
-from gpz_jax.training import classifier, ledger
+from gpz_jax.training import classifier, ledger, sweep
 from gpz_jax.workflow.common import abstract_state
 
 FLAGS = ("--size", "16", "--width", "4", "--epochs", "2", "--null-seeds", "0", "--ls", "0.3")
@@ -104,8 +104,8 @@ def test_every_step_is_there_once(steps):
     assert steps.cut.values.tolist() == list(CUTS)
     assert steps.dimension.values.tolist() == list(DIMENSIONS)
     assert steps.interference_cut.values.tolist() == ["fc"]  # the last before the logits
-    assert steps.images_of_class.values.tolist() == [4] * 10
-    assert steps.attrs == {"images": 40, "split": "train", "track_every": 1, "ls": 0.3, "seed": 0}
+    assert steps["count"].values.tolist() == [4] * 10
+    assert steps.attrs == {"schema_version": 2, "images": 40, "split": "train", "track_every": 1, "ls": 0.3, "seed": 0}
     assert set(steps.data_vars) == set(VARIABLES)
     for name, about in VARIABLES.items():
         assert steps[name].dims == ("step", *about.dims)
@@ -215,7 +215,7 @@ def test_tracking_changes_nothing(tracked, tmp_path):
 
 def test_rows_are_the_same_in_whatever_pieces_they_are_written(steps, tmp_path, monkeypatch):
     pieces, honest = [], runs.StepRecord.append
-    monkeypatch.setattr("gpz_jax.runs.steps.CHUNK", 4)
+    monkeypatch.setattr(runs, "CHUNK", 4)
     monkeypatch.setattr(
         runs.StepRecord,
         "append",
@@ -287,7 +287,7 @@ def test_interference_at_the_cuts_that_were_asked_for(tmp_path):
     ],
 )
 def test_resuming_another_ledger_is_refused(tracked, capsys, monkeypatch, flags, said):
-    monkeypatch.setattr(classifier, "fit", lambda *args, **kwargs: pytest.fail("it trained"))
+    monkeypatch.setattr(sweep, "fit", lambda *args, **kwargs: pytest.fail("it trained"))
     before = tiny_runs.snapshot(tracked)
     text = tiny_runs.refused(capsys, main, *FLAGS, *TRACK, *flags, "--run", tracked, "--resume")
     assert re.search(rf"holds a run of another configuration: {said}", text), text
@@ -325,7 +325,7 @@ def test_plain_gradient_steps_are_their_two_parts(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_one_device_and_two_give_the_same_row(tracked, loaded, tmp_path):
-    """The step after the run's last, between the same two states, entered by one device and by two."""
+    """The step after the run's last, between the same two states, taken by one device and by two."""
     recipe = classifier.recipe_for(resolve(loaded.run.config), 10, 1)
     what = ledger.Tracked(loaded.network, recipe, True, ("fc",))
     train, probe = loaded.splits.train, balanced_subset(loaded.splits.train, 40, seed=0).take()
@@ -340,14 +340,14 @@ def test_one_device_and_two_give_the_same_row(tracked, loaded, tmp_path):
     start = parallel.replicate((before, classifier.Totals.zero()), mesh)
     after = jax.device_get(classifier.train_step(*start, *step, recipe=recipe, mesh=mesh)[0])
 
-    def entered(devices):
+    def row_of(devices):
         mesh, step = mesh_and_step(devices)
         sharded = parallel.shard(probe, mesh)
         assert len(sharded[0].sharding.device_set) == devices
         states = [parallel.replicate(state._replace(optimiser=()), mesh) for state in (before, after)]
-        return jax.device_get(ledger.enter(states[0], step, states[1], *sharded, tracked=what, mesh=mesh))
+        return jax.device_get(ledger.row_of(states[0], step, states[1], *sharded, tracked=what, mesh=mesh))
 
-    one, two = entered(1), entered(2)
+    one, two = row_of(1), row_of(2)
     assert set(one) == set(two) == set(VARIABLES) - {"decision_bound", "epoch"}
     for name in one:
         scale = np.abs(one[name]).max(axis=-1, keepdims=True) if np.ndim(one[name]) else np.abs(one[name])

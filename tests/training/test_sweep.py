@@ -1,4 +1,4 @@
-"""Members trained together are the runs that they would be alone, and their folder is one that can be gone on with."""
+"""The runs of a sweep are those that they would be alone, and their folder is one that can be gone on with."""
 
 import dataclasses
 import json
@@ -64,7 +64,7 @@ def name_of(alpha, seed):
 
 
 def train(folder, how, config=CONFIG, resume=False):
-    return workflow.train_together(
+    return workflow.train_sweep(
         config, seeds=SEEDS, alphas=ALPHAS, how=how, folder=str(folder), resume=resume
     ).folder  # fmt: skip
 
@@ -236,7 +236,7 @@ def test_a_vmapped_row_of_the_ledger_is_the_same_row(stepper, full):
     for how in ("loop", "vmap"):
         states = sweep.pack([state._replace(optimiser=()) for state, _ in before], how)
         given = (states, batch(2, how), sweep.pack(after, how), sweep.pack(probes, how))
-        rows[how] = sweep.ENTER[how](*given, tracked=tracked, mesh=mesh, how=how)
+        rows[how] = sweep.ROWS[how](*given, tracked=tracked, mesh=mesh, how=how)
     assert len(rows["vmap"]) == len(rows["loop"]) == len(MEMBERS)
     for ours, theirs in zip(rows["vmap"], rows["loop"], strict=True):
         assert_same_row(jax.device_get(ours), jax.device_get(theirs))
@@ -256,7 +256,7 @@ def test_members_share_one_copy_of_the_images_where_they_can():
     other = Split(images[::-1].copy(), labels[::-1].copy(), yours)
     parts = [Split(images, labels, mine), Split(images, labels, yours), other]
     pooled, classes, places = sweep.pool(parts)
-    assert len(pooled) == 12  # two arrays
+    assert len(pooled) == 5 + 3  # of two arrays what is used
     for part, own in zip(parts, places, strict=True):
         np.testing.assert_array_equal(pooled[own], part.take()[0])
         np.testing.assert_array_equal(classes[own], part.take()[1])
@@ -393,8 +393,8 @@ def no_training(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--seeds", "1", "--seeds", "0", "--seeds", "1"], "--seeds 1 is given twice; every member is trained once"),
-        (["--alphas", "0", "--alphas=-0.0"], "--alphas 0 is given twice; every member is trained once"),
+        (["--seeds", "1", "--seeds", "0", "--seeds", "1"], "--seeds 1 is given twice; every run is trained once"),
+        (["--alphas", "0", "--alphas=-0.0"], "--alphas 0 is given twice; every run is trained once"),
         (["--seeds", "-1"], "--seed must be at least 0, got -1"),
         (["--seeds", "0", "--alphas", "1.5"], "--ls must be a finite number below 1, got 1.5"),
         (["--seeds", "many"], "many"),
@@ -402,8 +402,8 @@ def no_training(monkeypatch):
         (["--seeds", "0", "--track-every", "1", "--probe-size", "19"], "--probe-size 19 is too small for 10 classes"),
         (["--seeds", "0", "--rule", "nul"], "unknown rule 'nul'; did you mean 'null'?"),
         (["--seeds", "0", "--from-torch", "x.pth"], "--from-torch takes weights as they are: there is nothing for"),
-        (["--together", "vmap"], "--together vmap needs the runs to train together: give --seeds or --alphas"),
-        (["--seeds", "0", "--together", "vamp"], "vamp"),
+        (["--sweep", "vmap"], "--sweep vmap needs several runs to train: give --seeds or --alphas"),
+        (["--seeds", "0", "--sweep", "vamp"], "vamp"),
     ],
 )
 def test_refused_before_a_folder_is_made(capsys, tmp_path, flags, said):
@@ -462,14 +462,16 @@ def test_members_without_an_epoch_in_common(capsys, copy):
     home = copy("loop")
     forget(home / "ls0.3-seed1", 1)
     forget(home / "ls0.3-seed4", 2)
-    with pytest.raises(UserError, match=r"there is no epoch of which all members have a checkpoint .*ls0.3-seed1: "):
+    with pytest.raises(UserError, match=r"there is no epoch of which all runs have a checkpoint .*ls0.3-seed1: "):
         train(home, "loop", resume=True)
 
 
 def test_one_loss_that_is_not_finite_stops_all_and_is_named(capsys, tmp_path):
     flags = ("--seeds", "4", "--alphas", "0.3", "--alphas=-1e30", "--run", tmp_path / "r")
     said = refused(capsys, *flags)
-    assert said.startswith("seed 4, alpha -1e+30: the loss is not finite at step 7 (epoch 2, alpha -1e+30, lr 0.01)")
+    assert said.startswith(
+        "seed 4, alpha -1e+30: the loss is not finite at step 7 (epoch 2, alpha -1e+30, learning rate 0.01)"
+    )
     for name in ("ls0.3-seed4", "ls-1e+30-seed4"):  # the others have not gone on without it
         assert runs.saved_epochs(tmp_path / "r" / name / "checkpoints") == [1]
         assert len(runs.read_metrics(runs.open_run(tmp_path / "r" / name))) == 1
@@ -483,13 +485,13 @@ def test_the_command(tmp_path):
     flags = (*flags, "--warmup-epochs", "0")
     said = tiny_runs.command("train", *flags, cwd=tmp_path)
     assert said.returncode == 0, said.stderr
-    home = tmp_path / "runs" / "digits-cnn4-together"
+    home = tmp_path / "runs" / "digits-cnn4-sweep"
     names = ["ls-0.05-seed0", "ls-0.05-seed3", "ls0.3-seed0", "ls0.3-seed3"]
     assert sorted(path.name for path in home.iterdir()) == ["dynamics.zarr", *names]
     assert (home / "ls0.3-seed3" / "figures" / "training.png").stat().st_size > 1000
     assert not (home / "dynamics.zarr" / "steps").exists()
-    assert "gpz: 4 run folders in runs/digits-cnn4-together\n" in said.stderr
-    assert "python -m gpz_jax.probe runs/digits-cnn4-together/ls0.3-seed0" in said.stderr
+    assert "gpz: 4 run folders in runs/digits-cnn4-sweep\n" in said.stderr
+    assert "python -m gpz_jax.probe runs/digits-cnn4-sweep/ls0.3-seed0" in said.stderr
     rows = [line.strip("│ ").split("│") for line in said.stdout.splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in row[:3]] for row in rows] == [
         ["0.3", "0", "1"], ["0.3", "3", "1"], ["-0.05", "0", "1"], ["-0.05", "3", "1"],

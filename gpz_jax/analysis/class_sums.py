@@ -1,0 +1,94 @@
+"""Sums over the classes of a batch, and the classes that have too few images for one.
+
+By ``segment_sum``, not by a matmul with the one-hot labels: its cost does not grow with K, and it rounds as float32 on
+every device.
+"""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.core import Tracer
+from jaxtyping import Float, Int
+
+from gpz_jax.errors import UserError
+from gpz_jax.targets import at_least_float32
+
+
+def class_counts(labels: Int[Array, " N"], num_classes: int) -> Int[Array, " K"]:
+    """N_c, ``(K,)``."""
+    return jax.ops.segment_sum(jnp.ones_like(labels), labels, num_segments=num_classes)
+
+
+def class_means(values: Float[Array, "N ..."], labels: Int[Array, " N"], num_classes: int) -> Float[Array, "K ..."]:
+    """(1/N_c) Σ_{i in c} of ``values``, ``(K, …)``; NaN for a class with fewer than two images.
+
+    Example:
+      >>> class_means(jnp.array([1.0, 3.0, 5.0]), jnp.array([0, 0, 1]), 2).tolist()
+      [2.0, nan]
+    """
+    count = class_counts(labels, num_classes).reshape(-1, *[1] * (values.ndim - 1))
+    sums = jax.ops.segment_sum(values, labels, num_segments=num_classes)
+    return jnp.where(count > 1, sums / jnp.maximum(count, 1).astype(sums.dtype), jnp.nan)
+
+
+def centred(values: Float[Array, "N D"], labels: Int[Array, " N"], num_classes: int) -> Float[Array, "N D"]:
+    """``values`` less their class's mean.
+
+    Example:
+      >>> centred(jnp.array([[1.0], [3.0], [5.0]]), jnp.array([0, 0, 1]), 2).tolist()
+      [[-1.0], [1.0], [0.0]]
+    """
+    count = jnp.maximum(class_counts(labels, num_classes), 1).astype(values.dtype)
+    sums = jax.ops.segment_sum(values, labels, num_segments=num_classes)
+    return values - (sums / count[:, None])[labels]
+
+
+def deviations(z: Float[Array, "N ..."], labels: Int[Array, " N"], num_classes: int) -> Float[Array, "N D"]:
+    """d_i = z_i - μ_c of representations of any shape, ``(N, D)``, at least float32."""
+    # Twice: the mean of large z is itself rounded, and what is left of it would meet the common part of all g_i.
+    return centred(centred(flat(z), labels, num_classes), labels, num_classes)
+
+
+def flat(z: Float[Array, "N ..."]) -> Float[Array, "N D"]:
+    """Representations of any shape as vectors, at least float32."""
+    return at_least_float32(z.reshape(z.shape[0], -1))
+
+
+def missing_classes(labels: Int[Array | np.ndarray, " N"], num_classes: int) -> str | None:
+    """One line on the classes with fewer than two images, with their counts; None if there are none.
+
+    Example:
+      >>> missing_classes(np.array([0, 0, 1]), 3)
+      'class 1 has 1 image, class 2 has 0 images: a radius needs two, their terms are NaN'
+    """
+    count = np.bincount(np.asarray(labels), minlength=num_classes)
+    few = [f"class {c} has {n} image{'' if n == 1 else 's'}" for c, n in enumerate(count) if n < 2]
+    if not few:
+        return None
+    listed = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+    return f"{listed}: a radius needs two, their terms are NaN"
+
+
+def check_labels(labels: Int[Array | np.ndarray, " N"], num_classes: int) -> None:
+    """Raise :class:`UserError` for labels outside 0 … K - 1, unless they are traced and cannot be looked at."""
+    if isinstance(labels, Tracer) or not len(labels):
+        return
+    low, high = int(np.min(labels)), int(np.max(labels))
+    if not 0 <= low <= high < num_classes:
+        raise UserError(
+            f"labels run from {low} to {high}; of {num_classes} classes they must lie in 0 to {num_classes - 1}"
+        )
+
+
+def warn_of_missing(labels: Int[Array | np.ndarray, " N"], num_classes: int) -> None:
+    """Warn once of :func:`missing_classes`, unless the labels are traced and cannot be looked at.
+
+    Raises:
+      UserError: labels outside 0 … K - 1.
+    """
+    check_labels(labels, num_classes)
+    if not isinstance(labels, Tracer) and (said := missing_classes(labels, num_classes)):
+        warnings.warn(said, stacklevel=3)

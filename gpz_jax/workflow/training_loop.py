@@ -1,0 +1,229 @@
+"""Train runs of one recipe, side by side, each into its folder: what a single run and a sweep have in common."""
+
+import contextlib
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from gpz_jax import parallel, runs
+from gpz_jax.analysis.class_sums import missing_classes
+from gpz_jax.analysis.radius import Moments, measure, summarise
+from gpz_jax.data import sources
+from gpz_jax.data.splits import Split, Splits, balanced_subset
+from gpz_jax.errors import UserError
+from gpz_jax.reporting import figures
+from gpz_jax.runs.folder import Run
+from gpz_jax.taps import TappedNetwork, tap_shapes
+from gpz_jax.training import classifier, sweep
+from gpz_jax.training.classifier import Recipe, State
+from gpz_jax.training.ledger import Ledger, Tracked
+from gpz_jax.workflow.common import abstract_state, epoch_progress, probe_batches, say
+
+
+class Dealt(NamedTuple):
+    """The images as a seed deals them out, and where they come from."""
+
+    splits: Splits
+    source: sources.Source
+    fingerprint: str
+
+
+class Task(NamedTuple):
+    """A run to be trained: its folder with its settings, and its images."""
+
+    run: Run
+    splits: Splits
+
+
+class EpochWriter(NamedTuple):
+    """Where the epochs of a run go; the cuts are measured on the ``probe`` images."""
+
+    run: Run
+    checkpoints: runs.Checkpoints
+    network: TappedNetwork
+    probe: Split
+    mesh: Mesh
+
+    def append(self, epoch: int, state: State, measured: dict[str, float]) -> dict[str, dict[str, Any]]:
+        """Measure every cut, write the epoch's line of metrics and its checkpoint; returns its :func:`cut_summary`."""
+        batches = probe_batches(self.probe, self.mesh)
+        cuts = cut_summary(self.network, measure(self.network, state.variables, batches, self.run.num_classes))
+        runs.append_metrics(self.run, {"epoch": epoch, **measured, "cuts": cuts})
+        self.checkpoints.save(
+            epoch,
+            state,
+            accuracy=measured["validation_accuracy"],
+            loss=measured["validation_loss"],
+            candidate=epoch > (self.run.config.training.warmup_epochs or 0),
+        )
+        return cuts
+
+
+def train_into(tasks: Sequence[Task], *, how: sweep.How = "loop", resume: bool = False) -> None:
+    """Train runs, keeping the radius of every cut after every epoch, and write their records and figures.
+
+    Args:
+      tasks: of one recipe; their folders and config.json are there.
+      how: to take the steps (``training/sweep.py``).
+      resume: continue from the last epoch of which all of them have a checkpoint.
+
+    Raises:
+      UserError: checkpoints that cannot be gone on from; a loss that is not finite.
+    """
+    first, mesh = tasks[0].run, parallel.data_mesh()
+    recipe = classifier.recipe_for(first.config, first.num_classes, first.channels)
+    network = classifier.network_for(recipe, first.channels)
+    epochs, steps = first.config.training.epochs, len(tasks[0].splits.train) // recipe.batch_size
+    with contextlib.ExitStack() as opened:
+        checkpoints = [opened.enter_context(runs.Checkpoints(task.run)) for task in tasks]
+        states, done = _begin(tasks, checkpoints, recipe, mesh, resume=resume)
+        ledgers = []
+        if first.config.track.track_every is not None:
+            ledgers = [open_ledger(task, network, recipe, mesh, keep_steps=done * steps) for task in tasks]
+        writers = [
+            EpochWriter(task.run, saved, network, _probe_of_epochs(task), mesh)
+            for task, saved in zip(tasks, checkpoints, strict=True)
+        ]
+        progress = opened.enter_context(epoch_progress(epochs, steps, done))
+
+        def after_epoch(epoch: int, states: list[State], measured: list[dict[str, float]]) -> None:
+            for ledger in ledgers:
+                ledger.flush()  # before the checkpoints, so that no step behind them is missing
+            given = zip(writers, states, measured, strict=True)
+            cuts = [writer.append(epoch, state, found) for writer, state, found in given]
+            progress.epoch(epoch, _told(measured, cuts, network.cuts[-1]))
+
+        sweep.fit(
+            states,
+            recipe=recipe,
+            configs=[task.run.config for task in tasks],
+            train=[task.splits.train for task in tasks],
+            validation=[task.splits.validation for task in tasks],
+            mesh=mesh,
+            how=how,
+            after_epoch=after_epoch,
+            on_step=progress.step,
+            on_update=sweep.append_rows(ledgers, how) if ledgers else None,
+            first_epoch=done,
+        )
+    for task in tasks:
+        write_record(task.run)
+
+
+def _begin(
+    tasks: Sequence[Task], checkpoints: Sequence[runs.Checkpoints], recipe: Recipe, mesh: Mesh, *, resume: bool
+) -> tuple[list[State], int]:
+    """The states to start from and the epochs behind them; what lies beyond these is removed from the folders."""
+    first, alone = tasks[0].run, len(tasks) == 1
+    loaded = _loaded(tasks, checkpoints, abstract_state(recipe, first.channels, mesh)) if resume else None
+    done = loaded[0].epoch if loaded else 0
+    for task, saved in zip(tasks, checkpoints, strict=True):
+        for epoch in saved.discard_damaged():
+            say(f"{_prefix(task, alone)}the damaged checkpoint of epoch {epoch} is removed")
+        saved.discard_after(done)
+        runs.keep_epochs(task.run, done)
+    if loaded is None:
+        keys = [jax.random.key(task.run.config.seed) for task in tasks]
+        return [classifier.init_state(key, recipe, first.channels) for key in keys], 0
+    shared = "" if alone else ", the last of which all have a checkpoint"
+    say(f"continuing after epoch {done} of {first.config.training.epochs}{shared}")
+    return [one.state for one in loaded], done
+
+
+def _loaded(
+    tasks: Sequence[Task], checkpoints: Sequence[runs.Checkpoints], abstract: State
+) -> list[runs.Loaded] | None:
+    """The checkpoints to go on from; None to begin."""
+    loaded = runs.latest_of_all(checkpoints, abstract)
+    saved = [runs.saved_epochs(task.run.folder / "checkpoints") for task in tasks]
+    if loaded is None and max((epoch for epochs in saved for epoch in epochs), default=0) > 1:
+        each = "; ".join(f"{task.run.folder.name}: {epochs}" for task, epochs in zip(tasks, saved, strict=True))
+        raise UserError(f"there is no epoch of which all runs have a checkpoint ({each}); train them again")
+    for task, one in zip(tasks, loaded or (), strict=loaded is not None):
+        for note in one.notes:
+            say(f"{_prefix(task, len(tasks) == 1)}{note}")
+    return loaded
+
+
+def _prefix(task: Task, alone: bool) -> str:
+    return "" if alone else f"{task.run.folder.name}: "
+
+
+def _probe_of_epochs(task: Task) -> Split:
+    """The validation images on which the cuts are measured after every epoch."""
+    config = task.run.config
+    return balanced_subset(task.splits.validation, config.training.track_size, seed=config.seed)
+
+
+def _told(measured: Sequence[dict[str, float]], cuts: Sequence[dict[str, dict[str, Any]]], logits: str) -> str:
+    """What is said of an epoch: of a single run its numbers, of several what they range over."""
+
+    def span(values: Sequence[float], form: str) -> str:
+        low, high = min(values), max(values)
+        return f"{low:{form}}" if len(values) == 1 else f"{low:{form}} to {high:{form}}"
+
+    loss = span([found["train_loss"] for found in measured], ".3f")
+    accuracy = span([found["validation_accuracy"] for found in measured], ".3f")
+    within = span([of_run[logits]["within"] for of_run in cuts], ".3g")
+    return f"loss {loss}  validation accuracy {accuracy}  R_c^2({logits}) {within}"
+
+
+def open_ledger(task: Task, network: TappedNetwork, recipe: Recipe, mesh: Mesh, *, keep_steps: int) -> Ledger:
+    """The run's ledger on its probe batch, ready for step number ``keep_steps``."""
+    run, track = task.run, task.run.config.track
+    batch = balanced_subset(getattr(task.splits, track.track_split), track.probe_size, seed=run.config.seed)
+    images, labels = batch.take()
+    assert labels is not None
+    if few := missing_classes(labels, run.num_classes):
+        say(f"probe batch: {few}")
+    tracked = Tracked(network, recipe, track.ledger == "full", track.interference or (before_logits(network),))
+    example = jax.ShapeDtypeStruct((2, *images.shape[1:]), images.dtype)
+    shapes = tap_shapes(network, classifier.abstract_variables(recipe, run.channels), example)
+    layout = runs.Layout(
+        cuts=network.cuts,
+        dimensions=[math.prod(shape) for shape in shapes.values()],
+        count=np.bincount(labels, minlength=run.num_classes).tolist(),
+        interference_cuts=tracked.interference,
+        variables=tracked.variables,
+        attributes={
+            "images": len(batch),
+            "split": track.track_split,
+            "track_every": track.track_every,
+            "ls": run.config.training.ls,
+            "seed": run.config.seed,
+        },
+    )
+    record = runs.StepRecord.open(run.folder, layout, keep_steps=keep_steps)
+    return Ledger(record, tracked, parallel.shard((images, labels), mesh), mesh)
+
+
+def before_logits(network: TappedNetwork) -> str:
+    """The last cut before the logits; the logits where there is no other."""
+    return (network.cuts[:-1] or network.cuts)[-1]
+
+
+def cut_summary(network: TappedNetwork, moments: dict[str, Moments]) -> dict[str, dict[str, Any]]:
+    """What a line of metrics.jsonl keeps of every cut: R_c² of each class, W, B, W/D, ρ and D."""
+    found = jax.device_get(summarise(moments))
+    summary = {}
+    for cut in network.cuts:
+        within, dimension = float(found[cut].within), moments[cut].origin.shape[1]
+        summary[cut] = {
+            "radius": found[cut].radius.tolist(),
+            "within": within,
+            "between": float(found[cut].between),
+            "within_per_dimension": within / dimension,
+            "rho": float(found[cut].rho),
+            "dimension": dimension,
+        }
+    return summary
+
+
+def write_record(run: Run) -> None:
+    """Write what metrics.jsonl says of the epochs to dynamics.zarr, and draw it."""
+    if runs.read_metrics(run):  # else someone took metrics.jsonl away from a finished run
+        figures.training_figure(runs.write_epochs(run), run.subfolder("figures") / "training.png")
