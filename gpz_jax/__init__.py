@@ -28,6 +28,7 @@ from gpz_jax.models import CNN
 from gpz_jax.taps import Tap, TappedNetwork, split_at, tap, tap_shapes, valid_cuts
 from gpz_jax.taps_nnx import tap_nnx
 from gpz_jax.targets import cross_entropy, output_entropy, soft_targets
+from gpz_jax.training.tracker import Tracker
 
 __all__ = [
     "CNN",
@@ -46,6 +47,7 @@ __all__ = [
     "Tap",
     "TappedNetwork",
     "TrackConfig",
+    "Tracker",
     "TrainingConfig",
     "TransposedConv",
     "UserError",

@@ -162,7 +162,7 @@ class StepRecord:
           keep_steps: steps that lie behind the checkpoint that training continues from; 0 starts a new ledger.
 
         Raises:
-          UserError: the ledger that is to be continued cannot be read, or is of a newer schema.
+          UserError: the ledger that is to be continued cannot be read, is of a newer schema, or of other cuts.
         """
         import zarr
 
@@ -173,6 +173,7 @@ class StepRecord:
                 if schema_of(group.attrs, folder) < SCHEMA_VERSION:
                     group = _rewritten(run_folder, layout)
                 if _are_there(group, layout.variables):
+                    _check_coordinates(group, layout, folder)
                     record = cls(group)
                     record._cut(int(np.searchsorted(_whole(group["step"]), keep_steps)))
                     return record
@@ -260,6 +261,12 @@ def _unreadable(folder: Path, error: Exception) -> UserError:
 
 def _are_there(group: Any, variables: Sequence[str]) -> bool:
     return "step" in group and all(name in group for name in variables)
+
+
+def _check_coordinates(group: Any, layout: Layout, folder: Path) -> None:
+    for name, (_, values) in layout.coordinates.items():
+        if np.asarray(group[name][:]).tolist() != values.tolist():
+            raise UserError(f"{folder} holds a ledger of another {name}; keep this one in another folder")
 
 
 def read_steps(run_folder: Path):
