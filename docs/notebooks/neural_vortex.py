@@ -43,7 +43,7 @@ for name in ("radius", "feature_correct", "feature_wrong", "optimiser", "statist
 # prediction of it.
 
 # %%
-counts = steps["images_of_class"].values
+counts = steps["count"].values
 half = steps.isel(step=slice(steps.sizes["step"] // 2, None))
 terms = ["realised", "optimiser", "statistics", "residual", "feature_correct", "feature_wrong"]
 
