@@ -17,7 +17,8 @@ class UserError(ValueError):
 
     Args:
       message: one line.
-      field: settings that the message names, as words of their own.
+      field: settings that the message names, as words of their own; in `backticks` where the word also means something
+        else in it.
 
     Example:
       >>> error = UserError("batch_size must be at least 1, got 0", field="batch_size")
@@ -33,6 +34,9 @@ class UserError(ValueError):
         """The message with every setting that it names written as a flag."""
         message = str(self)
         for field in self.fields:
+            if f"`{field}`" in message:
+                message = message.replace(f"`{field}`", flag_of(field))
+                continue
             # Not inside a longer word, a path or quotes, and not where a value is assigned to it.
             message = re.sub(rf"(?<![\w'\"./-]){re.escape(field)}(?![\w'\"=/-])", flag_of(field), message)
         return message

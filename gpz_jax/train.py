@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.train"
     if flags.sweep != "auto":
         raise UserError(f"--sweep {flags.sweep} needs several runs to train: give --seeds or --alphas")
     if flags.from_torch is not None:
-        run = workflow.import_run(flags.from_torch, flags.settings, folder=flags.run, resume=flags.resume)
+        run = workflow.run_from_torch(flags.from_torch, flags.settings, folder=flags.run, resume=flags.resume)
     else:
         run = workflow.train_run(flags.settings, folder=flags.run, resume=flags.resume)
     loaded = workflow.load_run(str(run.folder))

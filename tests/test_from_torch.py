@@ -108,7 +108,7 @@ def test_where_it_is_from(home):
     file = home / "weights.safetensors"
     settings = json.loads((home / "imported/config.json").read_text())
     expected = {"file": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    assert settings["imported"] == {**expected, "epoch": None, "accuracy": None}
+    assert settings["from_torch"] == {**expected, "epoch": None, "accuracy": None}
     assert settings["config"]["training"]["ls"] == 0.3
 
 
@@ -116,12 +116,12 @@ def test_what_a_file_says_of_itself(tmp_path, variables, capsys):
     torch = pytest.importorskip("torch")
     weights = {f"_module.{name}": torch.tensor(array) for name, array in as_released(variables).items()}
     torch.save({"epoch": 12, "model": weights, "best_cl_acc": 0.75}, "released.pth")
-    run = workflow.import_run("released.pth", Config(DataConfig(size=16), ModelConfig(width=4)))
+    run = workflow.run_from_torch("released.pth", Config(DataConfig(size=16), ModelConfig(width=4)))
     settings = json.loads((run.folder / "config.json").read_text())
-    assert settings["imported"]["epoch"] == 12
-    assert settings["imported"]["accuracy"] == 0.75
+    assert settings["from_torch"]["epoch"] == 12
+    assert settings["from_torch"]["accuracy"] == 0.75
     said = capsys.readouterr().err
-    assert "imported released.pth, epoch 12: validation accuracy 0." in said
+    assert "read released.pth, epoch 12: validation accuracy 0." in said
     assert "; accuracy by the file itself 0.7500" in said
     jax.tree.map(np.testing.assert_array_equal, workflow.load_run(str(run.folder)).variables, variables)
 
@@ -147,7 +147,7 @@ def test_made_anew(copy, capsys, lost):
     for name in ("config.json", "metrics.jsonl", "probe/test.csv"):
         assert after[name] == before[name]
     assert workflow.load_run("imported").epoch == 0
-    assert "imported weights.safetensors: validation accuracy" in capsys.readouterr().err
+    assert "read weights.safetensors: validation accuracy" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("no_training")
@@ -164,7 +164,7 @@ def test_other_runs_in_the_folder(copy, variables, capsys):
     said = refused(capsys, train.main, *IMPORT, "--from-torch", "other.safetensors", *again[2:], "--resume")
     assert "imported was made of another file (weights.safetensors, SHA-256" in said
     assert snapshot(copy) == before
-    trained = {key: value for key, value in json.loads(before["config.json"]).items() if key != "imported"}
+    trained = {key: value for key, value in json.loads(before["config.json"]).items() if key != "from_torch"}
     (copy / "config.json").write_text(json.dumps(trained))
     assert "imported holds a trained run" in refused(capsys, train.main, *IMPORT, *again, "--resume")
 
@@ -172,10 +172,10 @@ def test_other_runs_in_the_folder(copy, variables, capsys):
 @pytest.mark.usefixtures("no_training")
 def test_without_a_name_and_with_flags_of_training(copy, capsys):
     config = Config(DataConfig(size=16), ModelConfig(width=4), TrainingConfig(ls=0.3, epochs=5, lr=0.1, track_size=50))
-    run = workflow.import_run("weights.safetensors", config)
+    run = workflow.run_from_torch("weights.safetensors", config)
     said = capsys.readouterr().err
     assert run.folder.name == "digits-cnn4-ls0.3-seed0-torch"
-    assert "--epochs 5 is not used: weights are imported" in said
+    assert "--epochs 5 is not used: weights are read" in said
     assert "--lr 0.1 is not used" in said
     assert said.count("is not used") == 2
     assert "--aux gives the attacker others" in said

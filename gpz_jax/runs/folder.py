@@ -31,14 +31,14 @@ _PACKAGES = ("gpz-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 
 
 class Run(NamedTuple):
-    """A run folder and what its config.json says; ``imported``: of the file that its weights were read from, if so."""
+    """A run folder and what its config.json says; ``from_torch``: of the file that its weights were read from."""
 
     folder: Path
     config: Config
     fingerprint: str
     num_classes: int
     channels: int
-    imported: dict[str, Any] | None = None
+    from_torch: dict[str, Any] | None = None
 
     @property
     def metrics_file(self) -> Path:
@@ -76,7 +76,7 @@ def start(
     fingerprint: str,
     num_classes: int,
     channels: int,
-    imported: dict[str, Any] | None = None,
+    from_torch: dict[str, Any] | None = None,
 ) -> Run:
     """A new run folder, or with ``resume`` the one that is there.
 
@@ -87,7 +87,7 @@ def start(
       fingerprint: of the data, as ``sources.fingerprint`` gives it.
       num_classes: K.
       channels: of the images.
-      imported: what is known of the file that the weights were read from; None for a run that is trained here.
+      from_torch: what is known of the file that the weights were read from; None for a run that is trained here.
 
     Raises:
       UserError: the folder holds a run and ``resume`` is off; it holds a run of another configuration or other
@@ -96,7 +96,7 @@ def start(
     path = Path(folder) if folder else Path("runs") / readable_name(config)
     if folder is None and not resume:
         path = free(path)
-    run = Run(path.absolute(), config, fingerprint, num_classes, channels, imported)
+    run = Run(path.absolute(), config, fingerprint, num_classes, channels, from_torch)
     check_folder(run, resume=resume)
     write_config(run)
     return run
@@ -108,12 +108,14 @@ def check_folder(run: Run, *, resume: bool) -> None:
     if (path / "config.json").exists():
         if not resume:
             raise UserError(
-                f"{path} already holds a run; continue it with --resume or choose another folder with --run"
+                f"{path} already holds a run; continue it with `resume` or choose another folder with `run`",
+                field=("resume", "run"),
             )
         _check_same(open_run(path), run)
     elif path.exists() and path.is_dir() and any(path.iterdir()):
         raise UserError(
-            f"{path} is not empty and holds no config.json, so it is no run folder; choose another with --run"
+            f"{path} is not empty and holds no config.json, so it is no run folder; choose another with `run`",
+            field="run",
         )
 
 
@@ -130,7 +132,7 @@ def write_config(run: Run) -> None:
             "channels": run.channels,
             "versions": {name: _version(name) for name in _PACKAGES},
             "devices": [str(device) for device in jax.devices()],
-            "imported": run.imported,
+            "from_torch": run.from_torch,
         },
     )
 
@@ -148,13 +150,13 @@ def open_run(folder: str | Path) -> Run:
         schema_of(written, file)
         config = from_mapping(Config, written["config"], where=str(file))
         fields = (str(written["fingerprint"]), int(written["num_classes"]), int(written["channels"]))
-        imported = written.get("imported")
-        imported = None if imported is None else dict(imported)
+        from_torch = written.get("from_torch", written.get("imported"))  # the latter in 0.1.0
+        from_torch = None if from_torch is None else dict(from_torch)
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}); is it a gpz_jax run?") from None
-    return Run(path.absolute(), config, *fields, imported)
+    return Run(path.absolute(), config, *fields, from_torch)
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:
@@ -172,18 +174,23 @@ def differences(ours: Config, theirs: Config) -> list[str]:
 
 
 def _check_same(old: Run, new: Run) -> None:
-    if old.imported and not new.imported:
+    if old.from_torch and not new.from_torch:
         raise UserError(
-            f"{old.folder} holds weights read from {old.imported.get('file')}, no training; probe or attack it, make "
-            "it anew with --from-torch FILE --resume, or choose another folder with --run"
+            f"{old.folder} holds weights read from {old.from_torch.get('file')}, no training; probe or attack it, make "
+            "it anew with `from_torch` FILE `resume`, or choose another folder with `run`",
+            field=("from_torch", "resume", "run"),
         )
-    if new.imported and not old.imported:
-        raise UserError(f"{old.folder} holds a trained run, none of imported weights; choose another folder with --run")
-    if old.imported and new.imported and old.imported.get("sha256") != new.imported["sha256"]:
-        theirs, ours = str(old.imported.get("sha256"))[:12], new.imported["sha256"][:12]
+    if new.from_torch and not old.from_torch:
         raise UserError(
-            f"{old.folder} was made of another file ({old.imported.get('file')}, SHA-256 {theirs}…, not {ours}…); "
-            "choose another folder with --run"
+            f"{old.folder} holds a trained run, none of weights from PyTorch; choose another folder with `run`",
+            field="run",
+        )
+    if old.from_torch and new.from_torch and old.from_torch.get("sha256") != new.from_torch["sha256"]:
+        theirs, ours = str(old.from_torch.get("sha256"))[:12], new.from_torch["sha256"][:12]
+        raise UserError(
+            f"{old.folder} was made of another file ({old.from_torch.get('file')}, SHA-256 {theirs}…, not {ours}…); "
+            "choose another folder with `run`",
+            field="run",
         )
     longer = dataclasses.replace(
         old.config.training,
@@ -193,10 +200,13 @@ def _check_same(old: Run, new: Run) -> None:
     if found := differences(dataclasses.replace(old.config, training=longer), new.config):
         raise UserError(
             f"{old.folder} holds a run of another configuration: {'; '.join(found)}; "
-            "resume it with its own flags or choose another folder with --run"
+            "resume it with its own settings or choose another folder with `run`",
+            field="run",
         )
     if old.fingerprint != new.fingerprint:
-        raise UserError(f"{old.folder} was trained on other images than --data {new.config.data.data} now holds")
+        raise UserError(
+            f"{old.folder} was trained on other images than `data` {new.config.data.data} now holds", field="data"
+        )
 
 
 def free(path: Path) -> Path:

@@ -44,7 +44,8 @@ def make_folder(folder: Path) -> Path:
             raise PermissionError("not writable")
     except OSError as error:
         raise UserError(
-            f"cannot write to folder {folder}: {error.strerror or error}; choose another with --run"
+            f"cannot write to folder {folder}: {error.strerror or error}; choose another with `run`",
+            field="run",
         ) from None
     return folder
 

@@ -7,7 +7,7 @@ script (``experiments/tour.py``) or a notebook.
 from gpz_jax.workflow.attack_command import attack_home, attack_run
 from gpz_jax.workflow.common import load_data, say, short
 from gpz_jax.workflow.cuts_command import BareModel, CutsConfig, Priced, price, price_model, price_run, report_cuts
-from gpz_jax.workflow.from_torch import import_run
+from gpz_jax.workflow.from_torch import run_from_torch
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run, report_accuracy
 from gpz_jax.workflow.probe_command import probe_run, report_probe
 from gpz_jax.workflow.resumed import begun
@@ -24,7 +24,6 @@ __all__ = [
     "attack_home",
     "attack_run",
     "begun",
-    "import_run",
     "load_data",
     "load_run",
     "price",
@@ -38,6 +37,7 @@ __all__ = [
     "report_probe",
     "report_split",
     "report_sweep",
+    "run_from_torch",
     "say",
     "short",
     "split_run",

@@ -23,10 +23,10 @@ from gpz_jax.workflow.train_command import resolve_here, with_auxiliary_of_run
 from gpz_jax.workflow.training_loop import cut_summary
 
 
-def import_run(file: str | Path, config: Config, *, folder: str | None = None, resume: bool = False) -> Run:
+def run_from_torch(file: str | Path, config: Config, *, folder: str | None = None, resume: bool = False) -> Run:
     """Make a run of a file of PyTorch weights, without a single step of training.
 
-    The folder holds what one of training holds: config.json (with ``"imported"``: name and SHA-256 of the file, and
+    The folder holds what one of training holds: config.json (with ``"from_torch"``: name and SHA-256 of the file, and
     what it says of epoch and accuracy), a line of metrics and a checkpoint, both of epoch 0. Of ``config.training``
     only ``ls`` means something here: the α of the training behind the file, with which the loss is measured.
 
@@ -59,7 +59,7 @@ def import_run(file: str | Path, config: Config, *, folder: str | None = None, r
 
     # Only now a folder is made: a file that does not fit should not leave one in the way of the next try.
     folder = folder or str(Path("runs") / f"{runs.readable_name(config)}-torch")
-    imported = {"file": file.name, "sha256": _sha256(file), "epoch": release.epoch, "accuracy": release.best_accuracy}
+    from_torch = {"file": file.name, "sha256": _sha256(file), "epoch": release.epoch, "accuracy": release.best_accuracy}
     run = runs.start(
         config,
         folder=folder,
@@ -67,7 +67,7 @@ def import_run(file: str | Path, config: Config, *, folder: str | None = None, r
         fingerprint=sources.fingerprint(source),
         num_classes=dealt.num_classes,
         channels=channels,
-        imported=imported,
+        from_torch=from_torch,
     )
     say(f"run folder {run.folder}")
     network = classifier.network_for(recipe, channels)
@@ -81,7 +81,7 @@ def import_run(file: str | Path, config: Config, *, folder: str | None = None, r
         accuracy, loss = measured["validation_accuracy"], measured["validation_loss"]
         checkpoints.save(0, state, accuracy=accuracy, loss=loss, candidate=True)
     runs.write_epochs(run)
-    _say_how_it_fares(imported, measured)
+    _say_how_it_fares(from_torch, measured)
     if dealt.auxiliary.images is dealt.train.images:
         say(
             "the training behind the file may have seen the images that are dealt to validation and to the attacker "
@@ -131,13 +131,13 @@ def _say_what_is_not_used(training: TrainingConfig) -> None:
     for field in dataclasses.fields(training):
         value = getattr(training, field.name)
         if value != getattr(default, field.name):
-            say(f"--{field.name.replace('_', '-')} {value} is not used: weights are imported, no step is taken")
+            say(f"--{field.name.replace('_', '-')} {value} is not used: weights are read, no step is taken")
 
 
-def _say_how_it_fares(imported: dict[str, Any], measured: dict[str, float]) -> None:
-    epoch = "" if imported["epoch"] is None else f", epoch {imported['epoch']}"
-    theirs = "" if imported["accuracy"] is None else f"; accuracy by the file itself {imported['accuracy']:.4f}"
+def _say_how_it_fares(from_torch: dict[str, Any], measured: dict[str, float]) -> None:
+    epoch = "" if from_torch["epoch"] is None else f", epoch {from_torch['epoch']}"
+    theirs = "" if from_torch["accuracy"] is None else f"; accuracy by the file itself {from_torch['accuracy']:.4f}"
     say(
-        f"imported {imported['file']}{epoch}: validation accuracy {measured['validation_accuracy']:.4f}, "
+        f"read {from_torch['file']}{epoch}: validation accuracy {measured['validation_accuracy']:.4f}, "
         f"test accuracy {measured['test_accuracy']:.4f}{theirs}"
     )

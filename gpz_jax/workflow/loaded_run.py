@@ -116,8 +116,8 @@ def report_accuracy(loaded: LoadedRun) -> float:
     """Say and return the accuracy on the test images (the run's best epoch by validation)."""
     alpha = loaded.run.config.training.ls
     found = classifier.evaluate(loaded.variables, loaded.splits.test, alpha, recipe=loaded.recipe, mesh=loaded.mesh)
-    imported = loaded.run.imported
-    weights = f"weights of {imported.get('file')}" if imported else f"epoch {loaded.epoch} (best by validation)"
+    torch = loaded.run.from_torch
+    weights = f"weights of {torch.get('file')}" if torch else f"epoch {loaded.epoch} (best by validation)"
     say(
         f"{loaded.run.folder.name}, {weights}: test accuracy {found['accuracy']:.4f} on {len(loaded.splits.test)} "
         f"images, output entropy {found['output_entropy']:.3f} nats"
