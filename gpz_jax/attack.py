@@ -1,6 +1,7 @@
 """Attack a trained run by inversion: ``python -m gpz_jax.attack RUN --cut block_4 --cut logits``."""
 
 import dataclasses
+import math
 import sys
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from gpz_jax.reporting import attack_table, tables
 
 DESCRIPTION = """Rebuild the input from what is sent at each cut, by attackers trained on images of their own, and score
 them on test images against floors: the mean image, the class mean, and a decoder that sees the predicted label only.
---ladder tries every rung from the linear map to the likelihood, and the best of them scores the cut. Prints
+--ladder tries every attack from the linear map to the likelihood, and the best of them scores the cut. Prints
 tables; writes RUN/attacks/ and grids of originals over reconstructions. Examples:
 
   python -m gpz_jax.attack runs/digits-cnn16-ls0.3-seed0 --cut block_4 --cut logits
@@ -41,6 +42,8 @@ class Attack:
     """Seed of the attacker; default: the run's."""
     resume: bool = False
     """Read cuts already attacked with the same settings instead of attacking them again."""
+    wide: bool = False
+    """Show every score in the table."""
     config: str | None = None
     """TOML file with a table [attack]; flags win over it."""
 
@@ -53,24 +56,30 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
     loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, aux=flags.aux, expected=flags.identity)
     workflow.report_accuracy(loaded)
     results = workflow.attack_run(loaded, flags.attack, seed=flags.seed, resume=flags.resume)
-    what = " (untrained copy)" if flags.attack.null else ""
-    what += "" if flags.attack.top_k is None else f", top {flags.attack.top_k} entries"
-    what += ", probabilities" if flags.attack.probabilities else ""
-    what += "" if flags.attack.defence == "none" else f" behind {flags.attack.defence}"
-    title = f"{loaded.run.folder.name}{what}: attacked with {len(loaded.splits.auxiliary)} auxiliary images"
-    tables.console().print(attack_table.attack_table(title, results))
+    title = (
+        f"{loaded.run.folder.name}{_what(flags.attack)}: attacked with {len(loaded.splits.auxiliary)} auxiliary images"
+    )
+    tables.console().print(attack_table.attack_table(title, results, wide=flags.wide))
     tables.console().print(attack_table.leak_table("leak list: the best attack on each cut", results))
-    best = [result for result in results if result["best"]]
-    for result in best:
-        if "accuracy" in result:
+    for result in results:
+        if not math.isnan(result.best.accuracy):
             workflow.say(
-                f"{result['cut']}: test accuracy {result['accuracy']:.4f} behind the defence, "
-                f"{result['accuracy_undefended']:.4f} without"
+                f"{result.cut}: test accuracy {result.best.accuracy:.4f} behind the defence, "
+                f"{result.best.accuracy_undefended:.4f} without"
             )
     home = workflow.attack_home(flags.attack)
     figure = workflow.short(loaded.run.folder / "figures" / f"{home}.png")
-    every = f" (best rung of every cut), {home}-CUT.png beside it (every rung)" if len(results) > len(best) else ""
+    several = any(len(result.attempts) > 1 for result in results)
+    every = f" (best attack on every cut), {home}-CUT.png beside it (every attack)" if several else ""
     workflow.say(f"reconstructions: {figure}{every}; numbers: {workflow.short(loaded.run.folder / home / 'table.csv')}")
+
+
+def _what(options: AttackConfig) -> str:
+    """What is special about these attacks, for the title."""
+    what = " (untrained copy)" if options.null else ""
+    what += "" if options.top_k is None else f", top {options.top_k} entries"
+    what += ", probabilities" if options.probabilities else ""
+    return what + ("" if options.defence == "none" else f" behind {options.defence}")
 
 
 if __name__ == "__main__":

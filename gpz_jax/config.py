@@ -119,17 +119,9 @@ class ProbeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class AttackConfig:
-    """Which attackers are tried at which cuts, and how they are trained."""
+class AttackSettings:
+    """How attackers are made ready, and what they get of z."""
 
-    cut: tuple[str, ...] = ()
-    """Cut to attack; repeat the flag for several. Default: every valid cut."""
-    ladder: bool = False
-    """Try every rung of the ladder, from weak to strong, and let the best of them score the cut: linear, deconvolution,
-    residual, attention, enriched, likelihood."""
-    rung: tuple[str, ...] = ()
-    """Attacker to try: linear, deconvolution, residual, attention, enriched, likelihood, or residual-ir152 (as deep as
-    IR-152); repeat the flag for several. Default: deconvolution."""
     epochs: int = 100
     """Passes over the attacker's images (the paper: 100)."""
     patience: int | None = None
@@ -148,36 +140,50 @@ class AttackConfig:
     """Give every decoder the width at which it has about so many parameters, in place of --decoder-width."""
     stages: str | None = None
     """Attention modules after the decoder's stages, from the coarsest: mha, aac, se, lsk, msca, joined by + and
-    separated by commas, such as mha,aac+se,lsk,msca. In a ladder: those of the rung 'attention'."""
+    separated by commas, such as mha,aac+se,lsk,msca. In a ladder: those of 'attention'."""
     enrich: str | None = None
     """Enrichment of z before the decoder: normalize, fft_residual, fft_concat, dropout_residual, dropout_concat, joined
-    by +. In a ladder: that of the rung 'enriched' (normalize+dropout_concat)."""
+    by +. In a ladder: that of 'enriched' (normalize+dropout_concat)."""
     tokens: Literal["all", "class", "mean"] = "all"
     """What of a sequence of tokens the attacker uses."""
     probabilities: bool = False
-    """The attacker gets log-probabilities where logits are sent (at the cut logits); for every rung."""
+    """The attacker gets log-probabilities where logits are sent (at the cut logits); for every attack."""
     top_k: int | None = None
-    """The attacker gets the k largest entries only, where a vector such as the logits is sent; for every rung."""
+    """The attacker gets the k largest entries only, where a vector such as the logits is sent; for every attack."""
     restarts: int = 2
-    """Starts of the likelihood attack from noise; of each image the best is kept. Above other rungs it starts from the
-    reconstructions of the best of them instead."""
+    """Starts of the likelihood attack from noise; of each image the best is kept. After other attacks it starts from
+    the reconstructions of the best of them instead."""
     tv: float | None = None
     """Weight of the total variation in the likelihood attack. Default: chosen on a few of the attacker's images."""
     likelihood_images: int = 64
     """Test images that the likelihood attack is run on, the first of them."""
+    selection_fraction: float = 0.2
+    """Share of the attacker's images on which its best epoch is chosen."""
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackConfig(AttackSettings):
+    """Which attacks are tried at which cuts, and what is kept of them."""
+
+    cut: tuple[str, ...] = ()
+    """Cut to attack; repeat the flag for several. Default: every valid cut."""
+    ladder: bool = False
+    """Try every attack of the ladder, from weak to strong, and let the best of them score the cut: linear,
+    deconvolution, residual, attention, enriched, likelihood."""
+    attack: tuple[str, ...] = ()
+    """Attack to try: linear, deconvolution, residual, attention, enriched, likelihood, or residual-ir152 (as deep as
+    IR-152); repeat the flag for several. Default: deconvolution."""
     defence: str = "none"
     """Perturbation of z at the edge, which the attacker meets in training too, joined by +: gaussian:S, laplace:S
     (noise of S times the spread of z), dropout:P (units zeroed with probability P), topk:F (only the share F of largest
     units kept), uint8. Such attacks are kept in RUN/attacks-DEFENCE."""
     into: str = ""
-    """Keep these attacks apart, in RUN/attacks-INTO. Without it an attack by the same rung on the same cut with other
-    settings replaces the one in RUN/attacks."""
+    """Keep these attacks apart, in RUN/attacks-INTO. Without it the same attack on the same cut with other settings
+    replaces the one in RUN/attacks."""
     null: bool = False
     """Attack an untrained copy of the network with calibrated batch norms instead: what its architecture resists."""
     lpips_weights: str | None = None
     """File with the weights of LPIPS, an .npz. Default: the one that GPZ_LPIPS names; without one LPIPS is left out."""
-    selection_fraction: float = 0.2
-    """Share of the attacker's images on which its best epoch is chosen."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -262,8 +268,8 @@ def check_attack(attack: AttackConfig) -> AttackConfig:
         raise UserError(
             f"into {attack.into!r}: letters, digits, dots, dashes and underscores only; it names a folder", field="into"
         )
-    if attack.ladder and attack.rung:
-        raise UserError("give ladder (every rung) or rung (those you name), not both", field=("ladder", "rung"))
+    if attack.ladder and attack.attack:
+        raise UserError("give ladder (every one) or attack (those you name), not both", field=("ladder", "attack"))
     return attack
 
 

@@ -1,6 +1,8 @@
 """Numbers and small tables for people, as text that fits a terminal and as HTML for notebooks."""
 
+import csv
 import html
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -91,3 +93,17 @@ def html_table(title: str, columns: Mapping[str, Sequence[str]], notes: Sequence
     ]
     said = "".join(f"<p>{html.escape(note)}</p>" for note in notes)
     return f"<table><caption>{html.escape(title)}</caption><tr>{heads}</tr>{''.join(rows)}</table>{said}"
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    r"""Rows as CSV with a header: every key of any row, in the order in which they are met; empty where a row has none.
+
+    Example:
+      >>> csv_text([{"cut": "fc", "mse": 0.5}, {"cut": "logits", "lpips": 1}])
+      'cut,mse,lpips\nfc,0.5,\nlogits,,1\n'
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

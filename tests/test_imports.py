@@ -43,8 +43,8 @@ ONLY = {
     "analysis": {"analysis", "presentation", "taps", "targets", "config", "errors"},
     "inversion": {"inversion", "presentation", "data", "taps", "targets", "defences", "parallel", "config", "errors"},
     "deployment": {"deployment", "analysis", "taps", "errors"},
-    "runs": {"runs", "analysis", "config", "settings_files", "errors"},
-    "reporting": {"reporting", "presentation", "config", "errors"},
+    "runs": {"runs", "analysis", "inversion", "presentation", "config", "settings_files", "errors"},
+    "reporting": {"reporting", "inversion", "presentation", "config", "errors"},
 }
 
 

@@ -1,6 +1,7 @@
 """How images reach the network: scaled and normalised on the device, in batches of one shape."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,16 @@ def pixels(images: UInt8[Array | np.ndarray, "N h w C"], size: int) -> Float[Arr
         return values
     resized = jax.image.resize(values, (count, size, size, channels), "bilinear")
     return jnp.clip(resized, 0.0, 1.0)  # the interpolation weights sum to 1 only up to rounding
+
+
+class Pixels(NamedTuple):
+    """:func:`pixels` at one size, as a function that jit can hold."""
+
+    size: int
+
+    def __call__(self, images: UInt8[Array | np.ndarray, "N h w C"]) -> Float[Array, "N size size C"]:
+        """Resize, and scale to [0, 1]."""
+        return pixels(images, self.size)
 
 
 def normalise(x: Float[Array, "*N H W C"]) -> Float[Array, "*N H W C"]:

@@ -1,6 +1,6 @@
 """A decoder for any cut, built from the shapes of z and x alone: transposed convolutions, or an inverse residual net.
 
-The attacker knows what it receives and what it wants back; nothing of the loaded is imported here.
+The attacker knows what it receives and what it wants back; nothing of the target is imported here.
 """
 
 import dataclasses
@@ -138,8 +138,6 @@ class Decoder(nn.Module):
         resolution, the convolution there is its one stage.
       enrich: steps of enrichment, in order.
       tokens: which tokens of a (T, c) are used.
-      probabilities: whether z are logits of which the attacker receives log-probabilities only.
-      top_k: how many of the largest entries of a vector the attacker receives; None: all.
     """
 
     z_shape: tuple[int, ...]
@@ -150,8 +148,6 @@ class Decoder(nn.Module):
     stages: tuple[tuple[str, ...], ...] = ()
     enrich: tuple[str, ...] = ()
     tokens: Tokens = "all"
-    probabilities: bool = False
-    top_k: int | None = None
 
     @nn.compact
     def __call__(self, z: Float[Array, "N ..."], *, train: bool) -> Float[Array, "N H W C"]:
@@ -175,7 +171,7 @@ class Decoder(nn.Module):
             )(z)
             return nn.relu(batch_norm(name=f"{name}_norm")(z))
 
-        z = received(z.astype(jnp.float32), probabilities=self.probabilities, top_k=self.top_k)
+        z = z.astype(jnp.float32)
         if self.tokens != "all" and z.ndim == 3:
             z = z[:, 0] if self.tokens == "class" else jnp.mean(z, axis=1)
         grid = token_grid(z.shape[1:])
@@ -209,23 +205,6 @@ class Decoder(nn.Module):
         if z.shape[1:3] != (height, width):
             z = jax.image.resize(z, (z.shape[0], height, width, z.shape[3]), "bilinear")
         return nn.sigmoid(nn.Conv(channels, (3, 3), name="pixels")(z))
-
-
-def received(z: Float[Array, "N ..."], *, probabilities: bool, top_k: int | None) -> Float[Array, "N ..."]:
-    """What the attacker gets of logits: log-probabilities, or the ``top_k`` largest entries, above the least of them.
-
-    The entries that are kept less the least of them, the others 0, as in the truncation of Yang et al. (2019).
-
-    >>> received(jnp.array([[3.0, 1.0, 2.0, -5.0]]), probabilities=False, top_k=3).tolist()
-    [[2.0, 0.0, 1.0, 0.0]]
-    """
-    if probabilities:
-        z = nn.log_softmax(z)
-    if top_k is None:
-        return z
-    values, at = lax.top_k(z, top_k)
-    kept = jnp.sum(jax.nn.one_hot(at, z.shape[-1]), axis=1) > 0
-    return jnp.where(kept, z - values[:, -1:], 0.0)
 
 
 def stage_count(grid: tuple[int, int], image: tuple[int, int]) -> int:
@@ -285,8 +264,6 @@ def decoder_for(
     stages: tuple[tuple[str, ...], ...] = (),
     enrich: tuple[str, ...] = (),
     tokens: Tokens = "all",
-    probabilities: bool = False,
-    top_k: int | None = None,
 ) -> Decoder:
     """Build the :class:`Decoder` from z to images of ``x_shape`` = (H, W, C), both without the batch.
 
@@ -294,8 +271,7 @@ def decoder_for(
 
     Raises:
       UserError: a ``z_shape`` that is not (d,), (T, c) or (h, w, c); an ``x_shape`` that is not (H, W, C); sizes or a
-        width below 1, a depth below 0; more stages than the decoder has; top_k or probabilities of what is not a
-        vector, or top_k beyond its length; class or mean tokens of what has none.
+        width below 1, a depth below 0; more stages than the decoder has; class or mean tokens of what has none.
 
     >>> decoder, z = decoder_for((2, 2, 5), (4, 4, 3), width=2), jnp.zeros((6, 2, 2, 5))
     >>> variables = decoder.init(jax.random.key(0), z, train=False)
@@ -315,22 +291,17 @@ def decoder_for(
     if not depth or min(depth) < 0:
         raise UserError(f"decoder depth {depth}: give numbers of further layers, 0 or more")
     if tokens != "all" and len(z_shape) != 2:
-        raise UserError(f"z of shape {z_shape} is not a sequence of tokens: leave out --tokens {tokens} at this cut")
-    if (probabilities or top_k is not None) and len(z_shape) != 1:
-        what = "--probabilities" if probabilities else "--top-k"
-        raise UserError(f"{what} needs a vector of logits, but z has shape {z_shape} at this cut")
-    if top_k is not None and not 1 <= top_k <= z_shape[0]:
-        raise UserError(f"--top-k {top_k}: z has {z_shape[0]} entries; give 1 to {z_shape[0]}")
+        raise UserError(
+            f"z of shape {z_shape} is not a sequence: leave out tokens {tokens} at this cut", field="tokens"
+        )
     most = stages_of(z_shape, x_shape, tokens=tokens)
     if len(stages) > most:
         raise UserError(
-            f"--stages names {len(stages)} stages, but the decoder from z of shape {z_shape} to {x_shape} has {most}; "
-            f"give at most {most}"
+            f"stages names {len(stages)} of them, but the decoder from z of shape {z_shape} to {x_shape} has {most}; "
+            f"give at most {most}",
+            field="stages",
         )
-    return Decoder(
-        z_shape, x_shape, width, trunk, tuple(depth), tuple(map(tuple, stages)), tuple(enrich), tokens, probabilities,
-        top_k,
-    )  # fmt: skip
+    return Decoder(z_shape, x_shape, width, trunk, tuple(depth), tuple(map(tuple, stages)), tuple(enrich), tokens)
 
 
 def parameter_count(decoder: Decoder) -> int:
@@ -366,7 +337,8 @@ def match_parameters(decoder: Decoder, budget: int) -> Decoder:
     width = min((low, high), key=lambda width: abs(math.log(of(width) / budget)))
     if not 0.5 <= of(width) / budget <= 2:
         raise UserError(
-            f"--match-params {budget}: the nearest decoder of this kind for z of shape {decoder.z_shape} has "
-            f"{of(width)} parameters; give about that many or more"
+            f"match_params {budget}: the nearest decoder of this kind for z of shape {decoder.z_shape} has "
+            f"{of(width)} parameters; give about that many or more",
+            field="match_params",
         )
     return dataclasses.replace(decoder, width=width, parent=None, name=None)

@@ -1,4 +1,4 @@
-"""The attacker's lowest honest rung: ridge regression from z to pixels, in closed form.
+"""Ridge regression from z to pixels, in closed form: what the lowest honest attack is made of.
 
 With Z (N, D) and X (N, P) the attacker's representations and pixels less their means, and λ the penalty:
 
@@ -113,8 +113,10 @@ def fit_best(
     z_selection: Float[Array | np.ndarray, "S D"],
     x_selection: Float[Array | np.ndarray, "S P"],
     penalties: Sequence[float] = PENALTIES,
+    *,
+    clip: bool = True,
 ) -> tuple[Ridge, float, dict[float, float]]:
-    """The :class:`Ridge` whose clipped pixels fit the selection images best; the Gram matrix is made once.
+    """The :class:`Ridge` whose (clipped) pixels fit the selection images best; the Gram matrix is made once.
 
     λ = r trace(Gram)/order for each r of ``penalties``: relative to the mean eigenvalue, so that rescaling z changes
     nothing. An r whose matrix is singular in floating point scores inf. Where z never varies every r gives the mean
@@ -126,6 +128,7 @@ def fit_best(
       z_selection: representations to choose r on.
       x_selection: their pixels.
       penalties: r to try.
+      clip: whether x are pixels, which lie in [0, 1]; False for other numbers.
 
     Returns:
       The map, its r, and the per-element mean squared error on the selection images by r.
@@ -153,7 +156,7 @@ def fit_best(
         except np.linalg.LinAlgError:
             errors[r] = float("inf")
             continue
-        errors[r] = _selection_error(ridge, z_selection, x_selection)
+        errors[r] = _selection_error(ridge, z_selection, x_selection, clip)
         if best is None or errors[r] < errors[best[1]]:
             best = ridge, r
     if best is None:
@@ -212,11 +215,12 @@ def _products(block, basis):
     return jnp.matmul(block, basis.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def _selection_error(ridge: Ridge, z, x) -> float:
-    sums = [_squared_error(ridge, jnp.asarray(z[rows]), jnp.asarray(x[rows])) for rows in _blocks(len(z))]
+def _selection_error(ridge: Ridge, z, x, clip: bool) -> float:
+    blocks = _blocks(len(z))
+    sums = [_squared_error(ridge, jnp.asarray(z[rows]), jnp.asarray(x[rows]), clip=clip) for rows in blocks]
     return float(np.sum(np.asarray(jax.device_get(sums), np.float64))) / x.size
 
 
-@jax.jit
-def _squared_error(ridge, z, x):
-    return jnp.sum((ridge.pixels(z) - x.astype(jnp.float32)) ** 2)
+@partial(jax.jit, static_argnames="clip")
+def _squared_error(ridge, z, x, *, clip):
+    return jnp.sum(((ridge.pixels(z) if clip else ridge(z)) - x.astype(jnp.float32)) ** 2)

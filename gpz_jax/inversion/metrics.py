@@ -4,7 +4,8 @@ Pixels are in [0, 1] throughout. The conventions of the paper's released code ar
 :func:`mse_paper` and :func:`psnr_paper`.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import dm_pix
 import jax
@@ -126,34 +127,59 @@ def cosine(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[
 def score(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> dict[str, Float[Array, " N"]]:
     """Score by every per-image measure: mse, mse_paper, psnr, ssim, cosine. Units and errors as in each.
 
+    Without ssim for images under 11 pixels, where its window fits nowhere.
+
     >>> x = jnp.full((2, 16, 16, 3), 0.5)
     >>> {name: float(values[0]) for name, values in score(x, x).items() if name in ("mse", "psnr")}
     {'mse': 0.0, 'psnr': inf}
     """
-    return {f.__name__: f(x, x_hat) for f in (mse, mse_paper, psnr, ssim, cosine)}
+    measures = (mse, mse_paper, psnr, ssim, cosine) if min(x.shape[1:3]) >= WINDOW else (mse, mse_paper, psnr, cosine)
+    return {f.__name__: f(x, x_hat) for f in measures}
 
 
-def mean_image(images: Shaped[Array | np.ndarray, "N H W C"]) -> Float[Array, "H W C"]:
+def as_pixels(images: Any) -> Array:
+    """Bytes as pixels in [0, 1], v / 255; floats as they are, float32.
+
+    >>> as_pixels(np.array([0, 255], np.uint8)).tolist()
+    [0.0, 1.0]
+    """
+    values = jnp.asarray(images)
+    return values.astype(jnp.float32) / jnp.float32(255 if values.dtype == jnp.uint8 else 1)
+
+
+def mean_image(
+    images: Shaped[Array | np.ndarray, "N ..."], *, pixels: Callable[[Any], Array] = as_pixels
+) -> Float[Array, "..."]:
     """Mean image: what an attacker who receives nothing would answer. Bytes count as pixels / 255.
 
     >>> mean_image(jnp.array([0.0, 1.0]).reshape(2, 1, 1, 1)).tolist()
     [[[0.5]]]
     """
-    return class_means(images, jnp.zeros(len(images), jnp.int32), 1)[0]
+    return class_means(images, jnp.zeros(len(images), jnp.int32), 1, pixels=pixels)[0]
 
 
 def class_means(
-    images: Shaped[Array | np.ndarray, "N H W C"],
+    images: Shaped[Array | np.ndarray, "N ..."],
     labels: Integer[Array | np.ndarray, " N"],
     num_classes: int,
     *,
     chunk: int = 1024,
-) -> Float[Array, "K H W C"]:
+    pixels: Callable[[Any], Array] = as_pixels,
+) -> Float[Array, "K ..."]:
     """Mean image of each class: what an attacker who receives only the label would answer.
 
-    ``images`` are floats in [0, 1], or bytes, which count as pixels / 255 and are converted ``chunk`` images
-    at a time so that a whole data set never exists as floats. A class without images is NaN. Not for use
-    inside jit. Raises :class:`UserError` for labels outside 0 … K - 1.
+    Args:
+      images: ``(N, …)``, whatever ``pixels`` takes.
+      labels: their classes.
+      num_classes: K.
+      chunk: how many are converted at a time, so that a whole data set never exists as floats.
+      pixels: images -> pixels in [0, 1], floats; bytes count as pixels / 255 by default.
+
+    Returns:
+      ``(K, …)``; a class without images is NaN. Not for use inside jit.
+
+    Raises:
+      UserError: labels outside 0 … K - 1.
 
     >>> class_means(jnp.array([0.0, 1.0, 0.25]).reshape(3, 1, 1, 1), jnp.array([0, 0, 1]), 2).ravel().tolist()
     [0.5, 0.25]
@@ -161,15 +187,14 @@ def class_means(
     outside = [int(label) for label in np.unique(labels) if not 0 <= label < num_classes]
     if outside:
         raise UserError(f"label {outside[0]} with {num_classes} classes: labels run from 0 to {num_classes - 1}")
-    sums = jnp.zeros((num_classes, *images.shape[1:]), jnp.float32)
+    sums: Any = jnp.float32(0)
     for start in range(0, len(images), chunk):
-        piece = images[start : start + chunk]
-        pixels = piece.astype(jnp.float32) / (255 if piece.dtype == jnp.uint8 else 1)
+        found = pixels(images[start : start + chunk])
         one_hot = jax.nn.one_hot(labels[start : start + chunk], num_classes)
         # HIGHEST: on accelerators the default matmul keeps too few digits for a mean.
-        sums += jnp.einsum("nk,nhwc->khwc", one_hot, pixels, precision=jax.lax.Precision.HIGHEST)
+        sums += jnp.einsum("nk,n...->k...", one_hot, found, precision=jax.lax.Precision.HIGHEST)
     counts = jnp.bincount(labels, length=num_classes).astype(jnp.float32)
-    return sums / counts[:, None, None, None]
+    return sums / counts.reshape(-1, *(1,) * (sums.ndim - 1))
 
 
 def mean_image_floor(x: Float[Array, "N H W C"], mean: Float[Array, "H W C"]) -> Float[Array, " N"]:
@@ -209,7 +234,7 @@ class Spread(NamedTuple):
 
     Attributes:
       number: images so far.
-      sums: their sum, ``(H, W, C)`` float64.
+      sums: their sum, ``(…)`` float64.
       squares: sum of all their squared pixels, float64; pixels in [0, 1] leave nothing to cancel in it.
     """
 
@@ -217,7 +242,7 @@ class Spread(NamedTuple):
     sums: np.ndarray | float = 0.0
     squares: float = 0.0
 
-    def add(self, images: Float[Array | np.ndarray, "N H W C"]) -> "Spread":
+    def add(self, images: Float[Array | np.ndarray, "N ..."]) -> "Spread":
         """The same with a batch more.
 
         >>> Spread().add(np.zeros((1, 1, 1, 1))).add(np.ones((1, 1, 1, 1))).variance

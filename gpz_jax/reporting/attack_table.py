@@ -1,97 +1,140 @@
 """What attacks scored, as tables."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from rich.markup import escape
-from rich.table import Table
-
+from gpz_jax.inversion.results import AttackResult, Attempt, Scores, flattened
 from gpz_jax.presentation import number, quantity
+from gpz_jax.reporting.tables import Column, Sheet
 
-ATTACK_COLUMNS = ("mse", "ratio", "mse_paper", "psnr", "psnr_paper", "ssim", "lpips", "cosine")
+#: Scores that decide, and those that are shown with ``--wide`` beside them.
+SCORES, WIDE_SCORES = ("mse", "ratio", "ssim"), ("mse_paper", "psnr", "psnr_paper", "lpips", "cosine")
+
+FLOORS = ("class_mean", "label_only", "mean_image")
 
 
-def attack_table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
+def attack_table(title: str, results: Sequence[AttackResult], *, wide: bool = False) -> Sheet:
     """What attacks scored on test images, one row an attack, and the floors below.
 
     Args:
       title: of the table.
-      results: what ``workflow.attack_run`` returns.
+      results: one a cut.
+      wide: show every score.
     """
-    ladder = len({result["cut"] for result in results}) < len(results)
-    most = max((result["test_images"] for result in results), default=0)
-    columns = [name for name in ATTACK_COLUMNS if any(name in result["scores"] for result in results)]
-    caption = (
-        "mse per element, pixels in [0, 1]; /class mean: mse over that of the class-mean floor, with its 95 % interval "
-        "over images, 1 or more means that z gave no more than the label; _paper: as in the paper (summed over "
-        "channels; PSNR of batches); collapse: variance of the reconstructions over that of the images"
+    rows = [(result, attempt) for result in results for attempt in result.attempts]
+    attempts = [attempt for _, attempt in rows]
+    ladder = any(len(result.attempts) > 1 for result in results)
+    most = max((attempt.test_images for attempt in attempts), default=0)
+    few = {attempt.attack: attempt.test_images for attempt in attempts if attempt.test_images < most}
+    starred = [a.attack + (" *" if ladder and a is result.best else "") for result, a in rows]
+    floors = len(FLOORS) if results else 0
+    blank = [""] * floors
+
+    def column(head: str, cells: list[str], of_floors: list[str] | None = None, **style: bool) -> Column:
+        return Column(head, [*cells, *(blank if of_floors is None else of_floors)], **style)
+
+    def scores(names: Sequence[str], **style: bool) -> list[Column]:
+        defined = [name for name in names if any(_has(attempt, name) for attempt in attempts)]
+        cells = {name: [_cell(attempt, name) for attempt in attempts] for name in defined}
+        return [column(_head(name), cells[name], _floor(results, name), **style) for name in defined]
+
+    words = [flattened(attempt.training) for attempt in attempts]
+    return Sheet(
+        title,
+        [
+            column("cut", [result.cut for result, _ in rows], ["floor"] * floors, words=True),
+            column("attack", starred, [name.replace("_", " ") for name in FLOORS[:floors]], words=True),
+            *scores(SCORES),
+            column("loss\nflat?", [word.split(" (")[0].replace("closed form", "exact") for word in words], words=True),
+            *scores(WIDE_SCORES, wide=True),
+            column("D", [str(result.dimension) for result, _ in rows], wide=True),
+            column("parameters", [quantity(a.parameter_count).strip() for a in attempts], wide=True),
+            column("images", [str(a.test_images) for a in attempts], wide=True),
+            column("collapse", [number(a.prior_collapse) for a in attempts], wide=True),
+            column("last fifth", [_gain(a) for a in attempts], words=True, wide=True),
+        ],
+        _caption(wide, ladder, few, any("under 5 epochs" in word for word in words)),
+        wide,
+        frozenset(_ends(results)),
     )
-    if any(result["test_images"] < most for result in results):
-        caption += "; (n images): on the first n test images only, compare by /class mean"
-    table = Table(title=escape(title), caption=caption + ("; *: the best at its cut" if ladder else ""))
-    for head in ("cut", "D", "decoder", "parameters"):
-        table.add_column(head, justify="left" if head in ("cut", "decoder") else "right")
-    for name in columns:
-        table.add_column("/class mean" if name == "ratio" else name, justify="right")
-    table.add_column("collapse", justify="right")
-    table.add_column("loss flattened?")
-    for before, result in zip([None, *results], results, strict=False):
-        if ladder and before is not None and before["cut"] != result["cut"]:
-            table.add_section()
-        scores = [number(result["scores"][name]) if name in result["scores"] else "" for name in columns]
-        # Scored on fewer images, it compares with the others by /class mean only: the floor is that of its images.
-        few = "" if result["test_images"] == most else f" ({result['test_images']} images)"
-        low, high = result["intervals"]["ratio"]
-        scores[columns.index("ratio")] += f" [{number(low)}, {number(high)}]"
-        table.add_row(
-            escape(result["cut"]),
-            str(result["dimension"]),
-            escape(result["decoder"] + few + (" *" if ladder and result["best"] else "")),
-            quantity(result["decoder_parameters"]).strip(),
-            *scores,
-            number(result["prior_collapse"]),
-            _flattened(result),
+
+
+def _caption(wide: bool, ladder: bool, few: dict[str, int], short: bool) -> str:
+    said = (
+        "mse per element, pixels in [0, 1]; /class mean: mse over that of the class-mean floor, with its 95 % interval "
+        "over images, 1 or more means that z gave no more than the label; flat?: whether more training promised nothing "
+        "(exact: solved, not trained)"
+    )
+    if short:
+        said += "; NO under 5 epochs, which are too few to say"
+    if ladder:
+        said += "; *: the best at its cut"
+    for attack, images in few.items():
+        said += f"; {attack}: on the first {images} test images only, compare by /class mean"
+    if wide:
+        said += (
+            "; _paper: as in the paper (summed over channels; PSNR of batches); collapse: variance of the "
+            "reconstructions over that of the images; last fifth: what it still gained"
         )
-    if results:
-        floors = results[0]["floors"]
-        table.add_section()
-        for name in ("class_mean", "label_only", "mean_image"):
-            empty = [""] * len(columns)
-            empty[columns.index("mse")] = number(floors[name])
-            empty[columns.index("ratio")] = number(floors[name] / floors["class_mean"])
-            table.add_row(f"floor: {name.replace('_', ' ')}", "", "", "", *empty)
-    return table
+    return said
 
 
-def _flattened(result: Mapping[str, Any]) -> str:
-    if result["kind"] == "linear":
-        return "closed form"
-    if result["kind"] == "decoder" and len(result["selection_loss"]) < 5:
-        return "NO (under 5 epochs)"
-    fell = f"last fifth: -{100 * result['last_gain']:.1f} %"
-    return f"{'yes' if result['flattened'] else 'NO'} ({fell})"
+def _has(attempt: Attempt, name: str) -> bool:
+    return bool(number(getattr(attempt.scores, name)))
 
 
-def leak_table(title: str, results: Sequence[Mapping[str, Any]]) -> Table:
-    """The images and classes that the best attack on each cut inverted best and worst.
+def _head(name: str) -> str:
+    assert name in Scores._fields
+    return "/class mean" if name == "ratio" else name
+
+
+def _cell(attempt: Attempt, name: str) -> str:
+    value = number(getattr(attempt.scores, name))
+    if name != "ratio" or not value:
+        return value
+    low, high = map(number, attempt.intervals.ratio)
+    return f"{value} [{low}, {high}]"
+
+
+def _floor(results: Sequence[AttackResult], name: str) -> list[str] | None:
+    """The floors of the first cut: they are the images', whatever the cut."""
+    if not results or name not in ("mse", "ratio"):
+        return None
+    floors = results[0].floors
+    scale = 1.0 if name == "mse" else floors.class_mean
+    return [number(getattr(floors, floor) / scale) for floor in FLOORS]
+
+
+def _gain(attempt: Attempt) -> str:
+    return attempt.training.note or f"-{100 * attempt.training.last_gain:.1f} %"
+
+
+def _ends(results: Sequence[AttackResult]) -> list[int]:
+    """The last row of every cut, where cuts have several; else of all."""
+    ends, at = [], -1
+    for result in results:
+        at += len(result.attempts)
+        ends.append(at)
+    return ends if any(len(result.attempts) > 1 for result in results) else ends[-1:]
+
+
+def leak_table(title: str, results: Sequence[AttackResult], *, count: int = 3) -> Sheet:
+    """The images and classes that the best attack on each cut inverted best and worst, ``count`` lines a cut.
 
     Args:
       title: of the table.
-      results: what ``workflow.attack_run`` returns.
+      results: one a cut.
+      count: how many at either end.
     """
-    table = Table(title=escape(title), caption="number of the test image (its class): mse; class: mean mse")
-    for head in ("cut", "decoder", "best inverted images", "worst", "best inverted classes", "worst"):
-        table.add_column(head)
-    for result in (result for result in results if result["best"]):
-        leaks = result["leaks"]
-        images, classes = (
-            [[form(entry) for entry in leaks[f"{end}_{what}"][:3]] for end in ("best", "worst")]
-            for what, form in (
-                ("images", lambda e: f"{e['image']} ({e['label']}): {number(e['mse'])}"),
-                ("classes", lambda e: f"{e['label']}: {number(e['mse'])}"),
-            )
-        )
-        table.add_row(
-            escape(result["cut"]), escape(result["decoder"]), *(", ".join(part) for part in (*images, *classes))
-        )
-    return table
+    best = [result.best for result in results]
+    images = {end: [getattr(a.leaks, f"{end}_images")[:count] for a in best] for end in ("best", "worst")}
+    classes = {end: [getattr(a.leaks, f"{end}_classes")[:count] for a in best] for end in ("best", "worst")}
+    columns = [Column("cut", [result.cut for result in results], words=True)]
+    for end, found in images.items():
+        cells = ["\n".join(f"{e.image} ({e.label}): {number(e.mse)}" for e in entries) for entries in found]
+        columns.append(Column(f"{end}\nimages", cells, words=True))
+    for end, found in classes.items():
+        cells = ["\n".join(f"{e.label}: {number(e.mse)}" for e in entries) for entries in found]
+        columns.append(Column(f"{end}\nclasses", cells, words=True))
+    columns.append(Column("attack", [attempt.attack for attempt in best], wide=True, words=True))
+    rules = frozenset(range(len(results)))
+    return Sheet(title, columns, "number of the test image (its class): mse; class: mean mse", sections=rules)

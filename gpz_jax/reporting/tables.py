@@ -1,7 +1,5 @@
 """Tables on the terminal and as CSV: a few columns that decide, and all of them with ``--wide``."""
 
-import csv
-import io
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +10,8 @@ from rich.console import Console, ConsoleOptions
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from gpz_jax.presentation import csv_text
 
 #: Columns of a file or a pipe: nothing is wrapped for want of width there, and nothing padded.
 PIPED = 10_000
@@ -81,11 +81,7 @@ class Sheet:
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Write rows of one set of keys, with a header; atomically."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    """Write rows with a header; atomically. A row may lack what others have."""
     partial = file.with_name(file.name + ".partial")
-    partial.write_text(text.getvalue())
+    partial.write_text(csv_text(rows))
     partial.replace(file)

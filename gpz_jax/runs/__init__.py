@@ -1,5 +1,15 @@
 """All that lies on disk of a run, and only here: its folder, checkpoints, epochs, steps and attacks."""
 
+from gpz_jax.runs.attacks import (
+    attack_folder,
+    file_name,
+    forget_attempt,
+    read_attempt,
+    read_result,
+    read_results,
+    write_attempt,
+    write_table,
+)
 from gpz_jax.runs.checkpoints import Checkpoints, Loaded, latest_of_all, saved_epochs
 from gpz_jax.runs.epochs import append_metrics, epochs, keep_epochs, read_metrics, write_epochs
 from gpz_jax.runs.folder import (
@@ -45,10 +55,13 @@ __all__ = [
     "Run",
     "StepRecord",
     "append_metrics",
+    "attack_folder",
     "check_folder",
     "differences",
     "dynamics_store",
     "epochs",
+    "file_name",
+    "forget_attempt",
     "free",
     "keep_epochs",
     "latest_of_all",
@@ -56,7 +69,10 @@ __all__ = [
     "member_name",
     "network_name",
     "open_run",
+    "read_attempt",
     "read_metrics",
+    "read_result",
+    "read_results",
     "read_steps",
     "readable_name",
     "save_tree",
@@ -65,8 +81,10 @@ __all__ = [
     "start",
     "steps_dataset",
     "steps_folder",
+    "write_attempt",
     "write_config",
     "write_epochs",
     "write_json",
+    "write_table",
     "write_zarr",
 ]

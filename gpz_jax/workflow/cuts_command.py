@@ -1,7 +1,6 @@
 """Price every cut of a network, and recommend one within a budget."""
 
 import dataclasses
-import json
 import math
 import warnings
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from gpz_jax import presentation
+from gpz_jax import presentation, runs
 from gpz_jax.analysis import cost
 from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.models import MODELS, build
@@ -414,7 +413,7 @@ def _attacked(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for file in sorted((loaded.run.folder / "attacks").glob("*/result.json")):
         try:
-            result = json.loads(file.read_text())
+            result = runs.read_result(file)
             cut, scores = str(result["cut"]), {name: float(result["scores"][name]) for name in ("mse", "ratio")}
             scores["flattened"] = bool(result["flattened"])
             epoch = result["asked"]["epoch_of_run"]

@@ -1,0 +1,356 @@
+"""Attack a cut of any tapped network: arrays in, one typed result out."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh
+
+from gpz_jax import defences, parallel
+from gpz_jax.config import AttackSettings
+from gpz_jax.defences import Defence, Reference
+from gpz_jax.errors import UserError
+from gpz_jax.inversion import lpips as perceptual
+from gpz_jax.inversion import metrics
+from gpz_jax.inversion.ladder import attacks_of
+from gpz_jax.inversion.protocol import Attack, Edge, Progress, Target, defend, pieces, send, silent
+from gpz_jax.inversion.results import AttackResult, Attempt, best_of
+from gpz_jax.inversion.scoring import Exam, Guesses, Tally
+from gpz_jax.taps import LOGITS, TappedNetwork, valid_cuts
+
+#: Known inputs over which the spread and range of z are taken that a defence is measured by.
+REFERENCE_IMAGES = 1024
+
+#: An array of inputs ``(N, …)``, or a pair of it and labels ``(N,)``.
+Inputs = Any
+
+
+def attack_cut(
+    network: TappedNetwork,
+    variables: Any,
+    cut: str,
+    auxiliary: Inputs,
+    test: Inputs,
+    *,
+    attacks: Sequence[str | Attack] = ("linear",),
+    key: Array,
+    pixels: Callable[[Any], Array] | None = None,
+    white_box: TappedNetwork | None = None,
+    known: Inputs | None = None,
+    settings: AttackSettings = AttackSettings(),
+    defence: str | Defence = "none",
+    lpips: perceptual.Weights | str | Path | None = None,
+    keep: int = 64,
+    mesh: Mesh | None = None,
+    progress: Progress = silent,
+) -> AttackResult:
+    """Attack one cut of a tapped network with one attack or several, and score what they rebuild of the test inputs.
+
+    Args:
+      network: the tapped network.
+      variables: its variables.
+      cut: where z is taken.
+      auxiliary: the attacker's inputs ``(N, …)``, as the network takes them, or a pair of them and their labels.
+      test: inputs that neither has trained on, likewise; without labels the network's predictions stand for them.
+      attacks: names of ``inversion.ladder.ATTACKS`` or attacks of your own, in order. "linear" takes any numbers, the
+        others images.
+      key: of the attacker's chance: ``jax.random.key(seed)`` gives what the command gives for that seed.
+      pixels: inputs -> what is rebuilt, images ``(N, H, W, C)`` in [0, 1]: a function at module level, such as one that
+        undoes a normalisation. Default: bytes are divided by 255, floats are taken as they are.
+      white_box: the tapped network from what is rebuilt, for "likelihood". Default: ``network``, where its inputs are
+        floats and no ``pixels`` are given.
+      known: the target's own training inputs and labels, for the floors. Default: the attacker's.
+      settings: how attackers are made ready, and what they get of z.
+      defence: what the edge does to z, such as "gaussian:0.5+uint8".
+      lpips: weights of LPIPS, or their file; None leaves it out.
+      keep: how many of the first test inputs are kept with their reconstructions.
+      mesh: devices; all by default.
+      progress: told how far each attack is.
+
+    Returns:
+      See :class:`~gpz_jax.inversion.results.AttackResult`.
+
+    Raises:
+      UserError: before anything runs, an unknown or bypassed cut, an unknown attack or one that does not fit the
+        inputs, inputs or labels of a wrong kind or number; later, an attack whose loss is not finite.
+
+    Example:
+      >>> import flax.linen as nn, jax.numpy as jnp
+      >>> from gpz_jax.taps import tap
+      >>> model, x = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(3)]), jax.random.normal(jax.random.key(1), (40, 8))
+      >>> variables = model.init(jax.random.key(0), x)
+      >>> found = attack_cut(tap(model, variables, x), variables, "layers_0", x[:30], x[30:], key=jax.random.key(0))
+      >>> found.best.attack, found.shape, bool(found.best.scores.ratio < 0.01)
+      ('linear', (8,), True)
+    """
+    chosen = attacks_of(attacks, settings)
+    check_cut(network, variables, cut, _array("auxiliary", auxiliary))
+    sides = {"auxiliary": auxiliary, "test": test, **({} if known is None else {"known": known})}
+    found = {name: _inputs(name, side) for name, side in sides.items()}
+    images = _same_kind({name: x for name, (x, _) in found.items()}, pixels)
+    _check_labels(network, variables, found)
+    if white_box is None and pixels is None and np.issubdtype(found["test"][0].dtype, np.floating):
+        white_box = network
+    pixels = metrics.as_pixels if pixels is None else pixels
+    owned = found.get("known", found["auxiliary"])
+    target = target_for(
+        network, variables, cut, found["auxiliary"][0], owned[0], key=key, pixels=pixels, white_box=white_box,
+        settings=settings, defence=defence, images=images, mesh=mesh,
+    )  # fmt: skip
+    check_attacks(target, chosen)
+    exam = exam_for(
+        network, variables, found["auxiliary"][0], found["test"], owned, pixels=pixels, images=images, lpips=lpips
+    )
+    return attack_target(target, chosen, exam, keep=max(keep, settings.likelihood_images), progress=progress)
+
+
+# What is attacked, and what it is scored with -------------------------------------------------------------------------
+
+
+def target_for(
+    network: TappedNetwork,
+    variables: Any,
+    cut: str,
+    auxiliary: np.ndarray,
+    owned: np.ndarray,
+    *,
+    key: Array,
+    pixels: Callable[[Any], Array],
+    white_box: TappedNetwork | None,
+    settings: AttackSettings,
+    defence: str | Defence = "none",
+    images: bool = True,
+    mesh: Mesh | None = None,
+) -> Target:
+    """The target at one cut; a defence is measured against z of the first ``owned`` inputs, the defender's."""
+    defence = defences.parse(defence) if isinstance(defence, str) else defence
+    edge = Edge(network, cut, defence, pixels, settings.probabilities, settings.top_k)
+    reference = _reference(edge, variables, owned[:REFERENCE_IMAGES]) if defence.steps else None
+    mesh = parallel.data_mesh() if mesh is None else mesh
+    return Target(edge, variables, auxiliary, key, settings, reference, white_box, images, mesh)
+
+
+def _reference(edge: Edge, variables: Any, x: np.ndarray) -> Reference:
+    return defences.reference(send(variables, piece, edge=edge)[:count] for piece, count in pieces(x))
+
+
+def exam_for(
+    network: TappedNetwork,
+    variables: Any,
+    auxiliary: np.ndarray,
+    test: tuple[np.ndarray, np.ndarray | None],
+    owned: tuple[np.ndarray, np.ndarray | None],
+    *,
+    pixels: Callable[[Any], Array],
+    images: bool = True,
+    lpips: perceptual.Weights | str | Path | None = None,
+) -> Exam:
+    """What attacks are scored with: test inputs, and the answers of attackers without z.
+
+    The mean image and the class means are of the ``owned`` inputs, the target's; the label-only answer is the mean of
+    the attacker's inputs that the network puts in the same class: the best answer there is, in squared error, to the
+    predicted label alone. Where labels are missing, the network's predictions stand for them.
+    """
+    predicted, num_classes = _predictions(network, variables, test[0])
+    taken_for, _ = _predictions(network, variables, auxiliary)
+    of_owned = _predictions(network, variables, owned[0])[0] if owned[1] is None else owned[1]
+    label_only = np.array(metrics.class_means(auxiliary, taken_for, num_classes, pixels=pixels))
+    missing = np.setdiff1d(np.arange(num_classes), taken_for)
+    notes = ()
+    if len(missing):
+        label_only[missing] = np.asarray(metrics.mean_image(auxiliary, pixels=pixels))
+        notes = (
+            f"none of the attacker's images is taken for class {', '.join(map(str, missing[:5]))}"
+            f"{' …' if len(missing) > 5 else ''}; the label-only floor answers with their mean there",
+        )
+    guesses = Guesses(
+        metrics.mean_image(owned[0], pixels=pixels),
+        metrics.class_means(owned[0], of_owned, num_classes, pixels=pixels),
+        jax.numpy.asarray(label_only),
+    )
+    weights = lpips if lpips is None or isinstance(lpips, perceptual.Weights) else perceptual.load(lpips)
+    labels = predicted if test[1] is None else test[1]
+    return Exam(test[0], labels, predicted, guesses, images, weights, notes)
+
+
+@partial(jax.jit, static_argnames="network")
+def _logits(variables, x, replace, *, network):
+    return network(variables, x, replace=replace)[0]
+
+
+def _predictions(network: TappedNetwork, variables: Any, x: np.ndarray) -> tuple[np.ndarray, int]:
+    """The class that the network takes each input for, and the number of classes."""
+    logits = np.concatenate(
+        [np.asarray(_logits(variables, piece, {}, network=network))[:count] for piece, count in pieces(x)]
+    )
+    return np.argmax(logits, axis=1).astype(np.int32), logits.shape[1]
+
+
+# The attacks ----------------------------------------------------------------------------------------------------------
+
+
+def attack_target(
+    target: Target,
+    attacks: Sequence[Attack],
+    exam: Exam,
+    *,
+    keep: int = 64,
+    recall: Callable[[Attack, tuple[Attempt, ...]], Attempt | None] = lambda attack, before: None,
+    on_attempt: Callable[[Attack, tuple[Attempt, ...]], None] = lambda attack, attempts: None,
+    progress: Progress = silent,
+) -> AttackResult:
+    """Make every attack in turn.
+
+    Args:
+      target: what is attacked.
+      attacks: which have been checked by :func:`check_attacks`.
+      exam: what they are scored with.
+      keep: how many of the first pictures are kept.
+      recall: an attempt that was made before, given the attack and the attempts before it; None: make it.
+      on_attempt: called after an attack was made, with all attempts so far, its own last.
+      progress: told how far each attack is.
+    """
+    attempts: tuple[Attempt, ...] = ()
+    for attack in attacks:
+        found = recall(attack, attempts)
+        if found is not None:
+            attempts = (*attempts, found)
+            continue
+        attempts = (*attempts, make_attempt(target, attack, exam, attempts, keep=keep, progress=progress))
+        on_attempt(attack, attempts)
+    return AttackResult(target.cut, target.z_shape, attempts, exam.notes)
+
+
+def make_attempt(
+    target: Target,
+    attack: Attack,
+    exam: Exam,
+    before: tuple[Attempt, ...] = (),
+    *,
+    keep: int = 64,
+    progress: Progress = silent,
+) -> Attempt:
+    """Fit one attack, let it rebuild the test inputs, and score that."""
+    best = best_of(before) if before and attack.follows else None
+    fitted = attack.fit(target, best=best, progress=progress)
+    x = exam.x[: attack.test_images(target.settings)]
+    tally, at, afterwards = Tally(exam, keep), 0, []
+    for originals, z in target.batches(x, target.test_key()):
+        start = None if best is None else best.reconstructions[at : at + len(z)]
+        found = fitted.reconstruct(z, start if start is not None and len(start) == len(z) else None)
+        tally, at = tally.add(originals, found.x), at + len(z)
+        if found.flattened is not None and found.last_gain is not None:
+            afterwards.append((found.flattened, found.last_gain))
+    training = fitted.training
+    if afterwards:
+        flattened, gains = zip(*afterwards, strict=True)
+        training = training._replace(flattened=all(flattened), last_gain=max(gains))
+    defended = _accuracies(target, exam, before) if target.edge.defence.steps else ()
+    return Attempt(
+        attack.name,
+        training=training,
+        parameters=fitted.parameters,
+        parameter_count=fitted.parameter_count,
+        **tally.result()._asdict(),
+        **dict(zip(("accuracy", "accuracy_undefended"), defended, strict=False)),
+    )
+
+
+def _accuracies(target: Target, exam: Exam, before: tuple[Attempt, ...]) -> tuple[float, float]:
+    """Test accuracy of the network on what its defended edge sends, and without the defence; once a cut."""
+    if before:
+        return before[-1].accuracy, before[-1].accuracy_undefended
+    right = np.zeros(2)
+    for i, (piece, count) in enumerate(pieces(exam.x)):
+        z = send(target.variables, piece, edge=target.edge)
+        noise = jax.random.fold_in(target.key, i)
+        labels = exam.labels[i * len(piece) :][:count]
+        for j, sent in enumerate((defend(z, noise, target.reference, edge=target.edge), z)):
+            logits = _logits(target.variables, piece, {target.cut: sent}, network=target.edge.network)
+            right[j] += np.sum(np.argmax(np.asarray(logits), axis=1)[:count] == labels)
+    return float(right[0] / len(exam.x)), float(right[1] / len(exam.x))
+
+
+# What is refused before anything runs ---------------------------------------------------------------------------------
+
+
+def check_attacks(target: Target, attacks: Sequence[Attack]) -> None:
+    """Raise :class:`UserError` for what cannot be built at this target."""
+    target.check()
+    for attack in attacks:
+        attack.check(target)
+
+
+def check_cut(network: TappedNetwork, variables: Any, cut: str, x: np.ndarray) -> None:
+    """Raise :class:`UserError` for a cut that the network does not have, or that the logits know a way around."""
+    example = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
+    alone = dataclasses.replace(network, cuts=tuple(dict.fromkeys((network.check(cut), LOGITS))))
+    if not valid_cuts(alone, variables, example)[cut]:
+        good = ", ".join(name for name, ok in valid_cuts(network, variables, example).items() if ok)
+        raise UserError(f"cut {cut!r} is bypassed: the logits know the input by another way; valid cuts: {good}")
+
+
+def _array(name: str, given: Inputs) -> np.ndarray:
+    return _inputs(name, given)[0]
+
+
+def _inputs(name: str, given: Inputs) -> tuple[np.ndarray, np.ndarray | None]:
+    """Inputs and labels, checked for what no attack can take."""
+    x, labels = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
+    x = np.asarray(x)
+    if x.ndim < 2 or len(x) < 2:
+        raise UserError(f"{name} of shape {x.shape}: give two inputs or more, (N, …)", field=name)
+    if x.dtype != np.uint8 and not jax.numpy.issubdtype(x.dtype, jax.numpy.floating):
+        raise UserError(
+            f"{name} of dtype {x.dtype}: give images as bytes (uint8), or real numbers as floats", field=name
+        )
+    if x.dtype != np.uint8 and not np.isfinite(x.astype(np.float32)).all():
+        raise UserError(f"{name} has values that are not finite", field=name)
+    if labels is None:
+        return x, None
+    labels = np.asarray(labels)
+    if labels.shape != (len(x),) or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"labels of {name} of shape {labels.shape} and dtype {labels.dtype}: give {len(x)} integers", field=name
+        )
+    return x, labels
+
+
+def _check_labels(network: TappedNetwork, variables: Any, found: dict) -> None:
+    """Raise :class:`UserError` for a label that the network has no logit for."""
+    x = found["test"][0]
+    logits, _ = jax.eval_shape(network, variables, jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype))
+    for name, (_, labels) in found.items():
+        outside = [] if labels is None else labels[(labels < 0) | (labels >= logits.shape[1])]
+        if len(outside):
+            raise UserError(f"label {outside[0]} of {name}: with {logits.shape[1]} logits labels run from 0")
+
+
+def _same_kind(found: dict[str, np.ndarray], pixels: Callable[[Any], Array] | None) -> bool:
+    """Whether images in [0, 1] are rebuilt. Raises :class:`UserError` for inputs that differ in kind."""
+    first = found["auxiliary"]
+    for name, x in found.items():
+        if x.shape[1:] != first.shape[1:] or x.dtype != first.dtype:
+            raise UserError(
+                f"{name} of shape {x.shape[1:]} {x.dtype}, but auxiliary of {first.shape[1:]} {first.dtype} (each "
+                "without its number): give both as the network takes them"
+            )
+    ends = [_range_of(x, metrics.as_pixels if pixels is None else pixels) for x in found.values()]
+    low, high = min(low for low, _, _ in ends), max(high for _, high, _ in ends)
+    inside = low >= -1e-4 and high <= 1 + 1e-4
+    if pixels is not None and not (inside and ends[0][2] == 4):
+        raise UserError(
+            f"pixels gives values from {low:.3g} to {high:.3g} in {ends[0][2]} axes; images are (N, H, W, C) in [0, 1]"
+        )
+    return inside and ends[0][2] == 4
+
+
+def _range_of(x: np.ndarray, pixels: Callable[[Any], Array]) -> tuple[float, float, int]:
+    """Least and largest value of what is rebuilt of inputs, and its number of axes."""
+    found = [pixels(piece) for piece, _ in pieces(x)]
+    return min(float(p.min()) for p in found), max(float(p.max()) for p in found), found[0].ndim

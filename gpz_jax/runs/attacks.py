@@ -1,0 +1,273 @@
+"""A run's attacks/: what is written of an attack, when it counts as finished, and how it is read again.
+
+attacks/CUT-ATTACK/
+  result.json            means, intervals, floors, leak list, and what was asked for; written last
+  scores.csv             numbers of every test image
+  reconstructions.npz    originals and reconstructions of the first test images
+  parameters/            what was fitted, Orbax; not there if nothing was
+  *.png                  grids: reconstructions, best, worst
+"""
+
+import csv
+import dataclasses
+import json
+import math
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gpz_jax.errors import UserError
+from gpz_jax.inversion.results import (
+    ACCURACIES,
+    AttackResult,
+    Attempt,
+    Floors,
+    Intervals,
+    LeakedClass,
+    LeakedImage,
+    Leaks,
+    PerImage,
+    Pictures,
+    Scores,
+    Training,
+    joined,
+)
+from gpz_jax.presentation import csv_text
+from gpz_jax.runs.records import SCHEMA_VERSION, save_tree, schema_of, write_json, write_text
+
+RESULT = "result.json"
+SCORES = "scores.csv"
+PICTURES = "reconstructions.npz"
+PARAMETERS = "parameters"
+
+#: What gpz_jax 0.1.0 wrote under other names.
+_OLD = {PICTURES: "shown.npz", PARAMETERS: "decoder"}
+
+
+def attack_folder(home: Path, cut: str, attack: str) -> Path:
+    """Where an attack on a cut is kept: paths of foreign modules hold slashes, names of attacks commas and colons.
+
+    >>> attack_folder(Path("attacks"), "stage/conv", "attention-se,lsk").name
+    'stage_conv-attention-se.lsk'
+    """
+    return home / f"{file_name(cut)}-{file_name(attack)}"
+
+
+def file_name(name: str) -> str:
+    """A name of a cut, an attack or a defence as that of a file."""
+    return "".join(c if c.isalnum() or c in "._-+" else "_" for c in name.replace(",", ".").replace(":", ""))
+
+
+# Written --------------------------------------------------------------------------------------------------------------
+
+
+def forget_attempt(folder: Path) -> None:
+    """What lies in the folder counts for nothing from here on, until :func:`write_attempt`."""
+    (folder / RESULT).unlink(missing_ok=True)
+    (folder / _OLD[PICTURES]).unlink(missing_ok=True)
+    for name in (PARAMETERS, _OLD[PARAMETERS]):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def write_attempt(folder: Path, cut: str, shape: tuple[int, ...], attempt: Attempt, asked: Mapping[str, Any]) -> None:
+    """Write an attempt; its result.json last, so that its presence says that all the rest is there and of one attack.
+
+    Args:
+      folder: as :func:`attack_folder` names it; must exist.
+      cut: what was attacked.
+      shape: of one z there.
+      attempt: what came of it.
+      asked: what it depends on, for :func:`read_attempt`.
+    """
+    forget_attempt(folder)
+    columns = attempt.per_image.columns()
+    rows = [
+        {"image": i, "label": int(label), **{name: values[i] for name, values in columns.items()}}
+        for i, label in enumerate(attempt.per_image.label)
+    ]
+    write_text(folder / SCORES, csv_text(rows))
+    np.savez(folder / PICTURES, **attempt.first._asdict())
+    if attempt.parameters is not None:
+        save_tree(folder / PARAMETERS, attempt.parameters)
+    write_json(folder / RESULT, _written(cut, shape, attempt, asked))
+
+
+def _written(cut: str, shape: tuple[int, ...], attempt: Attempt, asked: Mapping[str, Any]) -> dict[str, Any]:
+    training = attempt.training
+    scores = {name: value for name, value in attempt.scores._asdict().items() if not math.isnan(value)}
+    intervals = {name: list(pair) for name, pair in attempt.intervals._asdict().items() if not math.isnan(pair[0])}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "cut": cut,
+        "shape": list(shape),
+        "dimension": math.prod(shape),
+        "attack": attempt.attack,
+        "parameters": attempt.parameter_count,
+        "test_images": attempt.test_images,
+        "scores": scores,
+        "intervals": intervals,
+        "floors": attempt.floors._asdict(),
+        "prior_collapse": attempt.prior_collapse,
+        "leaks": {name: [entry._asdict() for entry in part] for name, part in attempt.leaks._asdict().items()},
+        "best_epoch": training.best_epoch,
+        "selection_loss": training.losses.tolist(),
+        "flattened": bool(training.flattened),
+        "last_gain": float(training.last_gain),
+        "chosen": dict(training.chosen),
+        "note": training.note,
+        **{name: value for name in ACCURACIES if not math.isnan(value := getattr(attempt, name))},
+        "asked": dict(asked),
+    }
+
+
+# Read -----------------------------------------------------------------------------------------------------------------
+
+
+def read_attempt(folder: Path, asked: Mapping[str, Any]) -> Attempt | None:
+    """A finished attempt; None if there is none, it was asked for with other settings, or it is damaged.
+
+    Raises:
+      UserError: it is of a newer schema than this package knows.
+    """
+    try:
+        written = read_result(folder / RESULT)
+        if not _same(asked, written["asked"], old=schema_of(written, folder) < SCHEMA_VERSION):
+            return None
+        return _with_arrays(_attempt(written), folder)
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        return None
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """What a result.json says, one of gpz_jax 0.1.0 in the words of now.
+
+    Raises:
+      UserError: it is of a newer schema than this package knows.
+      OSError, ValueError, KeyError, TypeError: it is not there or damaged.
+    """
+    written = dict(json.loads(file.read_text()))
+    if schema_of(written, file) == SCHEMA_VERSION:
+        return written
+    asked = dict(written["asked"])
+    if "epoch_of_victim" in asked:
+        asked["epoch_of_run"] = asked.pop("epoch_of_victim")
+    if "rung" in asked:
+        asked["attack"] = {**asked.pop("rung"), "name": written["decoder"]}
+        asked["pictures"] = max(asked.pop("shown"), asked["likelihood_images"])
+        asked["after"] = asked.pop("below", [])
+    for new, old in (("attack", "decoder"), ("parameters", "decoder_parameters")):
+        if old in written:
+            written[new] = written.pop(old)
+    if "kind" in written:
+        few = written["kind"] == "decoder" and len(written["selection_loss"]) < 5
+        written["note"] = "closed form" if written["kind"] == "linear" else "under 5 epochs" if few else ""
+    return {**written, "asked": asked}
+
+
+def _same(asked: Mapping[str, Any], written: Mapping[str, Any], *, old: bool) -> bool:
+    """Whether an attempt was asked for with these settings; an old record holds more than what it depended on."""
+    asked = json.loads(json.dumps(dict(asked)))
+    if not old:
+        return asked == written
+    attack, theirs = asked.pop("attack"), written["attack"]
+    return all(written.get(name) == value for name, value in asked.items()) and all(
+        theirs.get(name) == value for name, value in attack.items()
+    )
+
+
+def _attempt(written: Mapping[str, Any]) -> Attempt:
+    """An attempt without its arrays."""
+    leaks = written["leaks"]
+
+    def listed(of: type, name: str) -> tuple:
+        return tuple(of(*(entry[field] for field in of._fields)) for entry in leaks[name])
+
+    images = (listed(LeakedImage, f"{end}_images") for end in ("best", "worst"))
+    classes = (listed(LeakedClass, f"{end}_classes") for end in ("best", "worst"))
+    return Attempt(
+        written["attack"],
+        int(written["test_images"]),
+        Scores(**written["scores"]),
+        Intervals(**{name: (low, high) for name, (low, high) in written["intervals"].items()}),
+        Floors(**written["floors"]),
+        PerImage(*(np.zeros(0),) * 5),
+        float(written["prior_collapse"]),
+        Leaks(*images, *classes),
+        Training(
+            np.array(written["selection_loss"]),
+            int(written["best_epoch"]),
+            bool(written["flattened"]),
+            float(written["last_gain"]),
+            written["chosen"],
+            written["note"],
+        ),
+        int(written["parameters"]),
+        **{name: float(written.get(name, math.nan)) for name in ACCURACIES},
+    )
+
+
+def _with_arrays(attempt: Attempt, folder: Path) -> Attempt:
+    with (folder / SCORES).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name not in ("image", "label")}
+    labels = np.array([int(row["label"]) for row in rows])
+    pictures = folder / PICTURES
+    # Opened here, because np.load forgets to close what it cannot read.
+    pictures = pictures if pictures.is_file() else folder / _OLD[PICTURES]
+    with pictures.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+        first = Pictures(kept["originals"], kept["reconstructions"])
+    return dataclasses.replace(attempt, per_image=PerImage(label=labels, **columns), first=first)
+
+
+# The table of all -----------------------------------------------------------------------------------------------------
+
+
+def write_table(home: Path, results: Iterable[AttackResult]) -> int:
+    """Write table.csv, a row for every attack that lies in the folder, those of this call first.
+
+    Args:
+      home: the folder, ``attacks`` in the run's.
+      results: of this call, each attempt of which has been written.
+
+    Returns:
+      How many rows are of earlier calls.
+    """
+    results = list(results)
+    fresh = {attack_folder(home, result.cut, a.attack).name for result in results for a in result.attempts}
+    earlier = [found for found in read_results(home) if _names(home, found) - fresh]
+    found = {result.cut: result for result in results}
+    count = 0
+    for result in earlier:
+        kept = [a for a in result.attempts if attack_folder(home, result.cut, a.attack).name not in fresh]
+        count += len(kept)
+        if result.cut in found:
+            found[result.cut] = joined(found[result.cut], kept)
+        else:
+            found[result.cut] = dataclasses.replace(result, attempts=tuple(kept))
+    write_text(home / "table.csv", csv_text([row for result in found.values() for row in result.rows()]))
+    return count
+
+
+def _names(home: Path, result: AttackResult) -> set[str]:
+    return {attack_folder(home, result.cut, attempt.attack).name for attempt in result.attempts}
+
+
+def read_results(home: Path) -> list[AttackResult]:
+    """Every finished attack of a folder, a result a cut, by name; damaged ones are left out."""
+    found: dict[str, AttackResult] = {}
+    for file in sorted(home.glob(f"*/{RESULT}")):
+        try:
+            written = read_result(file)
+            attempt = _with_arrays(_attempt(written), file.parent)
+            cut, shape = str(written["cut"]), tuple(written["shape"])
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+            continue
+        none = AttackResult(cut, shape, ())
+        found[cut] = joined(found.get(cut, none), [attempt])
+    return list(found.values())
