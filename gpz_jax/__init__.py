@@ -5,6 +5,7 @@ Importing this does no I/O and starts no device. The names below are what the co
     network = gpz_jax.tap(model, variables, x)                    # any Flax Linen model
     gpz_jax.valid_cuts(network, variables, x)                     # does information bypass a cut?
     moments = gpz_jax.measure(network, variables, batches, 10)    # R_c² of every cut in one pass
+    found = gpz_jax.attack_cut(network, variables, "fc", auxiliary, test, key=key)  # what comes back from z?
     terms = gpz_jax.feature_terms(network, variables, x, labels, targets, step_size=0.01)  # what will move it
 
 Whole runs (train, probe, attack a run folder) are functions of ``gpz_jax.workflow``.
@@ -19,11 +20,23 @@ from gpz_jax.analysis.parameter_space import ParameterTerms, gradient_parts, par
 from gpz_jax.analysis.radius import Moments, deviations, measure, merge, radius, scatter, summarise, update
 from gpz_jax.analysis.readings import Readings, readings
 from gpz_jax.analysis.zone import CutStatistics, Zone, bootstrap_rho, locate, null_rule, paper_rule
-from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, ProbeConfig, TrackConfig, TrainingConfig
+from gpz_jax.config import (
+    AttackConfig,
+    AttackSettings,
+    Config,
+    DataConfig,
+    ModelConfig,
+    ProbeConfig,
+    TrackConfig,
+    TrainingConfig,
+)
 from gpz_jax.deployment.halves import export_halves
 from gpz_jax.deployment.halves_folder import load_halves, save_halves
 from gpz_jax.errors import UserError
+from gpz_jax.inversion.attacking import attack_cut
 from gpz_jax.inversion.decoder import Decoder, TransposedConv, decoder_for
+from gpz_jax.inversion.protocol import Attack, Fitted, Reconstruction, Target
+from gpz_jax.inversion.results import AttackResult, Attempt, Training
 from gpz_jax.models import CNN
 from gpz_jax.taps import Tap, TappedNetwork, split_at, tap, tap_shapes, valid_cuts
 from gpz_jax.taps_nnx import tap_nnx
@@ -32,26 +45,35 @@ from gpz_jax.training.tracker import Tracker
 
 __all__ = [
     "CNN",
+    "Attack",
     "AttackConfig",
+    "AttackResult",
+    "AttackSettings",
+    "Attempt",
     "Config",
     "CutStatistics",
     "DataConfig",
     "Decoder",
     "FeatureTerms",
+    "Fitted",
     "ModelConfig",
     "Moments",
     "ParameterTerms",
     "Price",
     "ProbeConfig",
     "Readings",
+    "Reconstruction",
     "Tap",
     "TappedNetwork",
+    "Target",
     "TrackConfig",
     "Tracker",
+    "Training",
     "TrainingConfig",
     "TransposedConv",
     "UserError",
     "Zone",
+    "attack_cut",
     "bootstrap_rho",
     "cluster_labels",
     "cross_entropy",

@@ -96,14 +96,14 @@ def html_table(title: str, columns: Mapping[str, Sequence[str]], notes: Sequence
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    r"""Rows as CSV with a header: every key of any row, in the order in which they are met; empty where a row has none.
+    r"""Rows of one set of keys as CSV, with a header. Raises ``ValueError`` for a row with another key.
 
     Example:
-      >>> csv_text([{"cut": "fc", "mse": 0.5}, {"cut": "logits", "lpips": 1}])
-      'cut,mse,lpips\nfc,0.5,\nlogits,,1\n'
+      >>> csv_text([{"cut": "fc", "mse": 0.5}, {"cut": "logits", "mse": 1}])
+      'cut,mse\nfc,0.5\nlogits,1\n'
     """
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -129,18 +129,18 @@ def test_probe_names_and_numbers(capsys, run, flags, said):
         (["--selection-fraction", "1"], "--selection-fraction must lie between 0 and 1, got 1"),
         (["--decoder-width", "0"], "--decoder-width must be at least 1, got 0"),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
-        (["--rung", "likelyhood"], "unknown rung 'likelyhood'; did you mean 'likelihood'"),
-        (["--ladder", "--rung", "linear"], "give --ladder .every rung. or --rung .those you name., not both"),
+        (["--attack", "likelyhood"], "unknown attack 'likelyhood'; did you mean 'likelihood'"),
+        (["--ladder", "--attack", "linear"], "give --ladder .every one. or --attack .those you name., not both"),
         (
             ["--cut", "block_3", "--stages", "mha,se,lsk,msca"],
-            "--stages names 4 stages, but the decoder from z .* has 3",
+            "--stages names 4 of them, but the decoder from z .* has 3",
         ),
         (["--stages", "mha,ase"], "unknown .*'ase'.*did you mean 'se'"),
         (["--enrich", "normalise"], "unknown enrichment 'normalise'.*did you mean 'normalize'"),
         (["--cut", "logits", "--top-k", "11"], "--top-k 11: z has 10 entries; give 1 to 10"),
         (["--cut", "block_4", "--top-k", "2"], "--top-k needs a vector of logits, but z has shape"),
         (["--cut", "block_4", "--probabilities"], "--probabilities needs a vector of logits, but z has shape"),
-        (["--cut", "block_4", "--tokens", "mean"], "is not a sequence of tokens: leave out --tokens mean at this cut"),
+        (["--cut", "block_4", "--tokens", "mean"], "is not a sequence: leave out --tokens mean at this cut"),
         (["--cut", "logits", "--match-params", "7"], "--match-params 7: the nearest decoder .* parameters; give about"),
         (["--defence", "gausian:1"], "unknown defence 'gausian'; did you mean 'gaussian'"),
         (["--defence", "dropout:2"], "dropout:2: give a probability between 0 and 1"),
@@ -492,7 +492,7 @@ def test_a_part_of_the_run_folder_that_cannot_be_made(capsys, copy):
 
 
 def test_attacks_that_cannot_be_written_are_refused_before_they_are_run(capsys, copy, monkeypatch):
-    monkeypatch.setattr("gpz_jax.inversion.decoder_training.train_attacker", lambda *a, **k: pytest.fail("it attacked"))
+    monkeypatch.setattr("gpz_jax.inversion.decoder_attack.train_decoder", lambda *a, **k: pytest.fail("it attacked"))
     (copy / "attacks").touch()
     said = refused(capsys, attack.main, copy, "--data-dir", copy.parent / "data", "--cut", "logits")
     assert_says(said, "cannot write to folder .*/attacks")

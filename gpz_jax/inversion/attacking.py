@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.sharding import Mesh
@@ -171,7 +172,7 @@ def exam_for(
     guesses = Guesses(
         metrics.mean_image(owned[0], pixels=pixels),
         metrics.class_means(owned[0], of_owned, num_classes, pixels=pixels),
-        jax.numpy.asarray(label_only),
+        jnp.asarray(label_only),
     )
     weights = lpips if lpips is None or isinstance(lpips, perceptual.Weights) else perceptual.load(lpips)
     labels = predicted if test[1] is None else test[1]
@@ -241,7 +242,7 @@ def make_attempt(
     x = exam.x[: attack.test_images(target.settings)]
     tally, at, afterwards = Tally(exam, keep), 0, []
     for originals, z in target.batches(x, target.test_key()):
-        start = None if best is None else best.reconstructions[at : at + len(z)]
+        start = None if best is None else jnp.asarray(best.reconstructions[at : at + len(z)])
         found = fitted.reconstruct(z, start if start is not None and len(start) == len(z) else None)
         tally, at = tally.add(originals, found.x), at + len(z)
         if found.flattened is not None and found.last_gain is not None:
@@ -305,7 +306,7 @@ def _inputs(name: str, given: Inputs) -> tuple[np.ndarray, np.ndarray | None]:
     x = np.asarray(x)
     if x.ndim < 2 or len(x) < 2:
         raise UserError(f"{name} of shape {x.shape}: give two inputs or more, (N, …)", field=name)
-    if x.dtype != np.uint8 and not jax.numpy.issubdtype(x.dtype, jax.numpy.floating):
+    if x.dtype != np.uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
         raise UserError(
             f"{name} of dtype {x.dtype}: give images as bytes (uint8), or real numbers as floats", field=name
         )

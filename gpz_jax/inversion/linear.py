@@ -16,7 +16,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jax import Array
 from jaxtyping import Float, Float32
 
@@ -70,6 +69,8 @@ class _Normal(NamedTuple):
 
     def solve(self, penalty: float) -> Ridge:
         """Raises ``LinAlgError`` where the matrix is not positive definite in floating point."""
+        import scipy.linalg  # here, for importing it takes longer than all of this package
+
         matrix = self.gram.copy()
         matrix[np.diag_indices_from(matrix)] += penalty
         factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)

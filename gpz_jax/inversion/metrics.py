@@ -7,7 +7,6 @@ Pixels are in [0, 1] throughout. The conventions of the paper's released code ar
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,12 @@ from gpz_jax.errors import UserError
 WINDOW = 11  # pixels, the Gaussian window of SSIM
 
 _DRAWN_AT_ONCE = 2**20  # images, by the bootstrap: 8 MB of indices
+
+
+def _pix() -> Any:
+    import dm_pix  # here, for importing it takes a sixth of what importing this package does
+
+    return dm_pix
 
 
 def _check_pair(x: Array | np.ndarray, x_hat: Array | np.ndarray) -> None:
@@ -45,7 +50,7 @@ def mse(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Arr
     >>> mse(jnp.zeros((2, 4, 4, 3)), jnp.full((2, 4, 4, 3), 0.5)).tolist()
     [0.25, 0.25]
     """
-    return jnp.asarray(dm_pix.mse(*_float_pair(x, x_hat)))
+    return jnp.asarray(_pix().mse(*_float_pair(x, x_hat)))
 
 
 def mse_paper(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Array, " N"]:
@@ -65,7 +70,7 @@ def psnr(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Ar
     >>> psnr(jnp.zeros((1, 4, 4, 3)), jnp.full((1, 4, 4, 3), 0.1)).round(3).tolist()
     [20.0]
     """
-    return jnp.asarray(dm_pix.psnr(*_float_pair(x, x_hat)))
+    return jnp.asarray(_pix().psnr(*_float_pair(x, x_hat)))
 
 
 def psnr_paper(
@@ -109,7 +114,7 @@ def ssim(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Ar
     if min(height, width) < WINDOW:  # dm_pix would return the mean of a meaningless map
         raise UserError(f"SSIM of {height}x{width} images: its window needs {WINDOW}x{WINDOW}; resize the images first")
     with jax.numpy_dtype_promotion("standard"):  # dm_pix mixes int32 and float
-        return jnp.asarray(dm_pix.ssim(x, x_hat, filter_size=WINDOW))
+        return jnp.asarray(_pix().ssim(x, x_hat, filter_size=WINDOW))
 
 
 def cosine(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Array, " N"]:

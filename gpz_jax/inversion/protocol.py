@@ -139,7 +139,7 @@ class Target:
     @property
     def x_shape(self) -> tuple[int, ...]:
         """Shape of what is rebuilt of one input."""
-        return self._shape_of(self.edge.pixels)
+        return self._shape_of(lambda x: self.edge.pixels(x))
 
     def _shape_of(self, function: Callable[[Any], Array]) -> tuple[int, ...]:
         example = jax.ShapeDtypeStruct((2, *self.auxiliary.shape[1:]), self.auxiliary.dtype)

@@ -61,8 +61,8 @@ def attack_table(title: str, results: Sequence[AttackResult], *, wide: bool = Fa
 def _caption(wide: bool, ladder: bool, few: dict[str, int], short: bool) -> str:
     said = (
         "mse per element, pixels in [0, 1]; /class mean: mse over that of the class-mean floor, with its 95 % interval "
-        "over images, 1 or more means that z gave no more than the label; flat?: whether more training promised nothing "
-        "(exact: solved, not trained)"
+        "over images, 1 or more means that z gave no more than the label; flat?: whether more training promised "
+        "nothing (exact: solved, not trained)"
     )
     if short:
         said += "; NO under 5 epochs, which are too few to say"

@@ -81,7 +81,7 @@ class Sheet:
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Write rows with a header; atomically. A row may lack what others have."""
+    """Write rows of one set of keys, with a header; atomically."""
     partial = file.with_name(file.name + ".partial")
     partial.write_text(csv_text(rows))
     partial.replace(file)

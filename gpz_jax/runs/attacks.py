@@ -250,7 +250,9 @@ def write_table(home: Path, results: Iterable[AttackResult]) -> int:
             found[result.cut] = joined(found[result.cut], kept)
         else:
             found[result.cut] = dataclasses.replace(result, attempts=tuple(kept))
-    write_text(home / "table.csv", csv_text([row for result in found.values() for row in result.rows()]))
+    rows = [row for result in found.values() for row in result.rows()]
+    names = dict.fromkeys(name for row in rows for name in row)  # some know of LPIPS or of a defence, some not
+    write_text(home / "table.csv", csv_text([dict.fromkeys(names, "") | row for row in rows]))
     return count
 
 

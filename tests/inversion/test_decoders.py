@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gpz_jax import models
-from gpz_jax.config import AttackConfig
+from gpz_jax.config import AttackSettings
 from gpz_jax.errors import UserError
 from gpz_jax.inversion import ladder
 from gpz_jax.inversion.attention import MODULES
@@ -18,7 +18,6 @@ from gpz_jax.inversion.decoder import (
     decoder_for,
     match_parameters,
     parameter_count,
-    received,
     stages_of,
 )
 from gpz_jax.inversion.enrich import ENRICHMENTS
@@ -140,62 +139,47 @@ def test_the_deep_inverse_has_the_units_of_ir152():
     assert sum(name.startswith("up_") for name in params) == 4
 
 
-def test_what_an_attacker_receives_of_logits():
-    logits = np.random.default_rng(0).normal(size=(3, 6)).astype(np.float32)
-    p = np.exp(logits - logits.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    got = received(jnp.asarray(logits), probabilities=True, top_k=None)
-    np.testing.assert_allclose(got, np.log(p), atol=1e-5)
-    for probabilities in (False, True):  # the truncation of one is that of the other: they differ by a shift
-        got = np.asarray(received(jnp.asarray(logits), probabilities=probabilities, top_k=2))
-        for row, given in zip(got, logits, strict=True):
-            first, second = np.argsort(given)[::-1][:2]
-            want = np.zeros(6)
-            want[first] = given[first] - given[second]
-            np.testing.assert_allclose(row, want, atol=1e-5)
-    same = jnp.zeros((1, 4))
-    assert int(jnp.sum(received(same + jnp.arange(4.0), probabilities=False, top_k=4) > 0)) == 3
-
-
 def test_parameters_are_counted_and_matched():
     decoder = decoder_for((4, 4, 7), IMAGE, width=3)
     _, variables = initialised(decoder)
     assert parameter_count(decoder) == sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
-    for rung, budget in zip(ladder.LADDER, (None, 5_000, 20_000, 40_000, 20_000, None), strict=True):
+    for attack, budget in zip(ladder.LADDER, (None, 5_000, 20_000, 40_000, 20_000, None), strict=True):
         if budget is not None:
-            built = ladder.decoder_of(rung, AttackConfig(match_params=budget), (4, 4, 7), IMAGE)
-            assert 0.6 < parameter_count(built) / budget < 1.6, (rung.name, budget)
+            built = attack.decoder(AttackSettings(match_params=budget), (4, 4, 7), IMAGE)
+            assert 0.6 < parameter_count(built) / budget < 1.6, (attack.name, budget)
             # The nearest of all widths, as a ratio.
             widths = [width for width in (built.width - 1, built.width, built.width + 1) if width]
             counts = [parameter_count(built.clone(width=width)) for width in widths]
             assert min(counts, key=lambda count: abs(np.log(count / budget))) == parameter_count(built)
-    with pytest.raises(UserError, match="--match-params 3: the nearest decoder of this kind"):
+    with pytest.raises(UserError, match="match_params 3: the nearest decoder of this kind"):
         match_parameters(decoder, 3)
 
 
-def test_the_rungs_of_the_ladder_and_those_that_flags_make():
-    assert [rung.kind for rung in ladder.rungs_of(AttackConfig(ladder=True)).values()] == [
-        "linear", "decoder", "decoder", "decoder", "decoder", "likelihood"
-    ]  # fmt: skip
-    changed = ladder.rungs_of(AttackConfig(ladder=True, stages="se", enrich="normalize"))
-    assert list(changed) == [rung.name for rung in ladder.LADDER]
+def test_the_ladder_and_what_settings_make_of_it():
+    settings = AttackSettings(stages="se", enrich="normalize")
+    changed = {attack.name: attack for attack in ladder.attacks_of((), settings, ladder=True)}
+    assert list(changed) == [attack.name for attack in ladder.LADDER]
     assert (changed["attention"].stages, changed["enriched"].enrich) == ("se", "normalize")
     assert (changed["deconvolution"].stages, changed["deconvolution"].enrich) == ("", "none")
+    (alone,) = ladder.attacks_of("deconvolution", AttackSettings(stages="se", decoder_depth=2))
+    assert (alone.name, alone.stages, alone.depth) == ("deconvolution-se-depth2", "se", (2,))
     # The default stages are as many as the decoder has, the strongest last.
     for z_shape, stages in [((16, 16, 3), (("msca",),)), ((4, 4, 3), (("lsk",), ("msca",)))]:
-        assert ladder.decoder_of(ladder.RUNGS["attention"], AttackConfig(), z_shape, IMAGE).stages == stages
-    with pytest.raises(UserError, match="unknown rung 'deconv'"):
-        ladder.rungs_of(AttackConfig(rung=("deconv",)))
+        assert ladder.ATTACKS["attention"].decoder(AttackSettings(), z_shape, IMAGE).stages == stages
+    with pytest.raises(UserError, match="unknown attack 'deconv'; did you mean 'deconvolution'"):
+        ladder.attacks_of(["deconv"])
+    with pytest.raises(UserError, match="'linear' is given twice"):
+        ladder.attacks_of(["linear", ladder.ATTACKS["linear"]])
+    with pytest.raises(UserError, match="no attack is given; known: linear,"):
+        ladder.attacks_of([])
 
 
 @pytest.mark.parametrize(
     ("z_shape", "more", "said"),
     [
-        ((4, 4, 2), {"stages": (("se",),) * 3}, "--stages names 3 stages, but the decoder .* has 2; give at most 2"),
-        ((10,), {"top_k": 0}, "--top-k 0: z has 10 entries; give 1 to 10"),
-        ((10,), {"tokens": "class"}, "is not a sequence of tokens"),
+        ((4, 4, 2), {"stages": (("se",),) * 3}, "stages names 3 of them, but the decoder .* has 2; give at most 2"),
+        ((10,), {"tokens": "class"}, "is not a sequence: leave out tokens class"),
         ((10,), {"depth": (-1,)}, "decoder depth"),
-        ((3, 4), {"probabilities": True}, "--probabilities needs a vector of logits"),
     ],
 )
 def test_what_cannot_be_built_is_refused(z_shape, more, said):

@@ -9,6 +9,18 @@ import xarray as xr
 from rich.console import Console
 
 from gpz_jax import presentation
+from gpz_jax.inversion.results import (
+    AttackResult,
+    Attempt,
+    Floors,
+    Intervals,
+    LeakedClass,
+    LeakedImage,
+    Leaks,
+    PerImage,
+    Scores,
+    Training,
+)
 from gpz_jax.reporting import attack_table, probe_table, tables
 
 
@@ -123,49 +135,65 @@ def test_names_with_brackets_are_printed_as_they_are():
     assert "[/red]x[b]" in shown(probe_table.probe_table(record(run="[/red]x[b]")))
 
 
-def attacked(flattened, gain, **more):
-    scores = dict.fromkeys(attack_table.ATTACK_COLUMNS, 0.5)
-    floors = {"class_mean": 0.25, "label_only": 0.5, "mean_image": 0.75}
-    ends = [{"image": 7, "label": 3, "mse": 0.125}], [{"label": 4, "images": 2, "mse": 0.375}]
-    leaks = {f"{end}_{what}": ends[i] for i, what in enumerate(("images", "classes")) for end in ("best", "worst")}
-    return {
-        "cut": "logits", "dimension": 10, "decoder": "deconvolution", "scores": scores, "floors": floors,
-        "flattened": flattened, "last_gain": gain, "selection_loss": [0.1] * 10, "kind": "decoder",
-        "decoder_parameters": 12345, "intervals": {"ratio": [0.4, 0.625]}, "prior_collapse": 0.5, "best": True,
-        "leaks": leaks, "test_images": 100, **more,
-    }  # fmt: skip
+def attempt(name="deconvolution", *, flattened=True, gain=0.0, note="", images=100, mse=0.125):
+    leaks = Leaks((LeakedImage(7, 3, 0.125),), (LeakedImage(8, 3, 0.5),), (LeakedClass(4, 2, 0.375),), ())
+    return Attempt(
+        name, images, Scores(mse, mse, 9.0, 9.0, 0.5, ratio=0.5), Intervals(ratio=(0.4, 0.625)),
+        Floors(0.75, 0.25, 0.5), PerImage(*np.full((5, images), mse)), 0.5, leaks,
+        Training(np.full(10, 0.1), flattened=flattened, last_gain=gain, note=note), 12345,
+    )  # fmt: skip
 
 
-def test_attack_table_has_both_floors_and_says_whether_the_loss_flattened():
-    text = shown(attack_table.attack_table("a [title]", [attacked(True, 0.002), attacked(False, 0.1, cut="[fc]")]))
+def attacked(*attempts, cut="logits"):
+    return AttackResult(cut, (10,), attempts or (attempt(),))
+
+
+def test_attack_table_has_the_floors_and_says_whether_the_loss_flattened():
+    results = [attacked(attempt(gain=0.002)), attacked(attempt(flattened=False, gain=0.1), cut="[fc]")]
+    text = shown(attack_table.attack_table("a [title]", results, wide=True))
     assert "a [title]" in text
-    assert "[fc]" in text
-    assert "loss flattened?" in text
-    assert "yes (last fifth: -0.2 %)" in text
-    assert "NO (last fifth: -10.0 %)" in text
-    class_mean = next(line for line in text.splitlines() if "floor: class mean" in line)
-    mean_image = next(line for line in text.splitlines() if "floor: mean image" in line)
-    assert "0.25" in class_mean
-    assert class_mean.split("│")[6].strip() == "1"
-    assert mean_image.split("│")[6].strip() == "3"
-    assert "[0.4, 0.625]" in text
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if line.startswith("│")]
+    assert [row[:2] for row in rows[:2]] == [["logits", "deconvolution"], ["[fc]", "deconvolution"]]
+    assert [(row[5], row[-1]) for row in rows[:2]] == [("yes", "-0.2 %"), ("NO", "-10.0 %")]
+    assert [row[1:4] for row in rows[2:]] == [
+        ["class mean", "0.25", "1"], ["label only", "0.5", "2"], ["mean image", "0.75", "3"]
+    ]  # fmt: skip
+    assert rows[0][3] == "0.5 [0.4, 0.625]"
     assert "12.3 k" in text
+    narrow = shown(attack_table.attack_table("t", results))
+    assert "12.3 k" not in narrow
+    assert "with --wide also: mse_paper, psnr, psnr_paper, D, parameters" in narrow
 
 
 def test_attack_table_marks_the_best_of_a_ladder():
-    rungs = [attacked(True, 0, decoder="linear", kind="linear", best=False), attacked(True, 0.002)]
-    rungs.append(attacked(True, 0, decoder="likelihood", kind="likelihood", best=False, test_images=16))
-    text = shown(attack_table.attack_table("t", rungs))
+    attempts = attempt("linear", note="closed form", mse=0.25), attempt(), attempt("likelihood", images=16, mse=0.5)
+    text = shown(attack_table.attack_table("t", [attacked(*attempts)]))
     assert "deconvolution *" in text
-    assert "likelihood (16 images)" in text
+    assert "likelihood: on the first 16 test images only, compare by /class mean" in " ".join(text.split())
     assert "linear *" not in text
-    assert "closed form" in text
+    assert "exact" in text
+
+
+def test_attack_table_of_a_short_training_says_that_it_is_too_short():
+    text = shown(attack_table.attack_table("t", [attacked(attempt(flattened=False, note="under 5 epochs"))]))
+    assert "NO under 5 epochs" in " ".join(text.split())
+
+
+def test_attack_tables_fit_80_characters():
+    names = ("linear", "deconvolution", "residual", "attention", "enriched", "likelihood")
+    results = [attacked(*(attempt(name, mse=0.00123) for name in names), cut=cut) for cut in ("block_40", "logits")]
+    for table in (attack_table.attack_table("t", results), attack_table.leak_table("t", results)):
+        text = io.StringIO()
+        Console(file=text, width=80).print(table)
+        lines = text.getvalue().splitlines()
+        assert max(map(len, lines)) <= 80
+        assert any("block_40" in line for line in lines)
+        assert "…" not in text.getvalue()
 
 
 def test_leak_table_has_the_best_attack_on_each_cut_only():
-    text = shown(
-        attack_table.leak_table("t", [attacked(True, 0), attacked(True, 0, cut="fc", decoder="weak", best=False)])
-    )
-    assert "7 (3): 0.125" in text
-    assert "4: 0.375" in text
+    weak = attempt("weak", mse=0.5)
+    text = shown(attack_table.leak_table("t", [attacked(), attacked(attempt(), weak, cut="fc")]))
+    assert text.count("7 (3): 0.125") == 2
+    assert text.count("4: 0.375") == 2
     assert "weak" not in text
