@@ -329,7 +329,8 @@ def _check_labels(network: TappedNetwork, variables: Any, found: dict) -> None:
     for name, (_, labels) in found.items():
         outside = [] if labels is None else labels[(labels < 0) | (labels >= logits.shape[1])]
         if len(outside):
-            raise UserError(f"label {outside[0]} of {name}: with {logits.shape[1]} logits labels run from 0")
+            most = logits.shape[1]
+            raise UserError(f"label {outside[0]} of {name}: with {most} logits labels run from 0 to {most - 1}")
 
 
 def _same_kind(found: dict[str, np.ndarray], pixels: Callable[[Any], Array] | None) -> bool:

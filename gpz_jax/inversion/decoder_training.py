@@ -96,7 +96,8 @@ def attack_step(
         return jnp.mean((x_hat - x) ** 2), changed["batch_stats"]
 
     (_, batch_stats), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    updates, optimiser = _optimiser(lr).update(gradient, state.optimiser, state.params)
+    with jax.numpy_dtype_promotion("standard"):  # inside optax: float ** int32
+        updates, optimiser = _optimiser(lr).update(gradient, state.optimiser, state.params)
     updates = optax.tree.scale(state.plateau.scale, updates)
     return State(optax.apply_updates(state.params, updates), batch_stats, optimiser, state.plateau)
 
@@ -114,7 +115,8 @@ def _init(key, z, *, decoder):
 
 @jax.jit
 def _tell_plateau(plateau, loss):
-    return _plateau().update({}, plateau, value=loss)[1]
+    with jax.numpy_dtype_promotion("standard"):
+        return _plateau().update({}, plateau, value=loss)[1]
 
 
 class _Images(NamedTuple):
