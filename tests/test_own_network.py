@@ -23,6 +23,8 @@ import gpz_jax
 from gpz_jax import workflow
 from gpz_jax.data.batches import normalise, padded_batches, pixels
 
+pytestmark = pytest.mark.oldest
+
 CUTS = ("block_1", "block_2", "block_3", "block_4", "fc", "logits")
 ATTACKED = "block_3"
 EPOCHS = 2
@@ -116,6 +118,13 @@ def own(request, run):
     return OWN[request.param](run.variables, run.splits.test.images[:2])
 
 
+@pytest.fixture(autouse=True)
+def usual_promotion():
+    """As users have it; optax's Adam needs it."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 @pytest.fixture
 def no_disk(monkeypatch):
     """Opening a file to write fails, and making a folder."""
@@ -176,10 +185,13 @@ def test_a_ledger_in_a_loop_of_ones_own(own, run, no_disk):
     targets, optimiser = gpz_jax.soft_targets(jnp.asarray(labels), 10, 0.3), optax.adam(1e-3)
     params, rest = parts_of(variables)
     state = optimiser.init(params)
-    for _ in range(3):
-        halves = gpz_jax.gradient_parts(
-            lambda p, rest=rest: network(joined(p, rest), images)[0], params, labels, targets
+    halves_of = jax.jit(
+        lambda params: gpz_jax.gradient_parts(
+            lambda params: network(joined(params, rest), images)[0], params, labels, targets
         )
+    )
+    for _ in range(3):
+        halves = halves_of(params)
         gradient = jax.tree.map(jnp.add, *halves)
         updates, state = optimiser.update(gradient, state, params)
         before, params = joined(params, rest), optax.apply_updates(params, updates)
