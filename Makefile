@@ -1,5 +1,5 @@
 # Shortcuts for developers; the README's two commands need none of them.
-.PHONY: test slow lint tour benchmarks
+.PHONY: test slow lint site tour benchmarks
 
 test:
 	python -m pytest -n 2 --dist loadfile
@@ -8,7 +8,10 @@ slow:
 	python -m pytest -m slow
 
 lint:
-	ruff check . && ruff format --check . && pyright
+	ruff check . && ruff format --check . && basedpyright --level error
+
+site:
+	mkdocs build --strict
 
 tour:
 	python experiments/tour.py

@@ -50,8 +50,8 @@ def ours(z_shape, x_shape, width: int, batch: int):
 
 def theirs(z_shape, x_shape, width: int, batch: int):
     """The same in PyTorch."""
-    import torch
-    from torch import nn
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch import nn  # pyright: ignore[reportMissingImports]
 
     (h, w, c), (height, side, channels) = z_shape, x_shape
     stages = stage_count((h, w), (height, side))
