@@ -17,11 +17,12 @@ from gpz_jax.config import AttackSettings
 from gpz_jax.defences import Defence, Reference
 from gpz_jax.errors import UserError
 from gpz_jax.inversion import lpips as perceptual
-from gpz_jax.inversion import metrics
+from gpz_jax.inversion.floors import Guesses, class_means, mean_image
 from gpz_jax.inversion.ladder import attacks_of
+from gpz_jax.inversion.metrics import as_pixels
 from gpz_jax.inversion.protocol import Attack, Edge, Progress, Target, defend, pieces, send, silent
 from gpz_jax.inversion.results import AttackResult, Attempt, best_of
-from gpz_jax.inversion.scoring import Exam, Guesses, Tally
+from gpz_jax.inversion.scoring import Exam, Tally
 from gpz_jax.taps import LOGITS, TappedNetwork, valid_cuts
 
 #: Known inputs over which the spread and range of z are taken that a defence is measured by.
@@ -97,7 +98,7 @@ def attack_cut(
     _check_labels(network, variables, found)
     if white_box is None and pixels is None and np.issubdtype(found["test"][0].dtype, np.floating):
         white_box = network
-    pixels = metrics.as_pixels if pixels is None else pixels
+    pixels = as_pixels if pixels is None else pixels
     owned = found.get("known", found["auxiliary"])
     target = target_for(
         network, variables, cut, found["auxiliary"][0], owned[0], key=key, pixels=pixels, white_box=white_box,
@@ -160,18 +161,18 @@ def exam_for(
     predicted, num_classes = _predictions(network, variables, test[0])
     taken_for, _ = _predictions(network, variables, auxiliary)
     of_owned = _predictions(network, variables, owned[0])[0] if owned[1] is None else owned[1]
-    label_only = np.array(metrics.class_means(auxiliary, taken_for, num_classes, pixels=pixels))
+    label_only = np.array(class_means(auxiliary, taken_for, num_classes, pixels=pixels))
     missing = np.setdiff1d(np.arange(num_classes), taken_for)
     notes = ()
     if len(missing):
-        label_only[missing] = np.asarray(metrics.mean_image(auxiliary, pixels=pixels))
+        label_only[missing] = np.asarray(mean_image(auxiliary, pixels=pixels))
         notes = (
             f"none of the attacker's images is taken for class {', '.join(map(str, missing[:5]))}"
             f"{' …' if len(missing) > 5 else ''}; the label-only floor answers with their mean there",
         )
     guesses = Guesses(
-        metrics.mean_image(owned[0], pixels=pixels),
-        metrics.class_means(owned[0], of_owned, num_classes, pixels=pixels),
+        mean_image(owned[0], pixels=pixels),
+        class_means(owned[0], of_owned, num_classes, pixels=pixels),
         jnp.asarray(label_only),
     )
     weights = lpips if lpips is None or isinstance(lpips, perceptual.Weights) else perceptual.load(lpips)
@@ -342,7 +343,7 @@ def _same_kind(found: dict[str, np.ndarray], pixels: Callable[[Any], Array] | No
                 f"{name} of shape {x.shape[1:]} {x.dtype}, but auxiliary of {first.shape[1:]} {first.dtype} (each "
                 "without its number): give both as the network takes them"
             )
-    ends = [_range_of(x, metrics.as_pixels if pixels is None else pixels) for x in found.values()]
+    ends = [_range_of(x, as_pixels if pixels is None else pixels) for x in found.values()]
     low, high = min(low for low, _, _ in ends), max(high for _, high, _ in ends)
     inside = low >= -1e-4 and high <= 1 + 1e-4
     if pixels is not None and not (inside and ends[0][2] == 4):

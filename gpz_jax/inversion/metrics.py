@@ -1,23 +1,20 @@
-"""How near a reconstruction is to its image, one number per image, and the floors to hold it against.
+"""How near a reconstruction is to its image, one number per image, and how varied all of them are.
 
 Pixels are in [0, 1] throughout. The conventions of the paper's released code are kept beside ours as
 :func:`mse_paper` and :func:`psnr_paper`.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Float
 
 from gpz_jax.errors import UserError
 
 WINDOW = 11  # pixels, the Gaussian window of SSIM
-
-_DRAWN_AT_ONCE = 2**20  # images, by the bootstrap: 8 MB of indices
 
 
 def _pix() -> Any:
@@ -152,88 +149,6 @@ def as_pixels(images: Any) -> Array:
     return values.astype(jnp.float32) / jnp.float32(255 if values.dtype == jnp.uint8 else 1)
 
 
-def mean_image(
-    images: Shaped[Array | np.ndarray, "N ..."], *, pixels: Callable[[Any], Array] = as_pixels
-) -> Float[Array, "..."]:
-    """Mean image: what an attacker who receives nothing would answer. Bytes count as pixels / 255.
-
-    >>> mean_image(jnp.array([0.0, 1.0]).reshape(2, 1, 1, 1)).tolist()
-    [[[0.5]]]
-    """
-    return class_means(images, jnp.zeros(len(images), jnp.int32), 1, pixels=pixels)[0]
-
-
-def class_means(
-    images: Shaped[Array | np.ndarray, "N ..."],
-    labels: Integer[Array | np.ndarray, " N"],
-    num_classes: int,
-    *,
-    chunk: int = 1024,
-    pixels: Callable[[Any], Array] = as_pixels,
-) -> Float[Array, "K ..."]:
-    """Mean image of each class: what an attacker who receives only the label would answer.
-
-    Args:
-      images: ``(N, …)``, whatever ``pixels`` takes.
-      labels: their classes.
-      num_classes: K.
-      chunk: how many are converted at a time, so that a whole data set never exists as floats.
-      pixels: images -> pixels in [0, 1], floats; bytes count as pixels / 255 by default.
-
-    Returns:
-      ``(K, …)``; a class without images is NaN. Not for use inside jit.
-
-    Raises:
-      UserError: labels outside 0 … K - 1.
-
-    >>> class_means(jnp.array([0.0, 1.0, 0.25]).reshape(3, 1, 1, 1), jnp.array([0, 0, 1]), 2).ravel().tolist()
-    [0.5, 0.25]
-    """
-    outside = [int(label) for label in np.unique(labels) if not 0 <= label < num_classes]
-    if outside:
-        raise UserError(f"label {outside[0]} with {num_classes} classes: labels run from 0 to {num_classes - 1}")
-    sums: Any = jnp.float32(0)
-    for start in range(0, len(images), chunk):
-        found = pixels(images[start : start + chunk])
-        one_hot = jax.nn.one_hot(labels[start : start + chunk], num_classes)
-        # HIGHEST: on accelerators the default matmul keeps too few digits for a mean.
-        sums += jnp.einsum("nk,n...->k...", one_hot, found, precision=jax.lax.Precision.HIGHEST)
-    counts = jnp.bincount(labels, length=num_classes).astype(jnp.float32)
-    return sums / counts.reshape(-1, *(1,) * (sums.ndim - 1))
-
-
-def mean_image_floor(x: Float[Array, "N H W C"], mean: Float[Array, "H W C"]) -> Float[Array, " N"]:
-    """Return the :func:`mse` of each image against ``mean``, see :func:`mean_image`.
-
-    >>> mean_image_floor(jnp.ones((1, 2, 2, 1)), jnp.full((2, 2, 1), 0.5)).tolist()
-    [0.25]
-    """
-    return mse(x, jnp.broadcast_to(mean, x.shape))
-
-
-def class_mean_floor(
-    x: Float[Array, "N H W C"], labels: Integer[Array | np.ndarray, " N"], means: Float[Array, "K H W C"]
-) -> Float[Array, " N"]:
-    """Return the :func:`mse` of each image against the mean of its class, see :func:`class_means`.
-
-    NaN where the label is outside 0 … K - 1 or its class had no images.
-
-    >>> means = jnp.array([0.0, 0.5]).reshape(2, 1, 1, 1)
-    >>> class_mean_floor(jnp.ones((1, 1, 1, 1)), jnp.array([1]), means).tolist()
-    [0.25]
-    """
-    return mse(x, means.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))
-
-
-def ratio_to_floor(mse: Float[Array, " N"], floor: Float[Array, " N"]) -> Float[Array, ""]:
-    """mean(mse) / mean(floor): 1 or more means that the attack gained nothing over the floor.
-
-    >>> float(ratio_to_floor(jnp.array([0.1, 0.3]), jnp.array([0.2, 0.6])))
-    0.5
-    """
-    return mse.mean() / floor.mean()
-
-
 class Spread(NamedTuple):
     """How varied images are, batch by batch: the variance that :func:`prior_collapse` takes the ratio of.
 
@@ -264,6 +179,37 @@ class Spread(NamedTuple):
         return self.squares / self.number - float(np.sum(np.square(self.sums / self.number)))
 
 
+class OverImages(NamedTuple):
+    """What is no mean over images, batch by batch.
+
+    Attributes:
+      batch_psnr: :func:`psnr_paper` of every batch, and its number of images.
+      spread: of the reconstructions.
+      spread_of_originals: of the originals.
+    """
+
+    batch_psnr: tuple[tuple[float, int], ...] = ()
+    spread: Spread = Spread()
+    spread_of_originals: Spread = Spread()
+
+    def add(self, x: Float[Array, "N ..."], x_hat: Float[Array, "N ..."], *, images: bool = True) -> "OverImages":
+        """The same with a batch more; of what are no ``images`` there is no PSNR."""
+        psnr = float(psnr_paper(x, x_hat)) if images else np.nan
+        spreads = self.spread.add(x_hat), self.spread_of_originals.add(x)
+        return OverImages((*self.batch_psnr, (psnr, len(x))), *spreads)
+
+    @property
+    def psnr_paper(self) -> float:
+        """Mean over the images of their batches' :func:`psnr_paper`, dB."""
+        return float(np.average([p for p, _ in self.batch_psnr], weights=[n for _, n in self.batch_psnr]))
+
+    @property
+    def prior_collapse(self) -> float:
+        """See :func:`prior_collapse`; NaN where all originals are the same."""
+        varied = self.spread_of_originals.variance
+        return float(self.spread.variance / varied) if varied else np.nan
+
+
 def prior_collapse(x_hat: Float[Array | np.ndarray, "N H W C"], x: Float[Array | np.ndarray, "N H W C"]) -> float:
     """How varied the reconstructions are, over how varied the inputs are.
 
@@ -287,88 +233,3 @@ def prior_collapse(x_hat: Float[Array | np.ndarray, "N H W C"], x: Float[Array |
     if (x == x[0]).all():
         raise UserError("prior collapse of inputs that are all the same image: give different ones")
     return float(x_hat.var(axis=0, dtype=np.float64).sum() / x.var(axis=0, dtype=np.float64).sum())
-
-
-# Intervals ----------------------------------------------------------------------------------------
-
-
-def bootstrap_interval(
-    values: Float[Array | np.ndarray, " N"], *, seed: int = 0, level: float = 0.95, resamples: int = 2000
-) -> tuple[float, float]:
-    """Where the mean over images lies with probability ``level``: the percentile bootstrap (Efron 1979).
-
-    N images are drawn with replacement ``resamples`` times; the ends are order statistics of the means, counted
-    outwards. This is the spread over images; another training run varies by more. Equal for equal ``seed``.
-
-    NaN values are left out, and (nan, nan) is returned where nothing else is left. Infinite values stay: an end is inf
-    where the mean would be (the psnr of an image that came back exactly).
-
-    Raises :class:`UserError` for no values, a level outside (0, 1), or fewer than one resample.
-
-    >>> bootstrap_interval(np.full(10, 0.25))
-    (0.25, 0.25)
-    >>> low, high = bootstrap_interval(np.arange(100.0))
-    >>> bool(low < 49.5 < high), round((high - low) / 2 / (1.96 * 28.87 / 10), 1)  # half a width of 1.96 std / sqrt(N)
-    (True, 1.0)
-    """
-    return _percentiles(_resampled_means([values], seed, resamples)[0], level)
-
-
-def bootstrap_ratio_interval(
-    numerator: Float[Array | np.ndarray, " N"],
-    denominator: Float[Array | np.ndarray, " N"],
-    *,
-    seed: int = 0,
-    level: float = 0.95,
-    resamples: int = 2000,
-) -> tuple[float, float]:
-    """Where mean(numerator) / mean(denominator) lies, as :func:`bootstrap_interval` does: see :func:`ratio_to_floor`.
-
-    The two are paired: an image is drawn with both its values, and left out where either is NaN. (nan, nan) where some
-    resample has no ratio, 0 / 0 or inf / inf.
-
-    Raises :class:`UserError` as :func:`bootstrap_interval`, and for different numbers of values.
-
-    >>> floor = np.array([0.25, 0.5, 1.0])
-    >>> bootstrap_ratio_interval(0.5 * floor, floor)
-    (0.5, 0.5)
-    """
-    if numerator.shape != denominator.shape:
-        raise UserError(f"{len(numerator)} values over {len(denominator)}: give one of each per image")
-    above, below = _resampled_means([numerator, denominator], seed, resamples)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return _percentiles(above / below, level)
-
-
-def _resampled_means(columns: list, seed: int, resamples: int) -> Float[np.ndarray, "K resamples"]:
-    """Means of each column over the same images, drawn with replacement, without those that are NaN in any."""
-    if resamples < 1:
-        raise UserError(f"{resamples} resamples: give at least 1, a thousand or more for an interval")
-    values = np.stack([np.asarray(column, np.float64) for column in columns])
-    if values.shape[1] == 0:
-        raise UserError("no values to average: an interval needs at least 1")
-    values = values[:, ~np.isnan(values).any(axis=0)]
-    count = values.shape[1]
-    means = np.full((len(values), resamples), np.nan)
-    if count == 0:
-        return means
-    generator = np.random.default_rng(seed)
-    rows = max(1, _DRAWN_AT_ONCE // count)
-    for start in range(0, resamples, rows):
-        drawn = generator.integers(count, size=(min(rows, resamples - start), count))
-        with np.errstate(invalid="ignore"):  # inf - inf
-            means[:, start : start + rows] = values[:, drawn].mean(axis=-1)
-    return means
-
-
-def _percentiles(statistics: Float[np.ndarray, " resamples"], level: float) -> tuple[float, float]:
-    """The middle ``level`` of them; (nan, nan) if any is NaN."""
-    if not 0 < level < 1:
-        raise UserError(f"level {level}: give a probability between 0 and 1, such as 0.95")
-    if np.isnan(statistics).any():
-        return np.nan, np.nan
-    # Order statistics, since interpolating towards an infinite one would give NaN.
-    last = len(statistics) - 1
-    cut = int((1 - level) / 2 * last)
-    ordered = np.sort(statistics)
-    return float(ordered[cut]), float(ordered[last - cut])

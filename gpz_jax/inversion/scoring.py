@@ -14,6 +14,8 @@ from jax import Array
 
 from gpz_jax.inversion import lpips as perceptual
 from gpz_jax.inversion import metrics
+from gpz_jax.inversion.floors import Guesses, floor_errors
+from gpz_jax.inversion.intervals import bootstrap_interval, bootstrap_ratio_interval
 from gpz_jax.inversion.results import (
     LEAKS,
     Floors,
@@ -28,20 +30,6 @@ from gpz_jax.inversion.results import (
 
 #: Measures with a number for every image, and hence with an interval of their mean.
 MEASURES = ("mse", "mse_paper", "psnr", "ssim", "lpips", "cosine")
-
-
-class Guesses(NamedTuple):
-    """What an attacker without z would answer, of the shape that is rebuilt.
-
-    Attributes:
-      mean_image: mean of the known images, ``(…)``.
-      class_mean: of each class, ``(K, …)``.
-      label_only: mean of the attacker's images that the network takes for each class, ``(K, …)``.
-    """
-
-    mean_image: Array
-    class_mean: Array
-    label_only: Array
 
 
 class Exam(NamedTuple):
@@ -88,9 +76,7 @@ class Tally(NamedTuple):
       exam: what they are held against.
       keep: how many of the first pictures are kept.
       columns: numbers of every image, a mapping a batch.
-      batch_psnr: the paper's PSNR of every batch.
-      spread: of the reconstructions.
-      spread_of_originals: of the originals.
+      whole: what is no mean over images.
       first: the first pictures, a pair a batch.
       ends: pictures at either end of the leak list so far, by the place of their image.
     """
@@ -98,9 +84,7 @@ class Tally(NamedTuple):
     exam: Exam
     keep: int = 64
     columns: tuple[Mapping[str, np.ndarray], ...] = ()
-    batch_psnr: tuple[float, ...] = ()
-    spread: metrics.Spread = metrics.Spread()
-    spread_of_originals: metrics.Spread = metrics.Spread()
+    whole: metrics.OverImages = metrics.OverImages()
     first: tuple[Pictures, ...] = ()
     ends: Mapping[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -113,12 +97,9 @@ class Tally(NamedTuple):
         left = max(self.keep - at, 0)
         errors = np.concatenate([batch["mse"] for batch in columns])
         wanted = {int(i) for end in _ends(errors) for i in end}
-        psnr = float(metrics.psnr_paper(x, x_hat)) if self.exam.images else math.nan
         return self._replace(
             columns=columns,
-            batch_psnr=(*self.batch_psnr, psnr),
-            spread=self.spread.add(rebuilt),
-            spread_of_originals=self.spread_of_originals.add(known),
+            whole=self.whole.add(x, x_hat, images=self.exam.images),
             first=(*self.first, Pictures(known[:left], rebuilt[:left])),
             ends={i: self.ends[i] if i < at else (known[i - at], rebuilt[i - at]) for i in wanted},
         )
@@ -129,7 +110,6 @@ class Tally(NamedTuple):
         count = len(columns["mse"])
         means = {name: float(np.mean(values)) for name, values in columns.items()}
         measures = [name for name in MEASURES if name in columns]
-        batch_sizes = [len(batch["mse"]) for batch in self.columns]
         floors = Floors(*(means[f"floor_{name}"] for name in Floors._fields))
         error, floor = columns["mse"], columns["floor_class_mean"]
         labels = self.exam.labels[:count]
@@ -142,25 +122,21 @@ class Tally(NamedTuple):
             count,
             Scores(
                 **{name: means[name] for name in measures},
-                psnr_paper=float(np.average(self.batch_psnr, weights=batch_sizes)),
+                psnr_paper=self.whole.psnr_paper,
                 ratio=means["mse"] / floors.class_mean if floors.class_mean else math.nan,
             ),
             Intervals(
-                **{name: metrics.bootstrap_interval(columns[name]) for name in measures},
-                ratio=metrics.bootstrap_ratio_interval(error, floor),
+                **{name: bootstrap_interval(columns[name]) for name in measures},
+                ratio=bootstrap_ratio_interval(error, floor),
             ),
             floors,
             PerImage(label=labels, **columns),
-            self._collapse(),
+            self.whole.prior_collapse,
             _leaks(error, labels),
             first,
             best,
             worst,
         )
-
-    def _collapse(self) -> float:
-        varied = self.spread_of_originals.variance
-        return float(self.spread.variance / varied) if varied else math.nan
 
 
 def _measured(exam: Exam, x: Array, x_hat: Array, place: slice) -> dict[str, np.ndarray]:
@@ -174,9 +150,8 @@ def _measured(exam: Exam, x: Array, x_hat: Array, place: slice) -> dict[str, np.
         found = metrics.score(x, x_hat)
     if exam.lpips is not None:
         found["lpips"] = perceptual.lpips(exam.lpips, _at_least_64(x), _at_least_64(x_hat))
-    found["floor_mean_image"] = metrics.mean_image_floor(x, guesses.mean_image)
-    found["floor_class_mean"] = metrics.class_mean_floor(x, exam.labels[place], guesses.class_mean)
-    found["floor_label_only"] = metrics.class_mean_floor(x, exam.predicted[place], guesses.label_only)
+    floors = floor_errors(x, exam.labels[place], exam.predicted[place], guesses)
+    found |= {f"floor_{name}": value for name, value in floors.items()}
     return {name: np.asarray(value, np.float64) for name, value in found.items()}
 
 

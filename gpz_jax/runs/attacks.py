@@ -14,7 +14,7 @@ import json
 import math
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -227,49 +227,49 @@ def _with_arrays(attempt: Attempt, folder: Path) -> Attempt:
 
 # The table of all -----------------------------------------------------------------------------------------------------
 
+#: Told of a result.json that cannot be read, and why.
+Problem = Callable[[Path, str], None]
 
-def write_table(home: Path, results: Iterable[AttackResult]) -> int:
+
+def write_table(home: Path, results: Iterable[AttackResult], on_problem: Problem) -> int:
     """Write table.csv, a row for every attack that lies in the folder, those of this call first.
 
     Args:
       home: the folder, ``attacks`` in the run's.
       results: of this call, each attempt of which has been written.
+      on_problem: told of what has to be left out.
 
     Returns:
       How many rows are of earlier calls.
     """
-    results = list(results)
-    fresh = {attack_folder(home, result.cut, a.attack).name for result in results for a in result.attempts}
-    earlier = [found for found in read_results(home) if _names(home, found) - fresh]
     found = {result.cut: result for result in results}
+    fresh = {(result.cut, attempt.attack) for result in found.values() for attempt in result.attempts}
     count = 0
-    for result in earlier:
-        kept = [a for a in result.attempts if attack_folder(home, result.cut, a.attack).name not in fresh]
-        count += len(kept)
-        if result.cut in found:
-            found[result.cut] = joined(found[result.cut], kept)
-        else:
-            found[result.cut] = dataclasses.replace(result, attempts=tuple(kept))
+    for result in read_results(home, on_problem):
+        earlier = [attempt for attempt in result.attempts if (result.cut, attempt.attack) not in fresh]
+        if earlier:
+            none = dataclasses.replace(result, attempts=())
+            found[result.cut] = joined(found.get(result.cut, none), earlier)
+        count += len(earlier)
     rows = [row for result in found.values() for row in result.rows()]
     names = dict.fromkeys(name for row in rows for name in row)  # some know of LPIPS or of a defence, some not
     write_text(home / "table.csv", csv_text([dict.fromkeys(names, "") | row for row in rows]))
     return count
 
 
-def _names(home: Path, result: AttackResult) -> set[str]:
-    return {attack_folder(home, result.cut, attempt.attack).name for attempt in result.attempts}
-
-
-def read_results(home: Path) -> list[AttackResult]:
-    """Every finished attack of a folder, a result a cut, by name; damaged ones are left out."""
+def read_results(home: Path, on_problem: Problem) -> list[AttackResult]:
+    """Every finished attack of a folder, a result a cut, by name; ``on_problem`` is told of what cannot be read."""
     found: dict[str, AttackResult] = {}
     for file in sorted(home.glob(f"*/{RESULT}")):
         try:
             written = read_result(file)
             attempt = _with_arrays(_attempt(written), file.parent)
             cut, shape = str(written["cut"]), tuple(written["shape"])
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        except UserError as error:  # a newer schema
+            on_problem(file, str(error))
             continue
-        none = AttackResult(cut, shape, ())
-        found[cut] = joined(found.get(cut, none), [attempt])
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            on_problem(file, f"{file} cannot be read ({type(error).__name__})")
+            continue
+        found[cut] = joined(found.get(cut, AttackResult(cut, shape, ())), [attempt])
     return list(found.values())

@@ -229,7 +229,7 @@ def _attack(target: Target, attacks: tuple[Attack, ...], exam: Exam, shelf: _She
 
 def _report(loaded: LoadedRun, home: Path, results: list[AttackResult], pictures: int) -> None:
     """The table of all attacks in the folder, and a grid for each cut and for all cuts."""
-    earlier = runs.write_table(home, results)
+    earlier = runs.write_table(home, results, lambda file, why: say(f"{why}; it is left out of {home.name}/table.csv"))
     if earlier:
         say(f"{home.name}/table.csv keeps {earlier} rows of earlier calls, below those of this one")
     drawn = loaded.run.subfolder("figures")

@@ -417,6 +417,8 @@ def _attacked(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
             cut, scores = str(result["cut"]), {name: float(result["scores"][name]) for name in ("mse", "ratio")}
             scores["flattened"] = bool(result["flattened"])
             epoch = result["asked"]["epoch_of_run"]
+        except UserError:  # of a newer schema
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             say(f"the attack in {file} cannot be read ({type(error).__name__}); it is left out")
             continue

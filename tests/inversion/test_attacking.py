@@ -12,7 +12,7 @@ import pytest
 import gpz_jax
 from gpz_jax.errors import UserError
 from gpz_jax.inversion import attacking
-from gpz_jax.inversion.metrics import bootstrap_ratio_interval
+from gpz_jax.inversion.intervals import bootstrap_ratio_interval
 
 
 class Small(nn.Module):

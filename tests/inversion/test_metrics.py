@@ -9,7 +9,7 @@ from skimage.metrics import structural_similarity
 from sklearn.datasets import load_digits
 
 from gpz_jax.errors import UserError
-from gpz_jax.inversion import metrics
+from gpz_jax.inversion import floors, intervals, metrics
 
 
 @pytest.fixture(scope="module")
@@ -138,36 +138,36 @@ def test_means_and_floors_against_numpy(chunk):
     pixels, labels = (data.images[:50, ..., None] * 15).astype(np.uint8), data.target[:50]
     x = pixels / 255
     want = np.stack([x[labels == k].mean(0) for k in range(10)])
-    means = metrics.class_means(jnp.asarray(pixels), jnp.asarray(labels), 10, chunk=chunk)
+    means = floors.class_means(jnp.asarray(pixels), jnp.asarray(labels), 10, chunk=chunk)
     np.testing.assert_allclose(means, want, atol=1e-6)
-    np.testing.assert_allclose(metrics.class_means(pixels, labels, 10, chunk=chunk), want, atol=1e-6)
+    np.testing.assert_allclose(floors.class_means(pixels, labels, 10, chunk=chunk), want, atol=1e-6)
     images = jnp.asarray(x, jnp.float32)
-    np.testing.assert_allclose(metrics.class_means(images, jnp.asarray(labels), 10), want, atol=1e-6)
-    np.testing.assert_allclose(metrics.mean_image(images), x.mean(0), atol=1e-6)
+    np.testing.assert_allclose(floors.class_means(images, jnp.asarray(labels), 10), want, atol=1e-6)
+    np.testing.assert_allclose(floors.mean_image(images), x.mean(0), atol=1e-6)
 
-    mean_floor = metrics.mean_image_floor(images, metrics.mean_image(images))
-    class_floor = metrics.class_mean_floor(images, jnp.asarray(labels), means)
+    mean_floor = floors.mean_image_floor(images, floors.mean_image(images))
+    class_floor = floors.class_mean_floor(images, jnp.asarray(labels), means)
     np.testing.assert_allclose(mean_floor, ((x - x.mean(0)) ** 2).mean((1, 2, 3)), rtol=1e-4)
     np.testing.assert_allclose(class_floor, ((x - want[labels]) ** 2).mean((1, 2, 3)), rtol=1e-4)
     # The total scatter is the within-class one plus what the class means explain.
     between = ((want[labels] - x.mean(0)) ** 2).mean()
     np.testing.assert_allclose(mean_floor.mean(), class_floor.mean() + between, rtol=1e-5)
     np.testing.assert_allclose(
-        metrics.ratio_to_floor(class_floor, mean_floor), class_floor.mean() / mean_floor.mean(), rtol=1e-6
+        floors.ratio_to_floor(class_floor, mean_floor), class_floor.mean() / mean_floor.mean(), rtol=1e-6
     )
 
 
 def test_an_empty_class_is_nan_and_no_other():
-    means = metrics.class_means(jnp.ones((2, 2, 2, 1)), jnp.array([0, 2]), 3)
+    means = floors.class_means(jnp.ones((2, 2, 2, 1)), jnp.array([0, 2]), 3)
     assert jnp.isnan(means).all(axis=(1, 2, 3)).tolist() == [False, True, False]
-    floor = metrics.class_mean_floor(jnp.ones((5, 2, 2, 1)), jnp.array([0, 1, 2, 3, -1]), means)
+    floor = floors.class_mean_floor(jnp.ones((5, 2, 2, 1)), jnp.array([0, 1, 2, 3, -1]), means)
     np.testing.assert_array_equal(floor, [0, jnp.nan, 0, jnp.nan, jnp.nan])
 
 
 @pytest.mark.parametrize("label", [-1, 3])
 def test_labels_out_of_range_are_named(label):
     with pytest.raises(UserError, match=f"label {label} with 3 classes: labels run from 0 to 2"):
-        metrics.class_means(jnp.ones((2, 2, 2, 1)), jnp.array([0, label]), 3)
+        floors.class_means(jnp.ones((2, 2, 2, 1)), jnp.array([0, label]), 3)
 
 
 # --- variety of the reconstructions ---------------------------------------------------------------
@@ -217,33 +217,33 @@ def test_bootstrap_against_scipy():
     values = np.random.default_rng(5).gamma(2, size=60)
     options = {"n_resamples": 4000, "method": "percentile", "vectorized": True, "rng": np.random.default_rng(1)}
     want = bootstrap((values,), np.mean, **options).confidence_interval
-    np.testing.assert_allclose(metrics.bootstrap_interval(values, resamples=4000), want, atol=0.03)
+    np.testing.assert_allclose(intervals.bootstrap_interval(values, resamples=4000), want, atol=0.03)
 
     other = values * np.random.default_rng(6).uniform(0.5, 1.5, 60)  # paired: the ratio varies less than either mean
     ratio = bootstrap((values, other), lambda a, b, axis: a.mean(axis) / b.mean(axis), paired=True, **options)
-    got = metrics.bootstrap_ratio_interval(values, other, resamples=4000)
+    got = intervals.bootstrap_ratio_interval(values, other, resamples=4000)
     np.testing.assert_allclose(got, ratio.confidence_interval, atol=0.02)
 
 
 def test_bootstrap_covers_the_mean_as_often_as_it_says():
     samples = np.random.default_rng(0).exponential(size=(200, 80))
-    intervals = np.array([metrics.bootstrap_interval(s, level=0.8, resamples=300) for s in samples])
-    covered = ((intervals[:, 0] <= 1) & (intervals[:, 1] >= 1)).mean()
+    found = np.array([intervals.bootstrap_interval(s, level=0.8, resamples=300) for s in samples])
+    covered = ((found[:, 0] <= 1) & (found[:, 1] >= 1)).mean()
     assert abs(covered - 0.8) < 0.085  # three standard errors of a share of 200
 
 
 def test_bootstrap_is_repeatable_whatever_is_drawn_at_once(monkeypatch):
     values = np.random.default_rng(2).normal(size=50)
-    whole = metrics.bootstrap_interval(values, seed=3)
-    assert whole != metrics.bootstrap_interval(values, seed=4)
+    whole = intervals.bootstrap_interval(values, seed=3)
+    assert whole != intervals.bootstrap_interval(values, seed=4)
     for at_once in (7, 50, 333):
-        monkeypatch.setattr(metrics, "_DRAWN_AT_ONCE", at_once)
-        np.testing.assert_allclose(metrics.bootstrap_interval(values, seed=3), whole, rtol=1e-12)
+        monkeypatch.setattr(intervals, "_DRAWN_AT_ONCE", at_once)
+        np.testing.assert_allclose(intervals.bootstrap_interval(values, seed=3), whole, rtol=1e-12)
 
 
 def test_wider_levels_hold_narrower_ones():
     values = np.random.default_rng(2).normal(size=50)
-    low, high = zip(*(metrics.bootstrap_interval(values, level=level) for level in (0.99, 0.9, 0.5)), strict=True)
+    low, high = zip(*(intervals.bootstrap_interval(values, level=level) for level in (0.99, 0.9, 0.5)), strict=True)
     assert list(low) == sorted(low)
     assert list(high) == sorted(high, reverse=True)
     assert low[-1] < values.mean() < high[-1]
@@ -251,33 +251,33 @@ def test_wider_levels_hold_narrower_ones():
 
 def test_bootstrap_of_infinite_and_missing_values():
     values = np.arange(1.0, 21.0)
-    assert metrics.bootstrap_interval(np.append(values, np.nan)) == metrics.bootstrap_interval(values)
-    assert np.isnan(metrics.bootstrap_interval(np.full(3, np.nan))).all()
+    assert intervals.bootstrap_interval(np.append(values, np.nan)) == intervals.bootstrap_interval(values)
+    assert np.isnan(intervals.bootstrap_interval(np.full(3, np.nan))).all()
     # One image in 20 came back exactly: some resamples hold it, some do not.
-    low, high = metrics.bootstrap_interval(np.append(values[1:], np.inf))
+    low, high = intervals.bootstrap_interval(np.append(values[1:], np.inf))
     assert np.isfinite(low)
     assert high == np.inf
-    assert metrics.bootstrap_interval(np.full(4, np.inf)) == (np.inf, np.inf)
-    assert np.isnan(metrics.bootstrap_interval(np.array([np.inf, -np.inf]))).all()
+    assert intervals.bootstrap_interval(np.full(4, np.inf)) == (np.inf, np.inf)
+    assert np.isnan(intervals.bootstrap_interval(np.array([np.inf, -np.inf]))).all()
 
 
 def test_bootstrap_ratio_is_paired():
     floor = jnp.linspace(0.1, 2.0, 30)
-    np.testing.assert_allclose(metrics.bootstrap_ratio_interval(0.5 * floor, floor), (0.5, 0.5), rtol=1e-6)
+    np.testing.assert_allclose(intervals.bootstrap_ratio_interval(0.5 * floor, floor), (0.5, 0.5), rtol=1e-6)
     above, below = np.array([1.0, np.nan, 3.0]), np.array([2.0, 5.0, np.nan])
-    assert metrics.bootstrap_ratio_interval(above, below) == (0.5, 0.5)
-    assert metrics.bootstrap_ratio_interval(np.ones(3), np.zeros(3)) == (np.inf, np.inf)
-    assert np.isnan(metrics.bootstrap_ratio_interval(np.zeros(3), np.zeros(3))).all()
+    assert intervals.bootstrap_ratio_interval(above, below) == (0.5, 0.5)
+    assert intervals.bootstrap_ratio_interval(np.ones(3), np.zeros(3)) == (np.inf, np.inf)
+    assert np.isnan(intervals.bootstrap_ratio_interval(np.zeros(3), np.zeros(3))).all()
 
 
 def test_bootstrap_refuses():
     values = np.arange(3.0)
     with pytest.raises(UserError, match="no values to average: an interval needs at least 1"):
-        metrics.bootstrap_interval(values[:0])
+        intervals.bootstrap_interval(values[:0])
     for level in (0.0, 1.0, 95.0):
         with pytest.raises(UserError, match=f"level {level}: give a probability between 0 and 1"):
-            metrics.bootstrap_interval(values, level=level)
+            intervals.bootstrap_interval(values, level=level)
     with pytest.raises(UserError, match="0 resamples: give at least 1"):
-        metrics.bootstrap_interval(values, resamples=0)
+        intervals.bootstrap_interval(values, resamples=0)
     with pytest.raises(UserError, match="3 values over 2: give one of each per image"):
-        inspect.unwrap(metrics.bootstrap_ratio_interval)(values, values[:2])
+        inspect.unwrap(intervals.bootstrap_ratio_interval)(values, values[:2])
