@@ -35,7 +35,7 @@ class DecoderAttack(Attack):
     depth: tuple[int, ...] = (0,)
     stages: str | None = ""
     enrich: str = "none"
-    takes: tuple[str, ...] = ()
+    takes: tuple[str, ...] = dataclasses.field(default=(), compare=False)  # no other attack for it
 
     uses: ClassVar[tuple[str, ...]] = (
         "epochs", "patience", "steps", "batch_size", "lr", "decoder_width", "match_params", "tokens",

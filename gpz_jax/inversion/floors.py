@@ -86,7 +86,7 @@ def class_mean_floor(
     >>> class_mean_floor(jnp.ones((1, 1, 1, 1)), jnp.array([1]), means).tolist()
     [0.25]
     """
-    return mse(x, means.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False))
+    return mse(x, _of_class(means, labels))
 
 
 class Guesses(NamedTuple):
@@ -116,11 +116,17 @@ def floor_errors(
     >>> {name: float(error[0]) for name, error in errors.items()}
     {'mean_image': 1.0, 'class_mean': 0.25, 'label_only': 0.0}
     """
-    return {
-        "mean_image": mean_image_floor(x, guesses.mean_image),
-        "class_mean": class_mean_floor(x, labels, guesses.class_mean),
-        "label_only": class_mean_floor(x, predicted, guesses.label_only),
-    }
+    answers = (
+        jnp.broadcast_to(guesses.mean_image, x.shape),
+        _of_class(guesses.class_mean, labels),
+        _of_class(guesses.label_only, predicted),
+    )
+    return dict(zip(Guesses._fields, jax.vmap(mse, in_axes=(None, 0))(x, jnp.stack(answers)), strict=True))
+
+
+def _of_class(means: Array, labels: Any) -> Array:
+    """The mean of each label's class; NaN for a label that has none."""
+    return means.at[labels].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 def ratio_to_floor(mse: Float[Array, " N"], floor: Float[Array, " N"]) -> Float[Array, ""]:

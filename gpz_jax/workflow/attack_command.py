@@ -231,7 +231,8 @@ def _report(loaded: LoadedRun, home: Path, results: list[AttackResult], pictures
     """The table of all attacks in the folder, and a grid for each cut and for all cuts."""
     earlier = runs.write_table(home, results, lambda file, why: say(f"{why}; it is left out of {home.name}/table.csv"))
     if earlier:
-        say(f"{home.name}/table.csv keeps {earlier} rows of earlier calls, below those of this one")
+        rows = "1 row" if earlier == 1 else f"{earlier} rows"
+        say(f"{home.name}/table.csv keeps {rows} of earlier calls, beside those of this one")
     drawn = loaded.run.subfolder("figures")
     for result in results:
         if len(result.attempts) > 1:
