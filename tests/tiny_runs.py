@@ -1,6 +1,8 @@
 """Tiny real runs, and how tests of the commands start them and read what they say."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -64,3 +66,31 @@ def arrays(*, train=None, test=None, channels=1, side=8):
 def snapshot(folder):
     """Content of every file below a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def as_of_0_1_0(folder):
+    """Turn a run folder into one that gpz_jax 0.1.0 wrote: its words, and no schema version."""
+    old = {"rho": "share", "cut": "layer", "interference_cut": "interference_layer", "count": "images_of_class"}
+    config = json.loads((folder / "config.json").read_text())
+    del config["schema_version"]
+    (folder / "config.json").write_text(json.dumps(config))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        del line["schema_version"]
+        for cut in line["cuts"].values():
+            cut["share"] = cut.pop("rho")
+            del cut["between"]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    steps = folder / "dynamics.zarr" / "steps"
+    if not steps.is_dir():
+        return
+    shutil.rmtree(steps / "between")
+    for new, name in old.items():
+        (steps / new).rename(steps / name)
+    for file in steps.glob("*/zarr.json"):
+        about = json.loads(file.read_text())
+        about["dimension_names"] = [old.get(dim, dim) for dim in about["dimension_names"]]
+        file.write_text(json.dumps(about))
+    about = json.loads((steps / "zarr.json").read_text())
+    del about["attributes"]["schema_version"]
+    (steps / "zarr.json").write_text(json.dumps(about))

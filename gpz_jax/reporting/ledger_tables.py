@@ -45,7 +45,7 @@ def _moved(title: str, rows: Rows, wide: bool) -> Sheet:
         Column("rho\nlast", cells("rho_last"), wide=True),
         Column("realised", cells("sum_realised")),
         Column("net", cells("net"), wide=True),
-        Column("falling\n%", [f"{100 * row['falling']:.0f}" for row in rows]),
+        Column("falling\n%", [f"{100 * row['falling']:.0f}" for row in rows], wide=True),
     ]
     if full:
         columns += [
@@ -59,9 +59,9 @@ def _moved(title: str, rows: Rows, wide: bool) -> Sheet:
         Column(f"feature:\n{term} %", percent(f"feature_{term}"), wide=full) for term in ("correct", "wrong", "second")
     ]
     told = "%: of the realised change" + (", so that optimiser + statistics + residual = 100" if full else "")
-    told += "; falling: share of steps"
     if wide:
-        told += "; net: |sum| over sum of |changes|; gradient: along -gamma grad of the two parts of the loss"
+        told += "; falling: share of steps; net: |sum| over sum of |changes|"
+        told += "; gradient: along -gamma grad of the two parts of the loss" if full else ""
     if wide or not full:
         told += "; feature: z moved by -gamma J^T(p - q)"
     return Sheet(title, columns, told, wide)
@@ -74,7 +74,7 @@ def _percent(part: float, whole: float) -> str:
 #: Prediction -> what of it decides: the paper's account as a whole, of the others how well they follow.
 _DECIDING = {
     "feature": ("r", "size", "sign"),
-    "gradient": ("r",),
+    "gradient": (),
     "optimiser": ("r",),
     "both": ("r",),
 }

@@ -20,7 +20,7 @@ from gpz_jax import parallel, runs, workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, TrainingConfig, resolve
 from gpz_jax.errors import UserError
 from gpz_jax.train import main
-from gpz_jax.training import classifier
+from gpz_jax.training import classifier, sweep
 from gpz_jax.workflow.common import abstract_state
 
 
@@ -220,7 +220,7 @@ def test_killed_between_the_ledger_and_the_checkpoint(tracked, tracked_copy, met
 def test_steps_behind_no_checkpoint_are_not_in_the_ledger_of_a_resumed_run(tracked_copy, monkeypatch):
     # What a kill leaves before the first step after resuming: that of the epochs behind the checkpoint, and no more.
     shutil.rmtree(tracked_copy / "checkpoints" / "6")
-    monkeypatch.setattr(classifier, "fit", lambda *args, **kwargs: None)
+    monkeypatch.setattr(sweep, "fit", lambda *args, **kwargs: None)
     workflow.train_run(config(TRACKED), folder=str(tracked_copy), resume=True)
     assert runs.read_steps(tracked_copy).step.values.tolist() == list(range(5 * STEPS))
 
@@ -243,6 +243,31 @@ def test_more_epochs_extend_the_ledger(tracked, tracked_copy, tmp_path):
     workflow.train_run(config(TRACKED, epochs=10), folder=str(tmp_path / "at once"))
     assert_same_run(tmp_path / "at once", tracked_copy)
     assert runs.CHUNK < runs.read_steps(tracked_copy).sizes["step"] == 10 * STEPS
+
+
+# Other versions ------------------------------------------------------------------------------------------------------
+
+
+def test_a_tracked_run_of_0_1_0_is_gone_on_with(tracked, tracked_copy):
+    tiny_runs.as_of_0_1_0(tracked_copy)
+    shutil.rmtree(tracked_copy / "checkpoints" / "6")
+    workflow.train_run(config(TRACKED), folder=str(tracked_copy), resume=True)
+    both = [[runs.read_steps(folder), runs.epochs(runs.open_run(folder))] for folder in (tracked, tracked_copy)]
+    for whole, ours in zip(*both, strict=True):
+        # Between was not stored then, and follows from the other two up to rounding.
+        np.testing.assert_allclose(ours.between, whole.between, rtol=1e-4, atol=1e-7)
+        xr.testing.assert_identical(ours.drop_vars("between"), whole.drop_vars("between"))
+    assert json.loads((tracked_copy / "config.json").read_text())["schema_version"] == runs.SCHEMA_VERSION
+
+
+def test_a_newer_record_is_refused_by_name(run, capsys):
+    text = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text(text.replace('"schema_version": 2', '"schema_version": 3'))
+    said = tiny_runs.refused(capsys, main, *FLAGS, "--epochs", "6", "--run", run, "--resume")
+    assert said == (
+        f"{run}/metrics.jsonl was written by a newer gpz_jax (schema 3; this one reads up to 2); upgrade gpz_jax to "
+        "read it"
+    )
 
 
 # Damage --------------------------------------------------------------------------------------------------------------

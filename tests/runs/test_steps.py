@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import tiny_runs
 import xarray as xr
 import zarr
 from hypothesis import given, settings
@@ -145,6 +146,50 @@ def test_rows_without_the_terms_of_the_parameters(tmp_path):
     names = tuple(name for name in VARIABLES if name not in runs.PARAMETER_TERMS)
     opened(tmp_path, variables=names).append(rows(range(3), variables=names))
     assert set(read_steps(tmp_path).data_vars) == set(names)
+
+
+# Other versions ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(whole, tmp_path):
+    """The whole record as gpz_jax 0.1.0 would have written it."""
+    folder = shutil.copytree(whole[0], tmp_path / "old")
+    (folder / "config.json").write_text('{"schema_version": 2}')
+    (folder / "metrics.jsonl").write_text("")
+    tiny_runs.as_of_0_1_0(folder)
+    return folder
+
+
+def test_a_record_of_0_1_0_is_read_in_todays_words(whole, old):
+    found, expected = read_steps(old), read_steps(whole[0])
+    np.testing.assert_allclose(found.between, found.within / found.rho - found.within, rtol=1e-6)
+    xr.testing.assert_equal(found.drop_vars("between"), expected.drop_vars("between"))
+    assert {name: values.attrs for name, values in found.items()} == {n: v.attrs for n, v in expected.items()}
+
+
+def test_a_record_of_0_1_0_is_gone_on_with_in_todays_words(whole, old):
+    expected, coming = read_steps(old).isel(step=slice(100)), rows(range(200, 210, 2), variables=tuple(VARIABLES))
+    opened(old, 200, variables=tuple(VARIABLES)).append(coming)
+    found = read_steps(old)
+    xr.testing.assert_equal(found.isel(step=slice(100)), expected)
+    np.testing.assert_array_equal(found.between[100:], coming["between"])
+    assert found.attrs["schema_version"] == runs.SCHEMA_VERSION
+    assert [path.name for path in steps_folder(old).parent.iterdir() if path.is_dir()] == ["steps"]
+
+
+@pytest.mark.parametrize("open_it", [read_steps, lambda folder: opened(folder, 5)])
+def test_a_newer_record_is_refused_by_name(tmp_path, open_it):
+    opened(tmp_path).append(rows(range(5)))
+    zarr.open_group(str(steps_folder(tmp_path)), mode="r+").attrs["schema_version"] = 3
+    with pytest.raises(UserError, match=r"steps was written by a newer gpz_jax \(schema 3; this one reads up to 2\)"):
+        open_it(tmp_path)
+
+
+def test_a_ledger_of_other_images_is_not_gone_on_with(tmp_path):
+    opened(tmp_path).append(rows(range(5)))
+    with pytest.raises(UserError, match="holds a ledger of another count"):
+        opened(tmp_path, 5, images=(5, 6, 8))
 
 
 # Reopening -----------------------------------------------------------------------------------------------------------

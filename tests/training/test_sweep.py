@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -491,6 +492,9 @@ def test_the_command(tmp_path):
     assert (home / "ls0.3-seed3" / "figures" / "training.png").stat().st_size > 1000
     assert not (home / "dynamics.zarr" / "steps").exists()
     assert "gpz: 4 run folders in runs/digits-cnn4-sweep\n" in said.stderr
+    assert re.search(
+        r"^gpz: epoch 1/1  loss [\d.]+ to [\d.]+  validation accuracy [\d.]+ to [\d.]+  R_c", said.stderr, re.M
+    )
     assert "python -m gpz_jax.probe runs/digits-cnn4-sweep/ls0.3-seed0" in said.stderr
     rows = [line.strip("│ ").split("│") for line in said.stdout.splitlines() if line.startswith("│")]
     assert [[cell.strip() for cell in row[:3]] for row in rows] == [
