@@ -17,12 +17,12 @@ NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.py"))
 SNIPPETS = sorted(page for page in DOCS.rglob("*.md") if ">>> " in page.read_text())
 
 
-def run(*arguments, cwd, **environment):
-    """Run a program of this Python's environment in a process of its own, the repository's package on its path."""
+def run(*arguments, cwd, typed=None, **environment):
+    """Run this Python in a process of its own, the repository's package on its path, what is typed as its input."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     everything = {**os.environ, "PYTHONPATH": path, "MPLBACKEND": "Agg", **environment}
     return subprocess.run(
-        [sys.executable, *arguments], cwd=cwd, env=everything, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments], cwd=cwd, env=everything, input=typed, capture_output=True, text=True, timeout=300
     )
 
 
@@ -39,6 +39,14 @@ def test_what_the_readme_shows_fits_a_terminal():
 def test_the_files_that_the_readme_names_are_there():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_snippet_of_the_readme_pastes_into_a_plain_session(tmp_path):
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    done = run("-i", "-q", cwd=tmp_path, typed=snippet)
+    assert "Error" not in done.stderr, done.stderr
+    assert "class mean" in done.stdout
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
 
 
 @pytest.mark.parametrize("page", SNIPPETS, ids=lambda page: page.stem)
