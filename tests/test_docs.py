@@ -67,5 +67,5 @@ def test_notebooks_run(notebook, tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs gpz-jax[docs]")
 def test_the_site_builds(tmp_path):
-    done = run("-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path), cwd=ROOT, GPZ_DOCS_EXECUTE="false")
+    done = run("-m", "mkdocs", "build", "--strict", "-d", str(tmp_path), cwd=ROOT, GPZ_DOCS_EXECUTE="false")
     assert done.returncode == 0, done.stderr

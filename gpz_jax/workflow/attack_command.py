@@ -236,8 +236,13 @@ def _report(loaded: LoadedRun, home: Path, results: list[AttackResult], pictures
     drawn = loaded.run.subfolder("figures")
     for result in results:
         if len(result.attempts) > 1:
-            rows = {attempt.attack: attempt.reconstructions[:pictures] for attempt in result.attempts}
+            rows = {_scored(one.attack, one): one.reconstructions[:pictures] for one in result.attempts}
             file = drawn / f"{home.name}-{runs.file_name(result.cut)}.png"
             figures.reconstruction_grid(result.originals[:pictures], rows, file)
-    rows = {result.cut: result.best.reconstructions[:pictures] for result in results}
+    rows = {_scored(result.cut, result.best): result.best.reconstructions[:pictures] for result in results}
     figures.reconstruction_grid(results[-1].originals[:pictures], rows, drawn / f"{home.name}.png")
+
+
+def _scored(name: str, attempt: Attempt) -> str:
+    """A row's name in a grid, with its score."""
+    return f"{name}\nratio {number(attempt.scores.ratio, 2)}"

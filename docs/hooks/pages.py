@@ -1,9 +1,10 @@
-"""What MkDocs calls while it builds the site: reference pages, one a room of the package, from its docstrings.
+"""What MkDocs calls while it builds the site: it adds reference pages, one a room of the package, from its docstrings.
 
-The pages are made of what lies in ``gpz_jax/``, so that a new file or room is on the site without being named anywhere.
+They are made of what lies in ``gpz_jax/``, so that a new file or room is on the site without being named anywhere.
 """
 
 import ast
+import re
 from pathlib import Path
 
 from mkdocs.structure.files import File
@@ -26,6 +27,15 @@ def on_files(files, config):
     for name, (_, text) in pages().items():
         files.append(File.generated(config, f"reference/{name}.md", content=text))
     return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Pages that show a file of the repository's root: its links, as they are from the page's folder."""
+    if not page.file.src_uri.startswith("design/"):
+        return markdown
+    (file,) = re.findall(r'--8<-- "(.*)"', markdown)
+    text = Path(file).read_text().replace("](ARCHITECTURE.md)", "](architecture.md)")
+    return text.replace("](docs/", "](../")
 
 
 def pages() -> dict[str, tuple[str, str]]:
