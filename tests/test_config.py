@@ -221,6 +221,15 @@ def test_impossible_settings(argv, message):
     assert re.search(message, raised.value.with_flags())
 
 
+def test_attacks_of_a_file_and_of_flags(toml):
+    file = toml("[attack]\nattack = ['linear', 'residual']\nlr = 0.5")
+    assert parse(attack.Attack, "runs/a", file).attack.attack == ("linear", "residual")
+    flags = parse(attack.Attack, "runs/a", file, "--attack", "likelihood")
+    assert flags.attack == AttackConfig(attack=("likelihood",), lr=0.5)
+    with pytest.raises(UserError, match=r"\[attack\]: unknown key 'rung'"):
+        parse(attack.Attack, "runs/a", toml("[attack]\nrung = ['linear']"))
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [

@@ -122,8 +122,8 @@ def _tell_plateau(plateau, loss):
 class _Images(NamedTuple):
     """The attacker's images on the device, and what the edge sends for them (None where it is asked at every step)."""
 
-    fit: Array
-    sent: Array | None
+    fit: Any
+    sent: Any | None
     selection: np.ndarray
     sent_selection: list[Array] | None
 

@@ -172,11 +172,11 @@ def read_result(file: Path) -> dict[str, Any]:
 
 def _same(asked: Mapping[str, Any], written: Mapping[str, Any], *, old: bool) -> bool:
     """Whether an attempt was asked for with these settings; an old record holds more than what it depended on."""
-    asked = json.loads(json.dumps(dict(asked)))
+    plain: dict[str, Any] = json.loads(json.dumps(dict(asked)))
     if not old:
-        return asked == written
-    attack, theirs = asked.pop("attack"), written["attack"]
-    return all(written.get(name) == value for name, value in asked.items()) and all(
+        return plain == written
+    attack, theirs = plain.pop("attack"), written["attack"]
+    return all(written.get(name) == value for name, value in plain.items()) and all(
         theirs.get(name) == value for name, value in attack.items()
     )
 
@@ -208,7 +208,8 @@ def _attempt(written: Mapping[str, Any]) -> Attempt:
             written["note"],
         ),
         int(written["parameters"]),
-        **{name: float(written.get(name, math.nan)) for name in ACCURACIES},
+        accuracy=float(written.get("accuracy", math.nan)),
+        accuracy_undefended=float(written.get("accuracy_undefended", math.nan)),
     )
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import time
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +49,7 @@ def attack_run(
       pictures: test images in the grids.
 
     Returns:
-      One result a cut.
+      One result a cut; its attempts without what was fitted, which is on disk.
 
     Raises:
       UserError: an unknown or bypassed cut, attack, module, enrichment or defence, what cannot be built at a cut,
@@ -195,36 +194,35 @@ class _Shelf:
 
 
 def _attack(target: Target, attacks: tuple[Attack, ...], exam: Exam, shelf: _Shelf, keep: int) -> AttackResult:
-    """Every attack on one cut, with a bar for each, or a line where the output is no terminal."""
+    """Every attack on one cut, with a bar that says how far each is; what was fitted stays on disk alone."""
     with progress_bar() as bar:
-        task, begun = None, time.monotonic()
+        task = bar.add_task(target.cut, total=None)
 
         def recall(attack: Attack, before: tuple[Attempt, ...]) -> Attempt | None:
-            nonlocal task, begun
-            found = shelf.recall(attack, before)
-            if found is None:
-                task, begun = bar.add_task(f"{attack.name} on {target.cut}", total=None), time.monotonic()
-            return found
+            bar.reset(task, total=None, description=f"{attack.name} on {target.cut}")
+            return shelf.recall(attack, before)
 
         def progress(done: int, total: int, words: str) -> None:
-            if task is not None:
-                name = f"{bar.tasks[task].description.split('  ')[0]}  {words}".rstrip()
-                bar.update(task, completed=done, total=total, description=name)
+            name, _, _ = bar.tasks[0].description.partition("  ")
+            bar.update(task, completed=done, total=total, description=f"{name}  {words}".rstrip())
 
         def on_attempt(attack: Attack, attempts: tuple[Attempt, ...]) -> None:
             shelf.keep(attack, attempts)
-            if task is not None:
-                bar.update(task, total=1, completed=1)
             if bar.disable:
-                scores = attempts[-1].scores
-                say(
-                    f"{attack.name} on {target.cut}: mse {number(scores.mse)}, {number(scores.ratio)} of the "
-                    f"class-mean floor, {time.monotonic() - begun:.0f} s"
-                )
+                _say_scores(target.cut, attempts[-1], bar.tasks[0].elapsed)
 
-        return attacking.attack_target(
+        result = attacking.attack_target(
             target, attacks, exam, keep=keep, recall=recall, on_attempt=on_attempt, progress=progress
         )
+    fitted_on_disk = (dataclasses.replace(attempt, parameters=None) for attempt in result.attempts)
+    return dataclasses.replace(result, attempts=tuple(fitted_on_disk))
+
+
+def _say_scores(cut: str, attempt: Attempt, seconds: float | None) -> None:
+    """One line an attack, where no bar is drawn."""
+    took = "" if seconds is None else f", {seconds:.0f} s"
+    mse, ratio = number(attempt.scores.mse), number(attempt.scores.ratio)
+    say(f"{attempt.attack} on {cut}: mse {mse}, {ratio} of the class-mean floor{took}")
 
 
 def _report(loaded: LoadedRun, home: Path, results: list[AttackResult], pictures: int) -> None:
