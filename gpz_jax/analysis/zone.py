@@ -156,7 +156,8 @@ def null_rule(stats: CutStatistics, *, confidence: float = 0.999) -> Zone:
     copies = 0 if stats.rho_null is None else len(stats.rho_null)
     if copies < 2:
         raise UserError(
-            f"the null rule needs a spread of untrained copies but got {copies}: give --null-seeds 2 or more"
+            f"the null rule needs a spread of untrained copies but got {copies}: give null_seeds 2 or more",
+            field="null_seeds",
         )
     null = _log_rho("rho_null", stats.rho_null, cuts)
     evidence = null.mean(axis=0) - _log_rho("rho", stats.rho, cuts)

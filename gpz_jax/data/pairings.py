@@ -23,7 +23,7 @@ HELD_OUT = ("held-out", "none")
 
 
 def resolve_auxiliary(data: DataConfig) -> tuple[DataConfig, str]:
-    """Work out ``--aux auto``: the paper's pairing if that data set lies in the data directory, else held-out.
+    """Work out ``aux="auto"``: the paper's pairing if that data set lies in the data directory, else held-out.
 
     Images for the attacker inside the data set's own .npz are a part held out by whoever wrote it, and come before the
     pairing. Nothing is downloaded. Returns the settings with ``aux`` a name, or None for a held-out part, and a line
@@ -45,7 +45,7 @@ def resolve_auxiliary(data: DataConfig) -> tuple[DataConfig, str]:
         return dataclasses.replace(data, aux=None), f"the attacker's images: those that {own} brings"
     for name in names:
         if (folder / f"{name}.npz").is_file() or (folder / name / "train").is_dir():
-            said = f"the attacker's images: {name!r}, the pairing of {data.data!r} (a part of it: --aux {HELD_OUT[0]})"
+            said = f"the attacker's images: {name!r}, the pairing of {data.data!r}"
             return dataclasses.replace(data, aux=name), said
     why = f" (its pairing, {' or '.join(names)}, is not in {data.data_dir})" if names else ""
     said = f"the attacker's images: a held-out part of {data.data!r}{why}" if names else ""

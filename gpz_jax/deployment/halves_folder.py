@@ -111,7 +111,8 @@ class Half:
         if not self.runs_here():
             raise UserError(
                 f"the {self.name} half was exported for {', '.join(self._platforms)}, not for this machine's "
-                f"{jax.default_backend()}; export it with another --platform"
+                f"{jax.default_backend()}; export it with another platform",
+                field="platform",
             )
         return self._call(x)
 
@@ -151,7 +152,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     try:
         record = json.loads(file.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path} holds no {RECORD}; write it with python -m gpz_jax.split RUN --cut CUT OUT") from None
+        raise UserError(f"{path} holds no {RECORD}; write it with save_halves, or the command split") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}); export it again") from None
     if not isinstance(record, dict) or "format" not in record:

@@ -114,17 +114,21 @@ def build(
     if name not in MODELS:
         raise UserError(f"unknown model {name!r}{did_you_mean(name, MODELS)}")
     if size < 16 or size % 16:
-        raise UserError(f"--size must be a positive multiple of 16 (the models halve it four times), got {size}")
+        raise UserError(
+            f"size must be a positive multiple of 16 (the models halve it four times), got {size}", field="size"
+        )
     width = MODELS[name].default_width if width is None else width
     if width < 1:
-        raise UserError(f"--width must be at least 1, got {width}")
+        raise UserError(f"width must be at least 1, got {width}", field="width")
     if not 0 < depth <= 100:
-        raise UserError(f"--depth must be a positive factor (1 is the paper's network), got {depth:g}")
+        raise UserError(f"depth must be a positive factor (1 is the paper's network), got {depth:g}", field="depth")
     if name in ("cnn", "cnn6") and depth != 1:
-        raise UserError(f"--depth {depth:g}: the {name} has one depth; give --width for a smaller one")
+        raise UserError(
+            f"`depth` {depth:g}: the {name} has one depth; give width for a smaller one", field=("depth", "width")
+        )
     if name == "vit":
         if patch < 1 or size % patch:
-            raise UserError(f"--patch {patch} must divide --size {size}")
+            raise UserError(f"patch {patch} must divide size {size}", field=("patch", "size"))
         if heads < 1 or width % heads:
-            raise UserError(f"--heads {heads} must divide --width {width}")
+            raise UserError(f"heads {heads} must divide width {width}", field=("heads", "width"))
     return MODELS[name].build(Options(num_classes, width, depth, patch, heads, jnp.dtype(dtype)))

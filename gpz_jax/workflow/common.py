@@ -69,7 +69,7 @@ def load_data(data: DataConfig, seed: int) -> tuple[Splits, sources.Source]:
         source = splits.limit_source(source, data.train_limit, seed=seed)
     data, chosen = pairings.resolve_auxiliary(data)
     if chosen:
-        say(chosen)
+        say(f"{chosen} (a part of it: --aux {pairings.HELD_OUT[0]})" if data.aux else chosen)
     auxiliary = sources.load(data.aux, data.data_dir, auxiliary=True) if data.aux else None
     dealt = splits.make_splits(
         source,

@@ -221,7 +221,7 @@ def test_null_rule_ignores_the_scale_that_fools_the_paper_rule():
 def test_null_rule_refuses_what_it_cannot_compare():
     stats = with_evidence([0.0, 1.0])
     for few in (None, stats.rho_null[:1]):
-        with pytest.raises(UserError, match="--null-seeds 2 or more"):
+        with pytest.raises(UserError, match="null_seeds 2 or more"):
             zone.null_rule(stats._replace(rho_null=few))
     with pytest.raises(UserError, match=r"rho at cut 'block_2' is 0\.0, not a positive number"):
         zone.null_rule(stats._replace(rho=np.array([0.9, 0.0])))
