@@ -13,10 +13,10 @@ Whole runs (train, probe, attack a run folder) are functions of ``gpz_jax.workfl
 
 from gpz_jax.analysis.bounds import decision_bound, feature_bound, information_ceiling, quantiser
 from gpz_jax.analysis.contraction import FeatureTerms, feature_terms, interference
-from gpz_jax.analysis.cost import Price, price_cuts
 from gpz_jax.analysis.labels import cluster_labels, predicted_labels
 from gpz_jax.analysis.nulls import null_variables
 from gpz_jax.analysis.parameter_space import ParameterTerms, gradient_parts, parameter_terms
+from gpz_jax.analysis.price import Price, price_cuts
 from gpz_jax.analysis.radius import Moments, deviations, measure, merge, radius, scatter, summarise, update
 from gpz_jax.analysis.readings import Readings, readings
 from gpz_jax.analysis.zone import CutStatistics, Zone, bootstrap_rho, locate, null_rule, paper_rule

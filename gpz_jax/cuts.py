@@ -40,6 +40,8 @@ class Cuts:
     """Folder that holds the run's images now, if they have moved since training."""
     out: str | None = None
     """Folder for cuts.csv and cuts.png; default: of a RUN, RUN/cuts.csv and RUN/figures/cuts.png; of a MODEL, none."""
+    wide: bool = False
+    """Print every column of the table, not only those that decide."""
 
 
 @one_line_errors
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.cuts")
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Cuts, argv, prog=prog, description=DESCRIPTION)
     priced = workflow.price(flags.what, flags.cuts, bare=flags.model, data_dir=flags.data_dir, out=flags.out)
-    workflow.report_cuts(priced, tables.console())
+    workflow.report_cuts(priced, tables.console(), wide=flags.wide)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from PIL import Image
 from tiny_runs import CUTS, TINY, refused
 
 from gpz_jax import attack, cuts, presentation, runs, train, workflow
-from gpz_jax.analysis import cost
+from gpz_jax.analysis import latency
+from gpz_jax.analysis.budget import recommend
 from gpz_jax.config import Config, DataConfig, ModelConfig, resolve
 from gpz_jax.data.sources import fingerprint
 from gpz_jax.reporting import cuts_table, figures
 from gpz_jax.training import classifier
-from gpz_jax.workflow import BareModel, CutsConfig
-from gpz_jax.workflow.cuts_command import recommend
+from gpz_jax.workflow import BareModel, CutsConfig, cuts_command
 
 SMALL = ("cnn", "--size", "16", "--width", "4")
 QUICK = ("--no-latency",)
@@ -53,10 +53,10 @@ def run(tmp_path_factory):
     values = np.arange(1.0, 7.0)
     record = xr.Dataset(
         {
-            "radius": ("cut", 100 / values),
-            "share": ("cut", 1 - values / 10),
+            "within": ("cut", 100 / values),
+            "rho": ("cut", 1 - values / 10),
             "dimension": ("cut", [256, 128, 64, 32, 50, 10]),
-            "mark": (("rule", "cut"), [["", "onset", "", "", "", ""], ["", "", "", "", "onset", "zone"]]),
+            "zone": (("rule", "cut"), [["", "onset", "", "", "", ""], ["", "", "", "", "onset", "zone"]]),
         },
         coords={"cut": list(CUTS), "rule": ["paper", "null"]},
         attrs={"epoch": 1},
@@ -74,9 +74,9 @@ def copy(run, tmp_path):
 @pytest.fixture
 def priced_once(monkeypatch):
     """One network under many budgets: it is priced for the first of them, and drawn for none."""
-    prices, price = [], cost.price
+    prices, price = [], cuts_command.price_traced
     monkeypatch.setattr(
-        cost, "price", lambda traced: prices[0] if prices else prices.append(price(traced)) or prices[0]
+        cuts_command, "price_traced", lambda traced: prices[0] if prices else prices.append(price(traced)) or prices[0]
     )
     monkeypatch.setattr(figures, "cuts_figure", lambda *a, **k: None)
 
@@ -129,7 +129,7 @@ def assert_png(file):
 
 
 def test_the_papers_deepest_network_in_one_table(capsys, tmp_path):
-    said = printed(capsys, "ir152", *QUICK, "--out", "o")
+    said = printed(capsys, "ir152", *QUICK, "--wide", "--out", "o")
     assert "62,091,978 parameters, 6.95 GFLOP, 64x64x3 images (12 KiB), batch of 1" in said
     rows = table(said)
     assert list(rows) == [*(f"block_{n}" for n in range(1, 52)), "embedding", "logits"]
@@ -182,48 +182,46 @@ def test_a_bare_model_is_timed_by_pieces_and_where_asked_as_whole_halves(capsys,
 
 def test_no_latency_times_and_fills_nothing(capsys, monkeypatch):
     for name in ("time_pieces", "time_halves"):
-        monkeypatch.setattr(cost, name, lambda *a, **k: pytest.fail("it timed"))
+        monkeypatch.setattr(latency, name, lambda *a, **k: pytest.fail("it timed"))
     monkeypatch.setattr(
         "gpz_jax.workflow.cuts_command._values", lambda *a: pytest.fail("it filled the network with numbers")
     )
     assert "ms" not in printed(capsys, *SMALL, *QUICK)
 
 
-@pytest.mark.parametrize(
-    ("width", "payload", "gone", "kept"),
-    [
-        (200, "uint8", [], ["payload float32", "payload bfloat16", "payload uint8", "mse"]),
-        (120, "uint8", ["payload bfloat16", "cloud FLOP"], ["payload uint8", "edge parameters", "rho", "/class mean"]),
-        (120, "float32", ["payload bfloat16"], ["payload float32", "edge parameters", "rho", "/class mean"]),
-        (
-            80,
-            "uint8",
-            ["shape", "cloud ms by pieces"],
-            ["payload uint8", "edge parameters", "rho", "edge ms by pieces"],
-        ),
-    ],
-)
-def test_a_narrow_table_leaves_columns_out_and_cuts_none_short(width, payload, gone, kept):
+ROW = {
+    "cut": "block_4", "shape": "16x16x128", "values": 32768, "valid": True, "edge_parameters": 1_234_567,
+    "edge_share": 0.123, "cloud_parameters": 2_345_678, "edge_flops": 1.2e9, "cloud_flops": 3e9,
+    "payload_float32": 131072, "payload_bfloat16": 65536, "payload_uint8": 32768, "edge_memory": 2**21,
+    "edge_ms": 12.3, "cloud_ms": 23.4, "within": 123.4, "rho": 0.5, "zone_paper": "", "zone_null": "onset",
+    "mse": 0.0123, "ratio": 0.456, "flattened": False, "within_budget": True, "recommended": True,
+}  # fmt: skip
+DECIDING = ["cut", "edge parameters", "share (%)", "edge ms by pieces", "rho", "zone: null", "/class mean"]
+
+
+@pytest.mark.parametrize("payload", ["uint8", "float32"])
+def test_what_decides_fits_80_columns_and_the_rest_is_named(payload):
     from rich.console import Console
 
-    row = {
-        "cut": "block_4", "shape": "16x16x128", "values": 32768, "valid": True, "edge_parameters": 1_234_567,
-        "edge_share": 0.123, "cloud_parameters": 2_345_678, "edge_flops": 1.2e9, "cloud_flops": 3e9,
-        "payload_float32": 131072, "payload_bfloat16": 65536, "payload_uint8": 32768, "edge_memory": 2**21,
-        "edge_ms": 12.3, "cloud_ms": 23.4, "radius": 123.4, "share": 0.5, "zone_null": "onset", "mse": 0.0123,
-        "ratio": 0.456, "flattened": False, "within_budget": True, "recommended": True,
-    }  # fmt: skip
-    console = Console(width=width, record=True, file=io.StringIO())
-    console.print(cuts_table.cuts_table("a [title]", [row], payload=payload, width=width))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(cuts_table.cuts_table("a [title]", [ROW], payload=payload))
     said = console.export_text()
     heads = table(said)["block_4 *"]
-    assert set(kept) <= set(heads)
-    assert not set(gone) & set(heads)
-    assert all(head in " ".join(said.split()) for head in gone)  # named below the table
+    assert {*DECIDING[1:], f"payload {payload}"} == set(heads) - {"cut"}
+    assert "with --wide also: shape, values, cloud parameters" in " ".join(said.split())
     assert "…" not in said
     assert "a [title]" in said
-    if "/class mean" in heads:
-        assert heads["/class mean"] == "0.456?"
+    assert heads["/class mean"] == "0.456?"
+    assert heads["zone: null"] == "onset"
+
+
+def test_wide_has_every_column():
+    from rich.console import Console
+
+    console = Console(width=300, record=True, file=io.StringIO())
+    console.print(cuts_table.cuts_table("t", [ROW], wide=True))
+    heads = table(console.export_text())["block_4 *"]
+    assert {"payload float32", "payload bfloat16", "payload uint8", "mse", "R_c^2", "zone: paper"} <= set(heads)
 
 
 # A run ---------------------------------------------------------------------------------------------------------------
@@ -251,13 +249,13 @@ def assert_table_carries_price_probe_and_attack(copy, capsys):
     result = json.loads((copy / "attacks" / "logits-deconvolution" / "result.json").read_text())
     for cut, row in rows.items():
         at = record.sel(cut=cut)
-        assert float(row["radius"]) == float(at.radius)
-        assert float(row["share"]) == float(at.share)
+        assert float(row["within"]) == float(at.within)
+        assert float(row["rho"]) == float(at.rho)
         assert [row["zone_paper"], row["zone_null"]] == [
-            str(at.mark.sel(rule=rule).values) for rule in ("paper", "null")
+            str(at.zone.sel(rule=rule).values) for rule in ("paper", "null")
         ]
         line = shown["logits *" if cut == "logits" else cut]
-        assert line["rho"] == presentation.number(float(at.share))
+        assert line["rho"] == presentation.number(float(at.rho))
         assert int(row["values"]) == at.dimension
         scores = [float(row["mse"]), float(row["ratio"])]
         if cut == "logits":
@@ -298,7 +296,7 @@ def criterion(folder, capsys, *flags):
 def test_the_criterion_is_attack_then_zone_then_rho_then_depth(copy, capsys):
     marks = [["", "", "", "", "onset", "zone"], ["", "onset", "", "zone", "zone", "zone"]]
     shutil.rmtree(copy / "attacks")
-    rewritten(copy, share=[0.9, 0.1, 0.7, 0.3, 0.4, 0.5], mark=np.array(marks))
+    rewritten(copy, rho=[0.9, 0.1, 0.7, 0.3, 0.4, 0.5], zone=np.array(marks))
     attacked(copy, "block_1", 0.4)
     attacked(copy, "block_2", 0.8, flattened=False)
     attacked(copy, "block_3", 0.7)
@@ -323,10 +321,10 @@ def test_the_criterion_is_attack_then_zone_then_rho_then_depth(copy, capsys):
 def test_recommend_prefers_what_is_valid_and_within_budget():
     good = {"valid": True, "within_budget": True}
     rows = [
-        {**good, "cut": "a", "ratio": 0.5, "share": 0.1, "zone_null": "onset"},
+        {**good, "cut": "a", "ratio": 0.5, "rho": 0.1, "zone_null": "onset"},
         {**good, "cut": "b", "ratio": 0.9, "valid": False},
         {**good, "cut": "c", "ratio": 0.9, "within_budget": False},
-        {**good, "cut": "d", "ratio": math.nan, "share": 0.01, "zone_null": ""},
+        {**good, "cut": "d", "ratio": math.nan, "rho": 0.01, "zone_null": ""},
     ]
     assert recommend(rows)[0] == "a"
     rows[0]["ratio"] = math.nan
@@ -357,8 +355,8 @@ def test_a_budget_keeps_the_rows_that_meet_it(capsys, tmp_path):
 def test_the_test_images_probe_is_read_first_and_a_damaged_one_passed_over(copy, capsys):
     first = copy / "probe" / "auxiliary.zarr"
     shutil.copytree(copy / "probe" / "test.zarr", first)
-    rewritten(copy, share=[0.95, 0.8, 0.7, 0.6, 0.5, 0.4])
-    assert workflow.price(str(copy), CutsConfig(no_latency=True)).rows[0]["share"] == 0.95
+    rewritten(copy, rho=[0.95, 0.8, 0.7, 0.6, 0.5, 0.4])
+    assert workflow.price(str(copy), CutsConfig(no_latency=True)).rows[0]["rho"] == 0.95
     (copy / "probe" / "test.zarr" / "zarr.json").write_text("no JSON")
     (copy / "attacks" / "logits-deconvolution" / "result.json").write_text('{"cut": "logits"}')
     capsys.readouterr()
@@ -367,7 +365,7 @@ def test_the_test_images_probe_is_read_first_and_a_damaged_one_passed_over(copy,
     assert "test.zarr cannot be read" in said
     assert "result.json cannot be read (KeyError)" in said
     with xr.open_zarr(first) as record:
-        assert [row["share"] for row in rows] == list(record.share.values)
+        assert [row["rho"] for row in rows] == list(record.rho.values)
     assert all(math.isnan(row["ratio"]) for row in rows)
 
 
@@ -411,7 +409,7 @@ def test_what_was_found_of_another_epoch_is_noted(copy, capsys):
     ],
 )  # fmt: skip
 def test_refused(capsys, monkeypatch, flags, said):
-    monkeypatch.setattr(cost, "time_pieces", lambda *a, **k: pytest.fail("it timed"))
+    monkeypatch.setattr(latency, "time_pieces", lambda *a, **k: pytest.fail("it timed"))
     assert said in refused(capsys, cuts.main, *flags)
 
 
@@ -430,8 +428,8 @@ def test_a_budget_that_nothing_meets_names_the_closest_cut_and_its_price(capsys,
     def says(*flags):
         return refused(capsys, cuts.main, *SMALL, *flags)
 
-    timed = {cut: cost.Latency(0.004 + 0.001 * i, 0.1) for i, cut in enumerate(CUTS)}
-    monkeypatch.setattr(cost, "time_pieces", lambda *a, **k: timed)
+    timed = {cut: latency.Latency(0.004 + 0.001 * i, 0.1) for i, cut in enumerate(CUTS)}
+    monkeypatch.setattr(latency, "time_pieces", lambda *a, **k: timed)
     rows = {
         row["cut"]: row
         for row in workflow.price_model("cnn", BareModel(size=16, width=4), CutsConfig(no_latency=True)).rows
@@ -498,18 +496,18 @@ def drawn(tmp_path, monkeypatch, rows, **options):
 def test_the_figure_shows_attacks_and_where_there_are_none_rho(tmp_path, monkeypatch):
     plain = {"valid": True, "within_budget": True, "recommended": False, "payload_uint8": 64, "zone_null": ""}
     rows = [
-        {**plain, "cut": "a", "edge_share": 0.1, "ratio": 0.2, "share": 0.9},
-        {**plain, "cut": "b", "edge_share": 0.2, "ratio": math.nan, "share": 0.5},
+        {**plain, "cut": "a", "edge_share": 0.1, "ratio": 0.2, "rho": 0.9},
+        {**plain, "cut": "b", "edge_share": 0.2, "ratio": math.nan, "rho": 0.5},
         {
             **plain,
             "cut": "c$",
             "edge_share": 1.0,
             "ratio": 0.8,
-            "share": 0.1,
+            "rho": 0.1,
             "recommended": True,
             "zone_null": "onset",
         },
-        {**plain, "cut": "d", "edge_share": 0.3, "ratio": 9.0, "share": 0.1, "valid": False},
+        {**plain, "cut": "d", "edge_share": 0.3, "ratio": 9.0, "rho": 0.1, "valid": False},
     ]
     axes = drawn(tmp_path, monkeypatch, rows, limits={"edge_share": 0.5, "payload_uint8": 100})
     left, right, left_rho, right_rho = axes

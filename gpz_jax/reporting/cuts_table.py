@@ -4,91 +4,91 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from gpz_jax.presentation import number, quantity
+from gpz_jax.reporting.tables import Column, Sheet
 
-#: Columns that a narrow terminal goes without, the first of them first: most follow from those that stay.
-SPARED_CUT_COLUMNS = (
-    "payload\nbfloat16", "cloud\nparameters", "cloud\nFLOP", "zone:\npaper", "payload\nfloat32", "mse", "R_c^2",
-    "payload\nuint8", "shape", "cloud ms\nby pieces", "values", "edge\nFLOP", "edge\nmemory",
-)  # fmt: skip
+Rows = Sequence[Mapping[str, Any]]
+
+CAPTION = "share: edge parameters of all; FLOP: 2 a multiply-add; memory: peak of the activations without fusion"
 
 
-def cuts_table(title: str, rows: Sequence[Mapping[str, Any]], *, payload: str = "uint8", width: int = 200) -> Table:
+def cuts_table(title: str, rows: Rows, *, payload: str = "uint8", wide: bool = False) -> Sheet:
     """What cuts cost, one row for each that is within budget, the recommended one marked with an asterisk.
 
     Args:
       title: of the table.
       rows: what ``workflow.price_run`` returns.
-      payload: how z is sent; that column always stays.
-      width: characters to fit in; columns of ``SPARED_CUT_COLUMNS`` are left out until the table does.
+      payload: how z is sent.
+      wide: show all columns, not only those that decide.
     """
     shown = [row for row in rows if row["within_budget"]]
-    rules = [key for key in rows[0] if key.startswith("zone_")]
-    columns = {
-        "cut": [escape(row["cut"]) + _cut_marks(row) for row in shown],
-        "shape": [row["shape"] for row in shown],
-        "values": [f"{row['values']:,}" for row in shown],
-        "edge\nparameters": [f"{row['edge_parameters']:,}" for row in shown],
-        "share\n(%)": [f"{100 * row['edge_share']:.2f}" for row in shown],
-        "cloud\nparameters": [f"{row['cloud_parameters']:,}" for row in shown],
-        "edge\nFLOP": [quantity(row["edge_flops"]) for row in shown],
-        "cloud\nFLOP": [quantity(row["cloud_flops"]) for row in shown],
-        **{
-            f"payload\n{dtype}": [f"{quantity(row[f'payload_{dtype}'], 1024)}B" for row in shown]
-            for dtype in ("float32", "bfloat16", "uint8")
-        },
-        "edge\nmemory": [f"{quantity(row['edge_memory'], 1024)}B" for row in shown],
-        "edge ms\nby pieces": [number(row["edge_ms"]) for row in shown],
-        "cloud ms\nby pieces": [number(row["cloud_ms"]) for row in shown],
-        "R_c^2": [number(row.get("radius", math.nan)) for row in shown],
-        "rho": [number(row.get("share", math.nan)) for row in shown],
-        **{f"zone:\n{key.removeprefix('zone_')}": [row[key] for row in shown] for key in rules},
-        "mse": [number(row.get("mse", math.nan)) for row in shown],
-        "/class\nmean": [_ratio(row) for row in shown],
-    }
+    cut = Column("cut", [row["cut"] + _marks(row) for row in shown])
+    columns = [cut, *_price_columns(shown, payload), *_found_columns(rows, shown)]
     # What was not measured is not shown; that no cut here lies in a zone was measured.
-    columns = {head: cells for head, cells in columns.items() if any(cells) or head.startswith("zone:")}
-    spared = []
-    for head in SPARED_CUT_COLUMNS:
-        if head == f"payload\n{payload}":
-            continue
-        if sum(3 + max(map(len, (*head.split("\n"), *cells))) for head, cells in columns.items()) < width:
-            break
-        if columns.pop(head, None):
-            spared.append(head.replace("\n", " "))
-    caption = _cuts_caption(columns, shown)
-    if len(shown) < len(rows):
-        caption += f"; {len(shown)} of {len(rows)} cuts are within budget"
-    if spared:
-        caption += f"; left out for width: {', '.join(spared)}"
-    table = Table(title=escape(title), caption=caption)
-    for head in columns:
-        words = head in ("cut", "shape") or head.startswith("zone")
-        table.add_column(head, justify="left" if words else "right", no_wrap=True)
-    for row, cells in zip(shown, zip(*columns.values(), strict=True), strict=True):
-        table.add_row(*cells, style="bold" if row["recommended"] else None)
-    return table
+    columns = [column for column in columns if any(column.cells) or column.head.startswith("zone:")]
+    bold = frozenset(i for i, row in enumerate(shown) if row["recommended"])
+    return Sheet(title, columns, _caption(columns, shown, len(rows), wide), wide, bold=bold)
 
 
-def _cuts_caption(columns: Mapping[str, Sequence[str]], shown: Sequence[Mapping[str, Any]]) -> str:
-    caption = "share: edge parameters of all; FLOP: 2 a multiply-add; memory: peak of the activations without fusion"
-    if "edge ms\nby pieces" in columns:
+def _price_columns(rows: Rows, payload: str) -> list[Column]:
+    def of(key: str, unit: str = "", base: int = 1000) -> list[str]:
+        return [f"{quantity(row[key], base)}{unit}" for row in rows]
+
+    payloads = [
+        Column(f"payload\n{dtype}", of(f"payload_{dtype}", "B", 1024), wide=dtype != payload)
+        for dtype in ("float32", "bfloat16", "uint8")
+    ]
+    return [
+        Column("shape", [row["shape"] for row in rows], wide=True, words=True),
+        Column("values", [f"{row['values']:,}" for row in rows], wide=True),
+        Column("edge\nparameters", [f"{row['edge_parameters']:,}" for row in rows]),
+        Column("share\n(%)", [f"{100 * row['edge_share']:.2f}" for row in rows]),
+        Column("cloud\nparameters", [f"{row['cloud_parameters']:,}" for row in rows], wide=True),
+        Column("edge\nFLOP", of("edge_flops"), wide=True),
+        Column("cloud\nFLOP", of("cloud_flops"), wide=True),
+        *payloads,
+        Column("edge\nmemory", of("edge_memory", "B", 1024), wide=True),
+        Column("edge ms\nby pieces", [number(row["edge_ms"]) for row in rows]),
+        Column("cloud ms\nby pieces", [number(row["cloud_ms"]) for row in rows], wide=True),
+    ]
+
+
+def _found_columns(rows: Rows, shown: Rows) -> list[Column]:
+    def of(key: str) -> list[str]:
+        return [number(row.get(key, math.nan)) for row in shown]
+
+    zones = [key for key in rows[0] if key.startswith("zone_")]
+    return [
+        Column("R_c^2", of("within"), wide=True),
+        Column("rho", of("rho")),
+        *(
+            Column(f"zone:\n{key.removeprefix('zone_')}", [row[key] for row in shown], key != "zone_null", words=True)
+            for key in zones
+        ),
+        Column("mse", of("mse"), wide=True),
+        Column("/class\nmean", [_ratio(row) for row in shown]),
+    ]
+
+
+def _caption(columns: Sequence[Column], shown: Rows, count: int, wide: bool) -> str:
+    cells = {column.head: column.cells for column in columns}
+    caption = CAPTION if wide else CAPTION.split(";")[0]
+    if "edge ms\nby pieces" in cells:
         caption += "; by pieces: each compiled by itself"
-    if "/class\nmean" in columns:
+    if "/class\nmean" in cells:
         caption += "; /class mean: mse of the attack over that of the class-mean floor"
-    if any(cell.endswith("?") for cell in columns.get("/class\nmean", ())):
+    if any(cell.endswith("?") for cell in cells.get("/class\nmean", ())):
         caption += " (? while its loss still fell)"
     if not all(row["valid"] for row in shown):
         caption += "; the halves of a bypassed cut overlap: together they exceed the total"
     if any(row["recommended"] for row in shown):
         caption += "; * recommended"
+    if len(shown) < count:
+        caption += f"; {len(shown)} of {count} cuts are within budget"
     return caption
 
 
-def _cut_marks(row: Mapping[str, Any]) -> str:
+def _marks(row: Mapping[str, Any]) -> str:
     return ("" if row["valid"] else " (bypassed)") + (" *" if row["recommended"] else "")
 
 

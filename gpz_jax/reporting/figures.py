@@ -144,7 +144,7 @@ def cuts_figure(
     """
     rows = [row for row in rows if row["valid"]]
     attacked = np.array([row.get("ratio", np.nan) for row in rows], float)
-    probed = np.where(np.isnan(attacked), [row.get("share", np.nan) for row in rows], np.nan)  # each cut once
+    probed = np.where(np.isnan(attacked), [row.get("rho", np.nan) for row in rows], np.nan)  # each cut once
     privacy = {"attack: mse over the class-mean floor's": attacked, r"probe: $\rho$, axis downward": probed}
     privacy = {label: values for label, values in privacy.items() if np.isfinite(values).any()}
     privacy = privacy or {"depth: number of the cut": np.arange(1.0, 1.0 + len(rows))}

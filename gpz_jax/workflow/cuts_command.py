@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,13 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from gpz_jax import presentation, runs
-from gpz_jax.analysis import cost
+from gpz_jax import presentation
+from gpz_jax.analysis import latency
+from gpz_jax.analysis.budget import Limit, hold, parse_parameters, recommend
+from gpz_jax.analysis.price import BYTES, Price, price_traced
+from gpz_jax.analysis.program import Traced, trace
 from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.models import MODELS, build
 from gpz_jax.reporting import cuts_table, figures, tables
 from gpz_jax.taps import TappedNetwork, tap
-from gpz_jax.workflow.common import progress_bar, say
+from gpz_jax.workflow.common import progress_bar
+from gpz_jax.workflow.cut_evidence import evidence
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run
 
 
@@ -200,14 +203,14 @@ def _price(
     found: Mapping[str, Mapping[str, Any]],
     files: tuple[Path, Path] | None,
 ) -> Priced:
-    traced = cost.trace(network, variables, x)
-    rows = [_row(priced, found.get(priced.cut, {})) for priced in cost.price(traced)]
+    traced = trace(network, variables, x)
+    rows = [_row(priced, found.get(priced.cut, {})) for priced in price_traced(traced)]
     total = rows[-1]
     for row in rows:
         row["edge_share"] = row["edge_parameters"] / max(total["edge_parameters"], 1)
     _check_cuts(network, rows, options.cut)
     limits = _limits(options, total["edge_parameters"])
-    _hold(rows, [limit for limit in limits if limit.key != "edge_ms"], name)  # refuse before anything is timed
+    hold(rows, [limit for limit in limits if limit.key != "edge_ms"], name)  # refuse before anything is timed
     title = (
         f"{name}: {total['edge_parameters']:,} parameters, {presentation.quantity(total['edge_flops'])}FLOP, "
         f"{'x'.join(map(str, x.shape[1:]))} images ({presentation.quantity(math.prod(x.shape[1:]), 1024)}B), "
@@ -217,7 +220,7 @@ def _price(
     if inputs is not None:
         title += f"; median of {options.repeats} runs on {jax.devices()[0].device_kind}"
         _time_pieces(traced, inputs, rows, options.repeats)
-        _hold(rows, limits, name)
+        hold(rows, limits, name)
     # A bare model without a budget leaves nothing to weigh: the deepest cut is always the logits.
     choice, why = recommend(rows) if found or limits else (None, "")
     words = [] if choice is None else _recommendation(rows, choice, why, limits)
@@ -242,7 +245,7 @@ def _check_cuts(network: TappedNetwork, rows: list[dict[str, Any]], asked: tuple
             )
 
 
-def _row(priced: cost.Price, found: Mapping[str, Any]) -> dict[str, Any]:
+def _row(priced: Price, found: Mapping[str, Any]) -> dict[str, Any]:
     """A cut as a row of ``cuts.csv``; what is measured later is NaN until then."""
     return {
         "cut": priced.cut,
@@ -254,25 +257,13 @@ def _row(priced: cost.Price, found: Mapping[str, Any]) -> dict[str, Any]:
         "cloud_parameters": priced.cloud_parameters,
         "edge_flops": priced.edge_flops,
         "cloud_flops": priced.cloud_flops,
-        **{f"payload_{dtype}": priced.payload(dtype) for dtype in cost.BYTES},
+        **{f"payload_{dtype}": priced.payload(dtype) for dtype in BYTES},
         "edge_memory": priced.edge_memory,
         **dict.fromkeys(("edge_ms", "cloud_ms", "edge_ms_whole", "cloud_ms_whole"), math.nan),
         **found,
         "within_budget": True,
         "recommended": False,
     }
-
-
-# The budget ----------------------------------------------------------------------------------------------------------
-
-
-class Limit(NamedTuple):
-    """The most that a column of the table may be; ``flag`` as it was given, ``words`` for what a cut costs there."""
-
-    key: str
-    most: float
-    flag: str
-    words: str
 
 
 def _limits(options: CutsConfig, parameters: int) -> list[Limit]:
@@ -292,66 +283,6 @@ def _limits(options: CutsConfig, parameters: int) -> list[Limit]:
     return limits
 
 
-def parse_parameters(text: str, total: int) -> float:
-    """A number of parameters from "5000000", "5_000_000", "5e6", or "10%" of ``total``.
-
-    Raises:
-      UserError: anything else, or less than 1 parameter.
-
-    Example:
-      >>> parse_parameters("10%", 50), parse_parameters("1_000", 50), parse_parameters("2e3", 50)
-      (5.0, 1000.0, 2000.0)
-    """
-    try:
-        most = total * float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        most = math.nan
-    if not (most >= 1 and math.isfinite(most)):
-        raise UserError(f"--budget-params must be a number of parameters or a share such as 10%, got {text!r}")
-    return most
-
-
-def _hold(rows: list[dict[str, Any]], limits: list[Limit], name: str) -> None:
-    """Hold every row against the limits. Raises :class:`UserError` with the closest cut if no valid one is within."""
-    for row in rows:
-        row["within_budget"] = not any(row[limit.key] > limit.most for limit in limits)
-    valid = [row for row in rows if row["valid"]]
-    if not any(row["within_budget"] for row in valid):
-        closest = min(valid, key=lambda row: max(row[limit.key] / limit.most for limit in limits))
-        costs = " and ".join(limit.words.format(closest[limit.key]) for limit in limits)
-        flags = " and ".join(limit.flag for limit in limits)
-        raise UserError(f"no cut of {name} is within {flags}: the closest is {closest['cut']!r}, with {costs}")
-
-
-def recommend(rows: list[dict[str, Any]]) -> tuple[str, str]:
-    """The cut with the best privacy among the valid rows within budget, and the criterion in words.
-
-    The highest attack ratio where any was attacked; else the lowest rho in the null rule's zone; else the lowest rho;
-    else, where nothing was measured, the deepest.
-
-    Args:
-      rows: what :class:`Priced` holds; at least one valid row within budget.
-
-    Example:
-      >>> row = {"valid": True, "within_budget": True}
-      >>> recommend([{**row, "cut": "a", "ratio": 0.2}, {**row, "cut": "b", "ratio": 0.9}, {**row, "cut": "c"}])
-      ('b', 'attack: the highest ratio to the class-mean floor, 0.9, of the attacked cuts, 2 of 3')
-    """
-    inside = [row for row in rows if row["valid"] and row["within_budget"]]
-    attacked = [row for row in inside if math.isfinite(row.get("ratio", math.nan))]
-    if attacked:
-        best = max(attacked, key=lambda row: row["ratio"])
-        criterion = f"attack: the highest ratio to the class-mean floor, {presentation.number(best['ratio'])}"
-        return best["cut"], f"{criterion}, of the attacked cuts, {len(attacked)} of {len(inside)}"
-    probed = [row for row in inside if math.isfinite(row.get("share", math.nan))]
-    zone = [row for row in probed if row.get("zone_null")]
-    if probed:
-        best = min(zone or probed, key=lambda row: row["share"])
-        where = ", in the null rule's zone" if zone else f"; none of {len(inside)} cuts lies in the null rule's zone"
-        return best["cut"], f"probe: the lowest rho, {presentation.number(best['share'])}{where}"
-    return inside[-1]["cut"], f"depth: the deepest of {len(inside)}; neither probed nor attacked"
-
-
 def _recommendation(rows: list[dict[str, Any]], choice: str, why: str, limits: list[Limit]) -> list[str]:
     """Mark the row, and say why it, and what to beware of."""
     within = f" within {' and '.join(limit.flag for limit in limits)}" if limits else ""
@@ -365,88 +296,20 @@ def _recommendation(rows: list[dict[str, Any]], choice: str, why: str, limits: l
     return words
 
 
-# What was found of a run ---------------------------------------------------------------------------------------------
-
-
-def evidence(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
-    """What the run's probe and attacks say of each cut: radius, share, zone_RULE, mse, ratio, flattened.
-
-    NaN where nothing was measured; ``flattened`` is False for an attack that was still improving when it ended.
-    Of several probes the one of the test images is read, else the first by name. Of several attacks on a cut the
-    strongest counts, the one with the lowest ratio.
-    """
-    cuts = loaded.network.cuts
-    probed, attacked = _probed(loaded), _attacked(loaded)
-    columns = {name: "" if name.startswith("zone_") else math.nan for row in probed.values() for name in row}
-    none = {"radius": math.nan, "share": math.nan, **columns, "mse": math.nan, "ratio": math.nan, "flattened": True}
-    return {cut: {**none, **probed.get(cut, {}), **attacked.get(cut, {})} for cut in cuts}
-
-
-def _probed(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
-    import xarray as xr
-
-    folders = (loaded.run.folder / "probe").glob("*.zarr")
-    for folder in sorted(folders, key=lambda path: (path.name != "test.zarr", path.name)):
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # zarr's, of a store that was not written by us to the end
-                with xr.open_zarr(folder) as record:
-                    record.load()
-            found = {
-                str(cut): {
-                    "radius": float(record.radius.sel(cut=cut)),
-                    "share": float(record.share.sel(cut=cut)),
-                    **{f"zone_{rule}": str(record.mark.sel(rule=rule, cut=cut).values) for rule in record.rule.values},
-                }
-                for cut in record.cut.values
-                if str(cut) in loaded.network.cuts
-            }
-        except Exception as error:  # whatever xarray and zarr make of a damaged store: another is tried
-            say(f"the probe in {folder} cannot be read ({type(error).__name__}); make it again with gpz_jax.probe")
-            continue
-        _note_epoch(f"the probe in {folder.name}", record.attrs.get("epoch"), loaded)
-        return found
-    return {}
-
-
-def _attacked(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for file in sorted((loaded.run.folder / "attacks").glob("*/result.json")):
-        try:
-            result = runs.read_result(file)
-            cut, scores = str(result["cut"]), {name: float(result["scores"][name]) for name in ("mse", "ratio")}
-            scores["flattened"] = bool(result["flattened"])
-            epoch = result["asked"]["epoch_of_run"]
-        except UserError:  # of a newer schema
-            raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            say(f"the attack in {file} cannot be read ({type(error).__name__}); it is left out")
-            continue
-        if cut in loaded.network.cuts and not scores["ratio"] >= found.get(cut, {}).get("ratio", math.inf):
-            found[cut] = scores
-            _note_epoch(f"the attack on {cut}", epoch, loaded)
-    return found
-
-
-def _note_epoch(what: str, epoch: Any, loaded: LoadedRun) -> None:
-    if epoch is not None and epoch != loaded.epoch:
-        say(f"{what} is of epoch {epoch}, the run's best is now {loaded.epoch}; make it again")
-
-
 # What is timed -------------------------------------------------------------------------------------------------------
 
 
-def _time_pieces(traced: cost.Traced, inputs: tuple[Any, Any], rows: list[dict[str, Any]], repeats: int) -> None:
+def _time_pieces(traced: Traced, inputs: tuple[Any, Any], rows: list[dict[str, Any]], repeats: int) -> None:
     with progress_bar() as bar:
         task = bar.add_task("timing", total=sum(row["valid"] for row in rows) + repeats)
-        timed = cost.time_pieces(traced, *inputs, repeats=repeats, on_piece=lambda: bar.advance(task))
+        timed = latency.time_pieces(traced, *inputs, repeats=repeats, on_piece=lambda: bar.advance(task))
     for row in rows:
         if row["cut"] in timed:
             row["edge_ms"], row["cloud_ms"] = (1000 * seconds for seconds in timed[row["cut"]])
 
 
-def _time_halves(traced: cost.Traced, inputs: tuple[Any, Any], row: dict[str, Any], repeats: int) -> str:
-    halves = cost.time_halves(traced, *inputs, row["cut"], repeats=repeats)
+def _time_halves(traced: Traced, inputs: tuple[Any, Any], row: dict[str, Any], repeats: int) -> str:
+    halves = latency.time_halves(traced, *inputs, row["cut"], repeats=repeats)
     row["edge_ms_whole"], row["cloud_ms_whole"] = (1000 * seconds for seconds in halves)
     edge, cloud, edge_whole, cloud_whole = (
         presentation.number(row[key]) for key in ("edge_ms", "cloud_ms", "edge_ms_whole", "cloud_ms_whole")
@@ -482,8 +345,8 @@ def _images(x: jax.ShapeDtypeStruct) -> np.ndarray:
     return rng.standard_normal(x.shape, np.float32)
 
 
-def report_cuts(priced: Priced, console: Console) -> None:
+def report_cuts(priced: Priced, console: Console, *, wide: bool = False) -> None:
     """Print the table of cuts and what is recommended, in words."""
-    console.print(cuts_table.cuts_table(priced.title, priced.rows, payload=priced.payload, width=console.width))
+    console.print(cuts_table.cuts_table(priced.title, priced.rows, payload=priced.payload, wide=wide))
     for sentence in priced.words:
         console.print(sentence, markup=False, highlight=False)

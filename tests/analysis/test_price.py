@@ -11,8 +11,10 @@ import pytest
 from flax import nnx
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 
-from gpz_jax.analysis import cost
-from gpz_jax.analysis.cost import peak_memory, price_cuts, section, time_halves, time_pieces, trace
+from gpz_jax.analysis import latency
+from gpz_jax.analysis.latency import time_halves, time_pieces
+from gpz_jax.analysis.price import BYTES, peak_memory, price_cuts
+from gpz_jax.analysis.program import section, trace
 from gpz_jax.errors import UserError
 from gpz_jax.models import build
 from gpz_jax.taps import Tap, split_at, tap, valid_cuts
@@ -75,7 +77,7 @@ def test_the_papers_shares(name, total, edges):
     assert shares == edges
     if name == "vgg19":  # the payload halves where the paper says
         assert [found[cut].values for cut in ("layer_26", "layer_30")] == [65_536, 32_768]
-        assert [found["layer_30"].payload(dtype) for dtype in cost.BYTES] == [131_072, 65_536, 32_768]
+        assert [found["layer_30"].payload(dtype) for dtype in BYTES] == [131_072, 65_536, 32_768]
 
 
 def test_flops_payload_and_memory_are_the_batchs_and_parameters_are_not():
@@ -363,7 +365,7 @@ def test_latency_is_a_sum_of_medians_without_the_warm_up(monkeypatch):
     traced = trace(network, variables, x)
     runs = [[1, 2, 4, 8, 16], [1, 20, 4, 8, 16], [10, 2, 4, 8, 160]]
     clock = Clock(*[1000] * 5, *itertools.chain(*runs))
-    monkeypatch.setattr(cost.time, "perf_counter", clock)
+    monkeypatch.setattr(latency.time, "perf_counter", clock)
     compiled, told, jit = [], [], jax.jit
     monkeypatch.setattr(jax, "jit", lambda f: compiled.append(f) or jit(f))
     timed = time_pieces(traced, filled(variables), filled(x), repeats=3, on_piece=lambda: told.append(1))
@@ -378,7 +380,7 @@ def test_latency_is_a_sum_of_medians_without_the_warm_up(monkeypatch):
 def test_latency_of_whole_halves(monkeypatch):
     network, variables, x = shaped(Equal(), 1, 4)
     traced = trace(network, variables, x)
-    monkeypatch.setattr(cost.time, "perf_counter", Clock(1000, 5, 3, 4, 2000, 9, 7, 70, 1000, 6))
+    monkeypatch.setattr(latency.time, "perf_counter", Clock(1000, 5, 3, 4, 2000, 9, 7, 70, 1000, 6))
     assert time_halves(traced, filled(variables), filled(x), "cut_1", repeats=3) == (4, 9)
     assert time_halves(traced, filled(variables), filled(x), "logits", repeats=1) == (6, 0)
 
@@ -395,7 +397,7 @@ def test_only_valid_cuts_are_timed_and_equal_values_cost_nothing():
     with pytest.raises(UserError, match="cut 'beside' is bypassed"):
         time_halves(traced, variables, x, "beside")
     for timing in (time_pieces, lambda *a, **k: time_halves(*a, "once", **k)):
-        with pytest.raises(UserError, match="--repeats must be at least 1, got 0"):
+        with pytest.raises(UserError, match="repeats must be at least 1, got 0"):
             timing(traced, variables, x, repeats=0)
 
 
@@ -404,7 +406,7 @@ def test_a_run_spread_over_devices_is_timed_on_one():
     mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.device_put(filled(variables), jax.NamedSharding(mesh, jax.P()))
     traced = trace(network, spread, x)
-    assert {frozenset(value.devices()) for value in cost._values(traced, spread, filled(x)).values()} == {
+    assert {frozenset(value.devices()) for value in latency._values(traced, spread, filled(x)).values()} == {
         frozenset(jax.devices()[:1])
     }
     assert math.isfinite(time_pieces(traced, spread, filled(x), repeats=1)["logits"].edge)
