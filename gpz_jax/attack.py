@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
         f"{loaded.run.folder.name}{_what(flags.attack)}: attacked with {len(loaded.splits.auxiliary)} auxiliary images"
     )
     tables.console().print(attack_table.attack_table(title, results, wide=flags.wide))
-    tables.console().print(attack_table.leak_table("leak list: the best attack on each cut", results))
+    leaks = attack_table.leak_table("leak list: the best attack on each cut", results, wide=flags.wide)
+    tables.console().print(leaks)
     for result in results:
         if not math.isnan(result.best.accuracy):
             workflow.say(

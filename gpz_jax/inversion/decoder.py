@@ -158,20 +158,31 @@ class Decoder(nn.Module):
                 "build one for this cut with decoder_for(z.shape[1:], x.shape[1:])"
             )
         height, width, channels = self.x_shape
-        batch_norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
+        z = self._standardised(z.astype(jnp.float32), train)
+        if self.enrich:
+            z = Enrich(self.enrich, name="enrich")(z, train=train)
+        h, w = small_grid(height, width) if z.ndim == 2 else z.shape[1:3]
+        count = stage_count((h, w), (height, width))
+        features = [self.width * min(2**left, 8) for left in range(count + 1)]  # by the stages still to come
+        if z.ndim == 2:
+            z = nn.Dense(h * w * features[count], name="to_grid")(z).reshape(-1, h, w, features[count])
+        z = nn.Conv(features[count], (3, 3), use_bias=False, name="stem")(z)
+        z = nn.relu(_batch_norm(train)(name="stem_norm")(z))
+        for stage in range(count + 1):  # 0 is z's own resolution
+            left = count - stage
+            if stage:
+                z = self._layer(z, features[left], f"up_{stage}", train, up=True)
+            for i in range(self.depth[min(left, len(self.depth) - 1)]):
+                z = self._layer(z, features[left], f"layer_{stage}_{i + 1}", train)
+            at = stage if count == 0 else stage - 1
+            for module in self.stages[at] if 0 <= at < len(self.stages) else ():
+                z = MODULES[module](name=f"{module}_{stage}")(z, train=train)
+        if z.shape[1:3] != (height, width):
+            z = jax.image.resize(z, (z.shape[0], height, width, z.shape[3]), "bilinear")
+        return nn.sigmoid(nn.Conv(channels, (3, 3), name="pixels")(z))
 
-        def features(left: int) -> int:
-            return self.width * min(2**left, 8)
-
-        def layer(z: Array, count: int, name: str, *, up: bool = False) -> Array:
-            if self.trunk == "residual":
-                return InverseUnit(count, up, name=name)(z, train=train)
-            z = (TransposedConv if up else functools.partial(nn.Conv, kernel_size=(3, 3)))(
-                count, use_bias=False, name=name
-            )(z)
-            return nn.relu(batch_norm(name=f"{name}_norm")(z))
-
-        z = z.astype(jnp.float32)
+    def _standardised(self, z: Array, train: bool) -> Array:
+        """A vector, or channels on the grid of z, each of mean 0 and variance 1."""
         if self.tokens != "all" and z.ndim == 3:
             z = z[:, 0] if self.tokens == "class" else jnp.mean(z, axis=1)
         grid = token_grid(z.shape[1:])
@@ -179,32 +190,25 @@ class Decoder(nn.Module):
             z = z.reshape(z.shape[0], -1)
         # E[z^2] - E[z]^2, the fast variance, cancels when means are large; the default epsilon of 1e-5 would
         # hide channels of small scale.
-        z = batch_norm(use_bias=False, use_scale=False, use_fast_variance=False, epsilon=1e-8, name="standardise")(z)
-        if grid is not None:
-            patches = z[:, -grid * grid :].reshape(-1, grid, grid, z.shape[-1])
-            if z.shape[1] > grid * grid:
-                patches += nn.Dense(z.shape[-1], name="class_token")(z[:, 0])[:, None, None]
-            z = patches
-        if self.enrich:
-            z = Enrich(self.enrich, name="enrich")(z, train=train)
-        h, w = small_grid(height, width) if z.ndim == 2 else z.shape[1:3]
-        count = stage_count((h, w), (height, width))
-        if z.ndim == 2:
-            z = nn.Dense(h * w * features(count), name="to_grid")(z).reshape(-1, h, w, features(count))
-        z = nn.Conv(features(count), (3, 3), use_bias=False, name="stem")(z)
-        z = nn.relu(batch_norm(name="stem_norm")(z))
-        for stage in range(count + 1):  # 0 is z's own resolution
-            left = count - stage
-            if stage:
-                z = layer(z, features(left), f"up_{stage}", up=True)
-            for i in range(self.depth[min(left, len(self.depth) - 1)]):
-                z = layer(z, features(left), f"layer_{stage}_{i + 1}")
-            at = stage if count == 0 else stage - 1
-            for module in self.stages[at] if 0 <= at < len(self.stages) else ():
-                z = MODULES[module](name=f"{module}_{stage}")(z, train=train)
-        if z.shape[1:3] != (height, width):
-            z = jax.image.resize(z, (z.shape[0], height, width, z.shape[3]), "bilinear")
-        return nn.sigmoid(nn.Conv(channels, (3, 3), name="pixels")(z))
+        bare = {"use_bias": False, "use_scale": False, "use_fast_variance": False, "epsilon": 1e-8}
+        z = _batch_norm(train)(**bare, name="standardise")(z)
+        if grid is None:
+            return z
+        patches = z[:, -grid * grid :].reshape(-1, grid, grid, z.shape[-1])
+        if z.shape[1] > grid * grid:
+            patches += nn.Dense(z.shape[-1], name="class_token")(z[:, 0])[:, None, None]
+        return patches
+
+    def _layer(self, z: Array, features: int, name: str, train: bool, *, up: bool = False) -> Array:
+        if self.trunk == "residual":
+            return InverseUnit(features, up, name=name)(z, train=train)
+        convolution = TransposedConv if up else functools.partial(nn.Conv, kernel_size=(3, 3))
+        z = convolution(features, use_bias=False, name=name)(z)
+        return nn.relu(_batch_norm(train)(name=f"{name}_norm")(z))
+
+
+def _batch_norm(train: bool) -> functools.partial:
+    return functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
 
 
 def stage_count(grid: tuple[int, int], image: tuple[int, int]) -> int:

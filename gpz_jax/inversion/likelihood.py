@@ -110,26 +110,9 @@ def invert(
       >>> [round(float(pixel), 2) for pixel in found.x.ravel()]
       [0.2, 0.9]
     """
-    if steps < 1 or restarts < 1:
-        raise UserError(f"steps {steps}, restarts {restarts}: give at least 1 of both")
-    if not 0 <= tv < math.inf:
-        raise UserError(f"total-variation weight {tv:g}: give 0 or more")
-    if not 0 < lr < math.inf:
-        raise UserError(f"learning rate {lr:g}: give more than 0")
     z = jnp.asarray(z).astype(jnp.float32)
     shape = (len(z), *x_shape)
-    if not len(z):
-        raise UserError("there is no representation to invert")
-    given = jax.eval_shape(send, variables, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
-    if given != z.shape:
-        raise UserError(
-            f"z of shape {z.shape} was not sent by this edge, which sends {given} for {len(z)} images of {x_shape}"
-        )
-    if start is not None and start.shape != shape:
-        raise UserError(f"start images of shape {start.shape}: give {shape}")
-    if not bool(jnp.isfinite(z).all()):
-        raise UserError("z has values that are not finite: nothing can be fitted to them")
-
+    _check(send, variables, z, shape, start, {"steps": steps, "lr": lr, "tv": tv, "restarts": restarts})
     scale, weight, rate, total_steps = _scale(z), jnp.float32(tv), jnp.float32(lr), jnp.float32(steps)
     best, histories = None, []
     for restart in range(restarts):
@@ -156,6 +139,27 @@ def invert(
     chunks = [np.mean(part) for part in np.array_split(history, min(steps, CHUNKS))]
     x, objective, total = best
     return Inverted(x, objective, total, np.array(chunks, np.float32), settled)
+
+
+def _check(send, variables, z, shape, start, options) -> None:
+    """Raise :class:`UserError` for what :func:`invert` cannot begin with."""
+    if options["steps"] < 1 or options["restarts"] < 1:
+        raise UserError(f"steps {options['steps']}, restarts {options['restarts']}: give at least 1 of both")
+    if not 0 <= options["tv"] < math.inf:
+        raise UserError(f"total-variation weight {options['tv']:g}: give 0 or more")
+    if not 0 < options["lr"] < math.inf:
+        raise UserError(f"learning rate {options['lr']:g}: give more than 0")
+    if not len(z):
+        raise UserError("there is no representation to invert")
+    given = jax.eval_shape(send, variables, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
+    if given != z.shape:
+        raise UserError(
+            f"z of shape {z.shape} was not sent by this edge, which sends {given} for {len(z)} images of {shape[1:]}"
+        )
+    if start is not None and start.shape != shape:
+        raise UserError(f"start images of shape {start.shape}: give {shape}")
+    if not bool(jnp.isfinite(z).all()):
+        raise UserError("z has values that are not finite: nothing can be fitted to them")
 
 
 def total_variation(x: Float[Array, "N H W C"]) -> Float[Array, " N"]:

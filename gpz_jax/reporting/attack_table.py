@@ -117,13 +117,14 @@ def _ends(results: Sequence[AttackResult]) -> list[int]:
     return ends if any(len(result.attempts) > 1 for result in results) else ends[-1:]
 
 
-def leak_table(title: str, results: Sequence[AttackResult], *, count: int = 3) -> Sheet:
+def leak_table(title: str, results: Sequence[AttackResult], *, count: int = 3, wide: bool = False) -> Sheet:
     """The images and classes that the best attack on each cut inverted best and worst, ``count`` lines a cut.
 
     Args:
       title: of the table.
       results: one a cut.
       count: how many at either end.
+      wide: show also which attack that was.
     """
     best = [result.best for result in results]
     images = {end: [getattr(a.leaks, f"{end}_images")[:count] for a in best] for end in ("best", "worst")}
@@ -137,4 +138,4 @@ def leak_table(title: str, results: Sequence[AttackResult], *, count: int = 3) -
         columns.append(Column(f"{end}\nclasses", cells, words=True))
     columns.append(Column("attack", [attempt.attack for attempt in best], wide=True, words=True))
     rules = frozenset(range(len(results)))
-    return Sheet(title, columns, "number of the test image (its class): mse; class: mean mse", sections=rules)
+    return Sheet(title, columns, "number of the test image (its class): mse; class: mean mse", wide, rules)
