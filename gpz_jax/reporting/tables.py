@@ -68,7 +68,9 @@ class Sheet:
         table = Table()
         for i, column in enumerate(columns):
             justify = "left" if column.words or i == 0 else "right"
-            table.add_column(escape(column.head), justify=justify, no_wrap=i > 0, overflow="fold")
+            # A row without its name says nothing, however narrow the terminal.
+            least = min(8, max(map(len, (column.head, *column.cells)))) if i == 0 else None
+            table.add_column(escape(column.head), justify=justify, no_wrap=i > 0, overflow="fold", min_width=least)
         for i, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
             style = "bold" if i in self.bold else None
             table.add_row(*map(escape, cells), style=style, end_section=i in self.sections)

@@ -1,1 +1,1 @@
-"""Two training loops, the run folder they write, and the mesh they run on."""
+"""The classifier's training step and the loop over it; the ledger of its steps, and a tracker for other loops."""
