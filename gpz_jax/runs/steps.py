@@ -80,7 +80,7 @@ class Layout(NamedTuple):
 
     cuts: Sequence[str]
     dimensions: Sequence[int]
-    count: Sequence[int]
+    count: Sequence[int]  # pyright: ignore[reportIncompatibleMethodOverride]
     interference_cuts: Sequence[str]
     variables: Sequence[str]
     attributes: Mapping[str, Any]
@@ -134,9 +134,9 @@ def decision_bounds(
     radius: Float[np.ndarray, "n L K"], count: Sequence[int], dimensions: Sequence[int]
 ) -> Float[np.ndarray, "n L"]:
     """The decision-level bound of every step and cut, nats."""
-    count = np.asarray(count)
+    counts = np.asarray(count)
     found = [
-        [bounds.decision_bound(r, count, int(d)) for r, d in zip(cuts, dimensions, strict=True)] for cuts in radius
+        [bounds.decision_bound(r, counts, int(d)) for r, d in zip(cuts, dimensions, strict=True)] for cuts in radius
     ]
     return np.array(found, np.float32).reshape(radius.shape[:2])
 
@@ -222,7 +222,7 @@ def _new_group(folder: Path, layout: Layout) -> Any:
             dtype="float32",
             fill_value=float("nan"),
             dimension_names=("step", *VARIABLES[name].dims),
-            attributes=_described(name),
+            attributes=dict[str, Any](_described(name)),
         )
     group.create_array("step", shape=(0,), chunks=(4096,), dtype="int64", fill_value=-1, dimension_names=("step",))
     return group

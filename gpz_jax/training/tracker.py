@@ -267,7 +267,7 @@ class Tracker:
                 )
             other = {*held.data_vars} ^ {*layout.variables}
             if self.first_step and other:
-                raise UserError(f"{folder} holds a ledger of other variables: {', '.join(sorted(other))}")
+                raise UserError(f"{folder} holds a ledger of other variables: {', '.join(sorted(map(str, other)))}")
         return runs.StepRecord.open(runs.make_folder(folder), layout, keep_steps=self.first_step)
 
     # For people -------------------------------------------------------------------------------------------------------

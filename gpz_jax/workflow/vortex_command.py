@@ -123,7 +123,7 @@ def _cuts_to_draw(known: Sequence[str], asked: Sequence[str]) -> list[str]:
         if cut not in known:
             raise UserError(f"unknown cut {cut!r}{did_you_mean(cut, known)}")
     spread = np.unique(np.linspace(0, len(known) - 1, min(6, len(known))).astype(int))
-    return list(asked) or [known[i] for i in spread]
+    return list(asked) or [known[int(i)] for i in spread]
 
 
 def _draw(curves: dict[str, Any], cuts: Sequence[str], folder: Path, prefix: str = "") -> list[Path]:
