@@ -28,13 +28,13 @@ from jaxtyping import Float, Float32
 
 from gpz_jax.errors import UserError, one_line_errors
 
-VARIABLE = "GPZ_LPIPS"  # names the file of weights where no flag does
+VARIABLE = "GPZ_LPIPS"  # names the file of weights where no setting does
 COMMAND = "python -m gpz_jax.inversion.lpips"
 PIP = "pip install torchvision lpips"
 
 #: What to tell a person who has no weights.
 HOW_TO_GET = (
-    f"LPIPS left out, for want of its weights: {PIP}; {COMMAND} lpips_alex.npz; then --lpips-weights lpips_alex.npz or "
+    f"LPIPS left out, for want of its weights: {PIP}; {COMMAND} lpips_alex.npz; then lpips_weights lpips_alex.npz or "
     f"export {VARIABLE}=lpips_alex.npz"
 )
 
@@ -136,15 +136,15 @@ def from_arrays(arrays: dict[str, np.ndarray], *, where: str = "LPIPS weights") 
     )
 
 
-def weights_file(flag: str | None) -> Path | None:
-    """Return the file that a flag names, else the one that the environment variable GPZ_LPIPS names, else None.
+def weights_file(setting: str | None) -> Path | None:
+    """Return the file that a setting names, else the one that the environment variable GPZ_LPIPS names, else None.
 
     Whether it exists is for :func:`load` to say. An empty name counts as none.
 
     >>> weights_file("lpips_alex.npz").name
     'lpips_alex.npz'
     """
-    name = flag or os.environ.get(VARIABLE)
+    name = setting or os.environ.get(VARIABLE)
     return Path(name).expanduser() if name else None
 
 
