@@ -4,7 +4,7 @@ Importing this does no I/O and starts no device. The names below are what the co
 
     network = gpz_jax.tap(model, variables, x)                    # any Flax Linen model
     gpz_jax.valid_cuts(network, variables, x)                     # does information bypass a cut?
-    moments = gpz_jax.measure(network, variables, batches, 10)    # R_c² of every cut in one pass
+    probe = gpz_jax.probe_network(network, variables, batches, 10, key=key)  # R_c², rho and the zone at every cut
     found = gpz_jax.attack_cut(network, variables, "fc", auxiliary, test, key=key)  # what comes back from z?
     terms = gpz_jax.feature_terms(network, variables, x, labels, targets, step_size=0.01)  # what will move it
 
@@ -17,6 +17,8 @@ from gpz_jax.analysis.labels import cluster_labels, predicted_labels
 from gpz_jax.analysis.nulls import null_variables
 from gpz_jax.analysis.parameter_space import ParameterTerms, gradient_parts, parameter_terms
 from gpz_jax.analysis.price import Price, price_cuts
+from gpz_jax.analysis.probe_result import Probe
+from gpz_jax.analysis.probing import probe_network
 from gpz_jax.analysis.radius import Moments, deviations, measure, merge, radius, scatter, summarise, update
 from gpz_jax.analysis.readings import Readings, readings
 from gpz_jax.analysis.zone import CutStatistics, Zone, bootstrap_rho, locate, null_rule, paper_rule
@@ -60,6 +62,7 @@ __all__ = [
     "Moments",
     "ParameterTerms",
     "Price",
+    "Probe",
     "ProbeConfig",
     "Readings",
     "Reconstruction",
@@ -97,6 +100,7 @@ __all__ = [
     "parameter_terms",
     "predicted_labels",
     "price_cuts",
+    "probe_network",
     "quantiser",
     "radius",
     "readings",

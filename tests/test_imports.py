@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(gpz_jax.__file__).parent
 
 #: From the ground up; a layer imports only layers below it, and within itself as it likes.
 LAYERS = [
-    ["errors", "presentation"],
+    ["errors", "presentation", "seeds"],
     ["config", "settings_files"],
     ["taps", "targets", "parallel", "flags"],
     ["taps_nnx"],
@@ -40,8 +40,8 @@ ONLY = {
     "settings_files": {"config", "errors"},
     "flags": {"config", "settings_files", "errors"},
     "models": {"models", "taps", "errors"},
-    "analysis": {"analysis", "presentation", "taps", "targets", "config", "errors"},
-    "inversion": {"inversion", "presentation", "data", "taps", "targets", "defences", "parallel", "config", "errors"},
+    "analysis": {"analysis", "presentation", "seeds", "taps", "targets", "config", "errors"},
+    "inversion": {"inversion", "presentation", "seeds", "data", "taps", "targets", "defences", "parallel", "config", "errors"},
     "deployment": {"deployment", "analysis", "taps", "errors"},
     "runs": {"runs", "analysis", "inversion", "presentation", "config", "settings_files", "errors"},
     "reporting": {"reporting", "inversion", "presentation", "config", "errors"},

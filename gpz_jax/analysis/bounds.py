@@ -72,9 +72,9 @@ def label_entropy(counts: Num[ArrayLike, " K"]) -> float:
       >>> round(label_entropy(np.array([5, 5, 0])), 4)  # ln 2
       0.6931
     """
-    share = _shares(counts)
-    share = share[share > 0]
-    return float(-np.sum(share * np.log(share))) + 0.0  # + 0.0 turns -0.0 into 0.0
+    fraction = _fractions(counts)
+    fraction = fraction[fraction > 0]
+    return float(-np.sum(fraction * np.log(fraction))) + 0.0  # + 0.0 turns -0.0 into 0.0
 
 
 def decision_bound(radius: Num[ArrayLike, " K"], counts: Num[ArrayLike, " K"], dimension: int) -> float:
@@ -82,7 +82,7 @@ def decision_bound(radius: Num[ArrayLike, " K"], counts: Num[ArrayLike, " K"], d
 
     Attained by isotropic Gaussian classes that do not overlap. A class with count 0 has weight 0 and is left
     out whatever its radius. Any other class without a radius (NaN: a single sample) makes the bound NaN,
-    since nothing is known about its share of the entropy. R_c² = 0 gives -inf.
+    since nothing is known about its part of the entropy. R_c² = 0 gives -inf.
 
     Args:
       radius: (K,) R_c².
@@ -102,7 +102,7 @@ def decision_bound(radius: Num[ArrayLike, " K"], counts: Num[ArrayLike, " K"], d
     return _mean_over_classes(class_bound(radius, dimension), counts) + label_entropy(counts)
 
 
-def _shares(counts) -> np.ndarray:
+def _fractions(counts) -> np.ndarray:
     counts = np.asarray(counts, np.float64)
     if not counts.sum() > 0:
         raise UserError("the class counts sum to 0: give at least one sample")
@@ -110,9 +110,9 @@ def _shares(counts) -> np.ndarray:
 
 
 def _mean_over_classes(values: np.ndarray, counts) -> float:
-    share = _shares(counts)
-    seen = share > 0
-    return float(np.sum(share[seen] * values[seen]))
+    fraction = _fractions(counts)
+    seen = fraction > 0
+    return float(np.sum(fraction[seen] * values[seen]))
 
 
 @dataclass(frozen=True)

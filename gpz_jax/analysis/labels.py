@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int32
 
-from gpz_jax.analysis.radius import Batch
+from gpz_jax.analysis.labelled_batches import Batch, with_mask
 from gpz_jax.errors import UserError
 from gpz_jax.taps import LOGITS, TappedNetwork
 
@@ -26,11 +26,11 @@ def predicted_labels(network: TappedNetwork, variables: Any, batches: Iterable[B
     Args:
       network: the tapped network.
       variables: its variables.
-      batches: ``(x, labels, mask)``, as for ``radius.measure``; the labels are not looked at.
+      batches: ``(x, labels)`` or ``(x, labels, mask)``, as for ``radius.measure``; the labels are not looked at.
     """
     found = [
         np.asarray(jnp.argmax(_read(network, variables, x, cut=LOGITS), axis=1))[np.asarray(mask)]
-        for x, _, mask in batches
+        for x, _, mask in map(with_mask, batches)
     ]
     if not found:
         raise UserError("there are no images to predict labels for")
@@ -54,9 +54,10 @@ def cluster_labels(
     Args:
       network: the tapped network.
       variables: its variables.
-      batches: makes the batches ``(x, labels, mask)`` afresh for each pass; the labels are not looked at.
+      batches: makes the batches ``(x, labels)`` or ``(x, labels, mask)`` afresh for each pass; the labels are not looked
+        at.
       num_clusters: K.
-      cut: where to cluster; the layer before the logits is a good place.
+      cut: where to cluster; the cut before the logits is a good place.
       seed: of the initial centres.
 
     Raises:
@@ -67,7 +68,7 @@ def cluster_labels(
     network.check(cut)
 
     def representations():
-        for x, _, mask in batches():
+        for x, _, mask in map(with_mask, batches()):
             yield np.asarray(_read(network, variables, x, cut=cut))[np.asarray(mask)]
 
     means = MiniBatchKMeans(num_clusters, random_state=seed, n_init="auto")
@@ -79,8 +80,8 @@ def cluster_labels(
             means.partial_fit(np.concatenate(waiting))
             waiting, fitted = [], True
     if not fitted:
-        together = np.concatenate(waiting)
-        if len(together) < num_clusters:
-            raise UserError(f"{len(together)} images cannot form {num_clusters} clusters; give more images")
-        means.partial_fit(together)
+        few = np.concatenate(waiting)
+        if len(few) < num_clusters:
+            raise UserError(f"{len(few)} images cannot form {num_clusters} clusters; give more images")
+        means.partial_fit(few)
     return np.concatenate([means.predict(z) for z in representations()]).astype(np.int32)

@@ -1,6 +1,6 @@
 """Null models: untrained copies of a network whose batch norms have seen the data, and nothing else has.
 
-The raw radius falls steeply at some layers of networks that never learned anything, because a batch norm resets an
+The raw radius falls steeply at some cuts of networks that never learned anything, because a batch norm resets an
 accumulated scale or the dimension changes. What training did is what is left beyond such a copy.
 """
 
@@ -13,13 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork
 
 
 def null_variables(
-    model: nn.Module, key: Array, batches: Iterable[Array], *, train_argument: str = "train"
+    model: nn.Module, key: Array, batches: Iterable[ArrayLike], *, train_argument: str = "train"
 ) -> dict[str, Any]:
     """Fresh variables whose batch-norm statistics are those of the data (a calibrated, untrained network).
 

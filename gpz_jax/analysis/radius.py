@@ -22,6 +22,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int
 
+from gpz_jax.analysis.labelled_batches import Batch, with_mask
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork, tap_shapes
 
@@ -186,9 +187,6 @@ def summarise(moments: dict[str, Moments], *, unbiased: bool = False) -> dict[st
     return {cut: Summary(radius(m, unbiased=unbiased), *scatter(m, unbiased=unbiased)) for cut, m in moments.items()}
 
 
-Batch = tuple[Any, Any, Any]
-
-
 @partial(jax.jit, static_argnames="network", donate_argnames="moments")
 def _add_batch(network, variables, moments, x, labels, mask):
     _, taps = network(variables, x)
@@ -201,8 +199,8 @@ def measure(network: TappedNetwork, variables: Any, batches: Iterable[Batch], nu
     Args:
       network: the tapped network.
       variables: its variables.
-      batches: ``(x, labels, mask)`` triples of one shape: x ``(N, …)``, labels ``(N,)`` int (true ones, or what
-        ``gpz_jax.analysis.labels`` made), mask ``(N,)`` bool, False for padding (``data.batches.padded_batches``).
+      batches: ``(x, labels)`` or ``(x, labels, mask)``, of one shape: x ``(N, …)``, labels ``(N,)`` int (true ones, or
+        what ``gpz_jax.analysis.labels`` made), mask ``(N,)`` bool, False for padding (``data.batches.padded_batches``).
       num_classes: K.
 
     Returns:
@@ -216,12 +214,12 @@ def measure(network: TappedNetwork, variables: Any, batches: Iterable[Batch], nu
       >>> from gpz_jax.taps import tap
       >>> model, x = nn.Dense(3), jnp.arange(8.0).reshape(4, 2)
       >>> variables = model.init(jax.random.key(0), x)
-      >>> found = measure(tap(model, variables, x), variables, [(x, np.array([0, 0, 1, 1]), np.ones(4, bool))], 2)
+      >>> found = measure(tap(model, variables, x), variables, [(x, np.array([0, 0, 1, 1]))], 2)
       >>> found["logits"].count.tolist()
       [2, 2]
     """
     moments = None
-    for x, labels, mask in batches:
+    for x, labels, mask in map(with_mask, batches):
         if moments is None:
             moments = _nothing_yet(network, variables, x, num_classes)
         moments = _add_batch(network, variables, moments, x, labels, mask)
@@ -293,7 +291,7 @@ def deviations(
     rng = np.random.default_rng(0)
     shape = (len(network.cuts), groups)
     sums, seen = (jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)), 0
-    for x, labels, mask in batches:
+    for x, labels, mask in map(with_mask, batches):
         real = np.asarray(mask)
         position = seen + np.cumsum(real) - 1
         group = position if images <= GROUPS else rng.integers(groups, size=len(real))

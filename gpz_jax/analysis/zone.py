@@ -1,6 +1,6 @@
-"""Locate the Golden Partition Zone: rules from per-layer statistics to a set of cuts, with their evidence.
+"""Locate the Golden Partition Zone: rules from statistics of each cut to a set of cuts, with their evidence.
 
-Host side: NumPy arrays over an ordered tuple of cuts. ρ = W/(W + B) is the within-class share of the scatter.
+Host side: NumPy arrays over an ordered tuple of cuts. ρ = W/(W + B) is the within-class fraction of the scatter.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class CutStatistics(NamedTuple):
 
     Attributes:
       cuts: the L names.
-      radius: (L,) W, the count-weighted mean of R_c² at each cut.
+      within: (L,) W, the count-weighted mean of R_c² at each cut.
       rho: (L,) W/(W + B).
       rho_null: (S, L) the same for the untrained copies, or None.
       rho_samples: (B, L) bootstrap replicates of rho, or None.
@@ -31,7 +31,7 @@ class CutStatistics(NamedTuple):
     """
 
     cuts: tuple[str, ...]
-    radius: np.ndarray
+    within: np.ndarray
     rho: np.ndarray
     rho_null: np.ndarray | None = None
     rho_samples: np.ndarray | None = None
@@ -71,8 +71,8 @@ def paper_rule(stats: CutStatistics, *, threshold: float = 0.2) -> Zone:
     a rise it names the smallest. Raw R_c² also falls with the dimension and with any layer that rescales.
 
     Args:
-      stats: needs ``cuts`` and ``radius`` only, two cuts or more.
-      threshold: share of R_c².
+      stats: needs ``cuts`` and ``within`` only, two cuts or more.
+      threshold: fraction of R_c².
 
     Returns:
       A :class:`Zone` with evidence d (d_0 = NaN) and no interval. Source: the paper's released code.
@@ -81,18 +81,18 @@ def paper_rule(stats: CutStatistics, *, threshold: float = 0.2) -> Zone:
       UserError: fewer than two cuts, or a radius that is not a finite number.
 
     Example:
-      >>> radius = np.array([10.0, 9.0, 1.0, 0.9])
-      >>> paper_rule(CutStatistics(("a", "b", "c", "d"), radius, np.ones(4))).cuts
+      >>> within = np.array([10.0, 9.0, 1.0, 0.9])
+      >>> paper_rule(CutStatistics(("a", "b", "c", "d"), within, np.ones(4))).cuts
       ('c',)
     """
     cuts = stats.cuts
     if len(cuts) < 2:
         raise UserError(f"the paper rule compares neighbouring cuts but got {len(cuts)}: give at least 2")
-    radius = _per_cut("radius", stats.radius, cuts)
-    _refuse(~np.isfinite(radius), "radius", radius, cuts, "a finite number")
+    within = _per_cut("within", stats.within, cuts)
+    _refuse(~np.isfinite(within), "within", within, cuts, "a finite number")
 
     drop = np.full(len(cuts), np.nan)
-    drop[1:] = np.divide(radius[:-1] - radius[1:], radius[:-1], out=np.zeros(len(cuts) - 1), where=radius[:-1] != 0)
+    drop[1:] = np.divide(within[:-1] - within[1:], within[:-1], out=np.zeros(len(cuts) - 1), where=within[:-1] != 0)
     order = 1 + np.argsort(-drop[1:], kind="stable")  # stable: ties go to the earlier cut
     first = int(order[0])
     chosen = [first]
@@ -189,7 +189,7 @@ def null_rule(stats: CutStatistics, *, confidence: float = 0.999) -> Zone:
 
 
 def prediction_limit(null: np.ndarray, quantile: float) -> float:
-    """Upper limit on max_j e_j of one more untrained network, from the (S, L) log shares of S of them."""
+    """Upper limit on max_j e_j of one more untrained network, from the (S, L) values of ln ρ of S of them."""
     copies = len(null)
     others = (null.sum(axis=0) - null) / (copies - 1)
     largest = (others - null).max(axis=1)  # M_s
@@ -237,7 +237,7 @@ def bootstrap_rho(
     Refitting the means to each resample would shrink r a second time by the plug-in bias (N_c - 1)/N_c that
     it already carries. For a nearly unbiased ρ scale r_i by N_c/(N_c - 1) and t_i by N/(N - 1).
 
-    All layers of all M models share each resample, so differences between them are paired. Equal seeds
+    All cuts of all M models share each resample, so differences between them are paired. Equal seeds
     and N give equal resamples, across calls as well.
 
     Args:
@@ -247,7 +247,7 @@ def bootstrap_rho(
       seed: of the resampling.
 
     Returns:
-      (B, L) or (B, M, L) float64; NaN at a layer where nothing varies (t = 0).
+      (B, L) or (B, M, L) float64; NaN at a cut where nothing varies (t = 0).
 
     Raises:
       UserError: without samples or without replicates.
@@ -265,14 +265,14 @@ def bootstrap_rho(
     r = within.reshape(-1, samples).T.astype(np.float64)
     t = total.reshape(-1, samples).T.astype(np.float64)
     rng = np.random.default_rng(seed)
-    shares = np.empty((replicates, r.shape[1]))
+    values = np.empty((replicates, r.shape[1]))
     for start in range(0, replicates, _CHUNK):
         rows = min(_CHUNK, replicates - start)
         drawn = rng.integers(samples, size=(rows, samples)) + samples * np.arange(rows)[:, None]
         weights = np.bincount(drawn.ravel(), minlength=rows * samples).reshape(rows, samples).astype(np.float64)
-        with np.errstate(invalid="ignore", divide="ignore"):  # 0/0 at a layer where nothing varies
-            shares[start : start + rows] = (weights @ r) / (weights @ t)
-    return shares.reshape(replicates, *within.shape[:-1])
+        with np.errstate(invalid="ignore", divide="ignore"):  # 0/0 at a cut where nothing varies
+            values[start : start + rows] = (weights @ r) / (weights @ t)
+    return values.reshape(replicates, *within.shape[:-1])
 
 
 def _per_cut(name: str, values, cuts: tuple[str, ...]) -> np.ndarray:

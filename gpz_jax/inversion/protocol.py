@@ -23,6 +23,7 @@ from gpz_jax.defences import NONE, Defence, Reference
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.metrics import as_pixels
 from gpz_jax.inversion.results import Attempt, Training
+from gpz_jax.seeds import seed_of
 from gpz_jax.taps import TappedNetwork
 
 #: Inputs a forward pass.
@@ -183,16 +184,6 @@ def pieces(x: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
         piece = x[start : start + size]
         missing = size - len(piece)
         yield (np.concatenate([piece, np.repeat(x[:1], missing, axis=0)]) if missing else piece), len(piece)
-
-
-def seed_of(key: Array) -> int:
-    """The seed that a key was made of.
-
-    >>> seed_of(jax.random.key(7))
-    7
-    """
-    words = np.asarray(jax.random.key_data(key)).ravel().tolist()
-    return sum(word << 32 * i for i, word in enumerate(reversed(words)))
 
 
 class Reconstruction(NamedTuple):
