@@ -104,7 +104,7 @@ def one_run(flags: NeuralVortex, name: str, targets: str, seed: int) -> tuple[Re
     run = workflow.train_run(config, folder=f"{flags.out}/{name}/{targets}-seed{seed}", resume=True)
     loaded = workflow.load_run(str(run.folder))
     accuracy = workflow.report_accuracy(loaded)
-    test = workflow.probe_run(loaded, ProbeConfig(null_seeds=0, bootstrap=1))
+    test = workflow.probe_run(loaded, ProbeConfig(null_seeds=0, bootstrap=1)).to_xarray()
     (read,) = read_ledgers([str(run.folder)])
     return read, {"accuracy": accuracy, "test": test}
 
@@ -129,7 +129,7 @@ def rows_of(name: str, targets: str, seed: int, read: Read, ended: dict, window:
                 "radius_last": row["radius_last"],
                 "rho_first": row["rho_first"],
                 "rho_last": row["rho_last"],
-                "radius_test": float(at_test.radius),
+                "radius_test": float(at_test.within),
                 "rho_test": float(at_test.rho),
                 "falling": row["falling"],
                 **{key: row[f"sum_{key}"] / start for key in ("realised", "optimiser", "statistics", "residual")},

@@ -54,8 +54,8 @@ def one_run(tour: Tour, name: str, alpha: float, seed: int) -> list[dict]:
     run = workflow.train_run(config, folder=f"{tour.out}/{name}-seed{seed}", resume=True)
     loaded = workflow.load_run(str(run.folder))
     accuracy = workflow.report_accuracy(loaded)
-    test = workflow.probe_run(loaded, ProbeConfig(null_seeds=tour.null_seeds))
-    train = workflow.probe_run(loaded, ProbeConfig(split="train", null_seeds=0))
+    test = workflow.probe_run(loaded, ProbeConfig(null_seeds=tour.null_seeds)).to_xarray()
+    train = workflow.probe_run(loaded, ProbeConfig(split="train", null_seeds=0)).to_xarray()
     attack = AttackConfig(lr=tour.attack_lr, decoder_width=tour.decoder_width)
     spatial = tuple(str(cut) for cut in test.cut.values if "x" in str(test["shape"].sel(cut=cut).values))
     vectors = tuple(str(cut) for cut in test.cut.values if cut not in spatial)
@@ -71,12 +71,12 @@ def one_run(tour: Tour, name: str, alpha: float, seed: int) -> list[dict]:
                 "seed": seed,
                 "cut": attack["cut"],
                 "accuracy": accuracy,
-                "radius_test": float(at_test.radius),
-                "radius_train": float(at_train.radius),
-                "rho_test": float(at_test.share),
-                "rho_train": float(at_train.share),
-                "rho_null": float(at_test.share_null),
-                "zone_null": str(at_test.mark.sel(rule="null").values),
+                "radius_test": float(at_test.within),
+                "radius_train": float(at_train.within),
+                "rho_test": float(at_test.rho),
+                "rho_train": float(at_train.rho),
+                "rho_null": float(at_test.rho_null.mean()),
+                "zone_null": str(at_test.zone.sel(rule="null").values),
                 "mse": attack["scores"]["mse"],
                 "ratio": attack["scores"]["ratio"],
                 "ssim": attack["scores"]["ssim"],

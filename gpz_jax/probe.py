@@ -28,6 +28,8 @@ class Probe:
     """Run folder, as made by python -m gpz_jax.train."""
     probe: ProbeConfig = ProbeConfig()
     identity: RunIdentity = RunIdentity()
+    wide: bool = False
+    """Show every column, not only those that decide; RUN/probe/ has them all."""
     data_dir: str | None = None
     """Folder that holds the images now, if they have moved since training."""
     seed: int | None = None
@@ -43,7 +45,8 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.probe"
     flags = parse(Probe, argv, prog=prog, description=DESCRIPTION, sections=("probe",))
     loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
     workflow.report_accuracy(loaded)
-    workflow.report_probe(workflow.probe_run(loaded, flags.probe, seed=flags.seed), tables.console())
+    found = workflow.probe_run(loaded, flags.probe, seed=flags.seed)
+    workflow.report_probe(found, tables.console(), wide=flags.wide)
 
 
 if __name__ == "__main__":

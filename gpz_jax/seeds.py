@@ -1,4 +1,4 @@
-"""A key of ``jax.random`` and the seed that it was made of: what draws with NumPy, on the host, is seeded with the seed."""
+"""A key of ``jax.random`` and the seed that it was made of, for what draws with NumPy on the host."""
 
 import jax
 import numpy as np

@@ -45,6 +45,8 @@ class Train:
     sweep: Literal["auto", "vmap", "loop"] = "auto"
     """How to train several: 'vmap' for one program that takes a step of all, 'loop' for a step of each in turn (bit for
     bit what single runs give); 'auto' is 'loop' on CPUs, where vmapped convolutions are slow, else 'vmap'."""
+    wide: bool = False
+    """Show every column of the probe's table, not only those that decide."""
     config: str | None = None
     """Recipe by name (below), or a TOML file with tables [data], [model], [training], [track], [probe]; flags win."""
 
@@ -80,7 +82,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.train"
         run = workflow.train_run(flags.settings, folder=flags.run, resume=flags.resume)
     loaded = workflow.load_run(str(run.folder))
     workflow.report_accuracy(loaded)
-    workflow.report_probe(workflow.probe_run(loaded, flags.settings.probe), tables.console())
+    workflow.report_probe(workflow.probe_run(loaded, flags.settings.probe), tables.console(), wide=flags.wide)
     if flags.settings.track.track_every is not None and flags.from_torch is None:
         workflow.say(f"read its ledger: python -m gpz_jax.vortex {workflow.short(run.folder)}")
     workflow.say(f"attack it: python -m gpz_jax.attack {workflow.short(run.folder)}")

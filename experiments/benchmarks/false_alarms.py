@@ -33,13 +33,13 @@ def main() -> None:
     x = normalise(pixels(digits.test_images, flags.size))
     batches = [(x, digits.test_labels, np.ones(len(x), bool))]
     model = build("cnn", num_classes=10, width=16, size=flags.size)
-    network, shares = None, []
+    network, rhos = None, []
     for number in range(flags.networks):
         variables = null_variables(model, jax.random.fold_in(jax.random.key(100), number), calibration)
         network = network or tap(model, variables, x)
         moments = measure(network, variables, batches, 10)
-        shares.append([float(scatter(moments[cut]).share) for cut in network.cuts])
-    log_rho = np.log(np.array(shares))  # (networks, cuts)
+        rhos.append([float(scatter(moments[cut]).rho) for cut in network.cuts])
+    log_rho = np.log(np.array(rhos))  # (networks, cuts)
     rng = np.random.default_rng(0)
     for copies in (3, 5, 10):
         for confidence in (0.99, 0.999):

@@ -107,12 +107,14 @@ def _check(x: Any, labels: Any, mask: Any, first: tuple[tuple[int, ...], Any], n
     """Refuse a batch that does not fit; returns how many of its images count."""
     if _kind(x) != first:
         raise UserError(
-            f"x has shape {np.shape(x)} and dtype {_kind(x)[1]}, the first batch's rows {first[0]} and {first[1]}: give "
+            f"x has shape {np.shape(x)} and dtype {_kind(x)[1]}, those before {first[0]} a row, {first[1]}: give "
             "batches of one kind"
         )
     labels, mask = np.asarray(labels), np.asarray(mask)
     if not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(f"labels are {labels.dtype}, not integers: give the class of each image, 0 to {num_classes - 1}")
+        raise UserError(
+            f"labels are {labels.dtype}, not integers: give the class of each image, 0 to {num_classes - 1}"
+        )
     for name, values in (("labels", labels), ("mask", mask)):
         if values.shape != (len(x),):
             raise UserError(f"{name} has shape {values.shape} for {len(x)} images: give one value an image")

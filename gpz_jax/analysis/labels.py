@@ -54,8 +54,8 @@ def cluster_labels(
     Args:
       network: the tapped network.
       variables: its variables.
-      batches: makes the batches ``(x, labels)`` or ``(x, labels, mask)`` afresh for each pass; the labels are not looked
-        at.
+      batches: makes the batches ``(x, labels)`` or ``(x, labels, mask)`` afresh for each pass; the labels do not
+        matter.
       num_clusters: K.
       cut: where to cluster; the cut before the logits is a good place.
       seed: of the initial centres.

@@ -125,7 +125,7 @@ class Probe:
         ]
 
     def to_xarray(self):
-        """A labelled record, an ``xarray.Dataset`` with dims cut, class, null and rule; ``settings`` are its attributes."""
+        """A labelled record, an ``xarray.Dataset`` of dims cut, class, null, rule; ``settings`` are its attributes."""
         import xarray as xr
 
         return xr.Dataset(

@@ -79,7 +79,7 @@ def probe_network(
     if bootstrap < 1:
         raise UserError(f"bootstrap must be at least 1, got {bootstrap}", field="bootstrap")
     rules = None if rules is None else tuple(rules)
-    rules_to_apply(rules, len(nulls) if isinstance(nulls, Sized) else 2)  # what cannot be applied, before it is measured
+    rules_to_apply(rules, len(nulls) if isinstance(nulls, Sized) else 2)  # refuse before anything is measured
     read = reader(batches, network, variables, num_classes)
     trained = _measure(network, variables, read, num_classes, unbiased)
     untrained = [

@@ -24,52 +24,52 @@ def set_logarithmic(axis, values) -> None:
         axis.set_yscale("log")
 
 
-def probe_figure(record, file: Path) -> None:
+def probe_figure(probe, file: Path) -> None:
     """R_c², ρ and the evidence at every cut, beside the null model; each rule's zone is marked.
 
     Args:
-      record: the ``xarray.Dataset`` that a probe writes.
+      probe: a ``gpz_jax.Probe`` of a run.
       file: a .png to write.
     """
-    figure, ((radius, share, evidence),) = new_figure(1, 3, (13.0, 4.0))
-    cuts = [str(cut) for cut in record.cut.values]
+    figure, ((radius, rho, evidence),) = new_figure(1, 3, (13.0, 4.0))
+    cuts = list(probe.cuts)
     at = np.arange(len(cuts))
-    seeds = record.sizes.get("null_seed", 0)
+    seeds = len(probe.rho_null)
 
-    radius.plot(at, record.radius, "o-", label="trained")
-    share.plot(at, record.share, "o-", label="trained")
+    radius.plot(at, probe.within, "o-", label="trained")
+    rho.plot(at, probe.rho, "o-", label="trained")
     if seeds:
-        radius.plot(at, record.radius_null.T, color="0.7", zorder=0)
+        radius.plot(at, probe.within_null.T, color="0.7", zorder=0)
         radius.plot([], [], color="0.7", label=f"untrained, {seeds} seeds")
-        share.plot(at, record.share_of_null_seed.T, color="0.7", zorder=0)
+        rho.plot(at, probe.rho_null.T, color="0.7", zorder=0)
     radius.set_title("within-class radius $R_c^2$ (squared units of z)", fontsize=10)
-    share.set_title(r"within-class share $\rho$", fontsize=10)
-    share.set_ylim(0, 1.05)
-    set_logarithmic(radius, record.radius)
+    rho.set_title(r"within-class fraction $\rho$", fontsize=10)
+    rho.set_ylim(0, 1.05)
+    set_logarithmic(radius, probe.within)
     radius.legend(fontsize=8)
 
     evidence.axhline(0, color="0.8", linewidth=1)
     if seeds:
-        low, high = record.evidence - record.evidence_low, record.evidence_high - record.evidence
+        low, high = probe.evidence - probe.evidence_low, probe.evidence_high - probe.evidence
         # A bootstrap interval need not hold its point estimate; a bar cannot have a negative length.
         errors = np.nan_to_num(np.maximum(np.stack([low, high]), 0))
-        evidence.errorbar(at, record.evidence, yerr=errors, fmt="o-", capsize=3, label="evidence, 95 %")
-    for number, rule in enumerate(record.rule.values):
-        marks = record.mark.sel(rule=rule).values
+        evidence.errorbar(at, probe.evidence, yerr=errors, fmt="o-", capsize=3, label="evidence, 95 %")
+    for number, rule in enumerate(probe.zones):
+        places = [probe.place(rule, cut) for cut in cuts]
         colour = f"C{number + 1}"
-        floor, ceiling = number / record.sizes["rule"], (number + 1) / record.sizes["rule"]  # each rule its own band
-        inside = [i for i in at if marks[i]]
+        floor, ceiling = number / len(probe.zones), (number + 1) / len(probe.zones)  # each rule its own band
+        inside = [i for i in at if places[i]]
         for i in inside:
-            onset = str(marks[i]) == "onset"
+            onset = places[i] == "onset"
             alpha = 0.35 if onset else 0.15
             evidence.axvspan(i - 0.4, i + 0.4, floor, ceiling, color=colour, alpha=alpha, linewidth=0)
         label = f"zone by rule '{rule}'" + ("" if inside else ": none")
         evidence.axvspan(np.nan, np.nan, color=colour, alpha=0.3, label=label)
     evidence.set_title(r"evidence $\ln\rho_{null} - \ln\rho$", fontsize=10)
     evidence.legend(fontsize=8, loc="upper left")
-    for axis in (radius, share, evidence):
+    for axis in (radius, rho, evidence):
         axis.set_xticks(at, cuts, rotation=45 if len(cuts) < 20 else 90, ha="right", fontsize=8)
-    figure.suptitle(f"{record.attrs['run']}, {record.attrs['split']} images", fontsize=10, parse_math=False)
+    figure.suptitle(f"{probe.settings['run']}, {probe.settings['split']} images", fontsize=10, parse_math=False)
     figure.savefig(file, dpi=120)
 
 

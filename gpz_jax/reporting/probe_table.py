@@ -1,61 +1,48 @@
-"""What a probe found, as rows and as a table."""
-
-from typing import Any
-
-from rich.markup import escape
-from rich.table import Table
+"""What a probe found, as a table."""
 
 from gpz_jax.presentation import interval, number
+from gpz_jax.reporting.tables import Column, Sheet
+
+CAPTION = (
+    "R_c^2 within-class radius; rho = W/(W+B); evidence = ln rho_null - ln rho [95 % interval]; zone: by the rule of "
+    "that name"
+)
+WIDE = "; drop of R_c^2 from the cut before; h, H in nats; H(X|Z) drop: at most, sent as {quantiser}"
 
 
-def probe_rows(record) -> list[dict[str, Any]]:
-    """One row a cut of what a probe found; full precision, for the CSV.
+def probe_table(probe, *, wide: bool = False) -> Sheet:
+    """What a probe found, one row a cut.
 
     Args:
-      record: the ``xarray.Dataset`` that a probe writes.
+      probe: a ``gpz_jax.Probe`` of a run.
+      wide: show every column.
     """
-    rows = []
-    for i, cut in enumerate(record.cut.values):
-        at = record.isel(cut=i)
-        row = {
-            "cut": str(cut),
-            "shape": str(at["shape"].values),
-            "D": int(at.dimension),
-            "valid": bool(at.valid),
-        }
-        for name in (
-            "radius", "radius_per_dimension", "share", "share_null", "evidence", "evidence_low", "evidence_high",
-            "drop", "drop_null", "feature_bound", "decision_bound", "information_ceiling",
-        ):  # fmt: skip
-            row[name] = float(at[name])
-        for rule in record.rule.values:
-            row[f"zone_{rule}"] = str(at.mark.sel(rule=rule).values)
-        rows.append(row)
-    return rows
+    rows, settings = probe.rows(), probe.settings
+    labels = {"true": "", "predicted": ", predicted labels", "kmeans": ", k-means clusters"}[settings["labels"]]
+
+    def numbers(head: str, name: str, wide: bool = True) -> Column:
+        return Column(head, [number(row[name]) for row in rows], wide=wide)
+
+    columns = [
+        Column("cut", [row["cut"] + ("" if row["valid"] else " (bypassed)") for row in rows], words=True),
+        Column("shape", [row["shape"] for row in rows], wide=True, words=True),
+        Column("D", [str(row["dimension"]) for row in rows]),
+        numbers("R_c^2", "within", wide=False),
+        numbers("R_c^2/D", "within_per_dimension"),
+        numbers("rho", "rho", wide=False),
+        numbers("rho_null", "rho_null"),
+        Column("evidence", [_evidence(row) for row in rows]),
+        *(Column(f"zone:\n{rule}", [row[f"zone_{rule}"] for row in rows], words=True) for rule in probe.zones),
+        numbers("drop", "drop"),
+        numbers("null drop", "drop_null"),
+        numbers("h feature <=", "feature_bound"),
+        numbers("h decision <=", "decision_bound"),
+        numbers("H(X|Z) drop <=", "information_ceiling"),
+    ]
+    caption = CAPTION + (WIDE.format(quantiser=probe.quantiser) if wide else "")
+    title = f"{settings['run']}: {settings['images']} {settings['split']} images{labels}"
+    return Sheet(title, columns, caption, wide=wide)
 
 
-def probe_table(record) -> Table:
-    """What a probe found, one row a cut."""
-    labels = {"true": "", "predicted": ", predicted labels", "kmeans": ", k-means clusters"}[record.attrs["labels"]]
-    table = Table(
-        title=f"{escape(record.attrs['run'])}: {record.attrs['images']} {record.attrs['split']} images{labels}",
-        caption="R_c^2 within-class radius; rho = W/(W+B); evidence = ln rho_null - ln rho, 95 % interval; "
-        f"drop of R_c^2 from the cut before; h, H in nats; H(X|Z) drop: at most, sent as {record.attrs['quantiser']}",
-    )
-    rules = [str(rule) for rule in record.rule.values]
-    heads = (
-        "cut", "shape", "D", "R_c^2", "R_c^2/D", "rho", "rho_null", "evidence", "interval", "drop", "null drop",
-        "h feature <=", "h decision <=", "H(X|Z) drop <=", *(f"zone: {rule}" for rule in rules),
-    )  # fmt: skip
-    for head in heads:
-        table.add_column(head, justify="left" if head in ("cut", "shape") or head.startswith("zone") else "right")
-    for row in probe_rows(record):
-        table.add_row(
-            escape(row["cut"]) + ("" if row["valid"] else " (bypassed)"), row["shape"], str(row["D"]),
-            number(row["radius"]), number(row["radius_per_dimension"]), number(row["share"]), number(row["share_null"]),
-            number(row["evidence"]), interval(row["evidence_low"], row["evidence_high"]),
-            number(row["drop"]), number(row["drop_null"]),
-            number(row["feature_bound"]), number(row["decision_bound"]), number(row["information_ceiling"]),
-            *(row[f"zone_{rule}"] for rule in rules),
-        )  # fmt: skip
-    return table
+def _evidence(row) -> str:
+    return f"{number(row['evidence'])} {interval(row['evidence_low'], row['evidence_high'])}".strip()

@@ -24,6 +24,7 @@ from gpz_jax.runs.folder import (
     start,
     write_config,
 )
+from gpz_jax.runs.probes import probe_folders, probe_name, read_probe, write_probe
 from gpz_jax.runs.records import (
     SCHEMA_VERSION,
     dynamics_store,
@@ -69,8 +70,11 @@ __all__ = [
     "member_name",
     "network_name",
     "open_run",
+    "probe_folders",
+    "probe_name",
     "read_attempt",
     "read_metrics",
+    "read_probe",
     "read_result",
     "read_results",
     "read_steps",
@@ -85,6 +89,7 @@ __all__ = [
     "write_config",
     "write_epochs",
     "write_json",
+    "write_probe",
     "write_table",
     "write_zarr",
 ]

@@ -1,7 +1,6 @@
 """What a run's probe and attacks found at each cut, to stand beside its price."""
 
 import math
-import warnings
 from typing import Any
 
 from gpz_jax import runs
@@ -25,15 +24,9 @@ def evidence(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
 
 
 def _probed(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
-    import xarray as xr
-
-    folders = (loaded.run.folder / "probe").glob("*.zarr")
-    for folder in sorted(folders, key=lambda path: (path.name != "test.zarr", path.name)):
+    for folder in runs.probe_folders(loaded.run.folder / "probe"):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # zarr's, of a store that was not written by us to the end
-                with xr.open_zarr(folder) as record:
-                    record = _in_our_words(record.load())
+            record = runs.read_probe(folder)
             found = {
                 str(cut): {
                     "within": float(record.within.sel(cut=cut)),
@@ -43,17 +36,14 @@ def _probed(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
                 for cut in record.cut.values
                 if str(cut) in loaded.network.cuts
             }
+        except UserError:  # of a newer schema
+            raise
         except Exception as error:  # whatever xarray and zarr make of a damaged store: another is tried
             say(f"the probe in {folder} cannot be read ({type(error).__name__}); make it again with gpz_jax.probe")
             continue
         _note_epoch(f"the probe in {folder.name}", record.attrs.get("epoch"), loaded)
         return found
     return {}
-
-
-def _in_our_words(record):
-    """A probe's record under the names of today; those of 0.1.0 had others."""
-    return record.rename(radius="within", share="rho", mark="zone") if "share" in record else record
 
 
 def _attacked(loaded: LoadedRun) -> dict[str, dict[str, Any]]:

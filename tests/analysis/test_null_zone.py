@@ -16,10 +16,10 @@ from gpz_jax.taps import tap
 
 
 class Measured(NamedTuple):
-    radius: np.ndarray  # (L,) W
-    share: np.ndarray  # (L,) ρ
-    within: np.ndarray  # (L, N) squared distance of each image to its class mean
-    total: np.ndarray  # (L, N) to the grand mean
+    within: np.ndarray  # (L,) W
+    rho: np.ndarray  # (L,)
+    within_each: np.ndarray  # (L, N) squared distance of each image to its class mean
+    total_each: np.ndarray  # (L, N) to the grand mean
 
 
 def verdicts(seed, size, copies=5):
@@ -39,14 +39,14 @@ def verdicts(seed, size, copies=5):
         network = tap(model, variables, batches[0][0])
         moments = measure(network, variables, batches, 10)
         found = [scatter(moments[cut]) for cut in network.cuts]
-        radius, share = (np.array([float(getattr(s, field)) for s in found]) for field in ("within", "share"))
-        return network.cuts, Measured(radius, share, *deviations(network, variables, batches, moments))
+        within, rho = (np.array([float(getattr(s, field)) for s in found]) for field in ("within", "rho"))
+        return network.cuts, Measured(within, rho, *deviations(network, variables, batches, moments))
 
     measured = [untrained(number) for number in range(1 + copies)]
     cuts, one = measured[0]
     everyone = Measured(*map(np.stack, zip(*(m for _, m in measured), strict=True)))
-    samples = zone.bootstrap_rho(everyone.within, everyone.total, replicates=1000, seed=seed)
-    stats = zone.CutStatistics(cuts, one.radius, one.share, everyone.share[1:], samples[:, 0], samples[:, 1:])
+    samples = zone.bootstrap_rho(everyone.within_each, everyone.total_each, replicates=1000, seed=seed)
+    stats = zone.CutStatistics(cuts, one.within, one.rho, everyone.rho[1:], samples[:, 0], samples[:, 1:])
     return {rule: zone.locate(rule, stats) for rule in ("null", "paper")}
 
 

@@ -87,9 +87,9 @@ def test_paper_rule_names_a_cut_where_there_is_nothing():
 def test_paper_rule_refuses_what_it_cannot_compare():
     with pytest.raises(UserError, match="got 1: give at least 2"):
         zone.paper_rule(of_radius(3))
-    with pytest.raises(UserError, match="radius at cut 'block_2' is nan, not a finite number"):
+    with pytest.raises(UserError, match="within at cut 'block_2' is nan, not a finite number"):
         zone.paper_rule(of_radius(3, np.nan, 1))
-    with pytest.raises(UserError, match=r"radius has shape \(3,\) for 2 cuts"):
+    with pytest.raises(UserError, match=r"within has shape \(3,\) for 2 cuts"):
         zone.paper_rule(CutStatistics(("a", "b"), np.ones(3), np.ones(2)))
 
 
@@ -213,7 +213,7 @@ def test_a_trained_network_is_found_among_the_same_copies():
 
 
 def test_null_rule_ignores_the_scale_that_fools_the_paper_rule():
-    stats = with_evidence([0.0, 0.0, 0.0, 0.0])._replace(radius=np.array([500.0, 530.0, 14.0, 15.0]))
+    stats = with_evidence([0.0, 0.0, 0.0, 0.0])._replace(within=np.array([500.0, 530.0, 14.0, 15.0]))
     assert zone.locate("paper", stats).cuts == ("block_3",)
     assert zone.locate("null", stats).cuts == ()
 

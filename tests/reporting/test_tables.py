@@ -5,10 +5,11 @@ import io
 
 import numpy as np
 import pytest
-import xarray as xr
 from rich.console import Console
 
 from gpz_jax import presentation
+from gpz_jax.analysis.probe_result import Probe
+from gpz_jax.analysis.zone import Zone
 from gpz_jax.inversion.results import (
     AttackResult,
     Attempt,
@@ -78,28 +79,14 @@ def test_csv_of_no_rows(tmp_path):
     assert (tmp_path / "t.csv").read_text().strip() == ""
 
 
-def record(**attributes):
-    cuts, nothing = ["early", "late"], [np.nan, np.nan]
-    numbers = {
-        name: ("cut", [1.5, 0.25])
-        for name in ("radius", "radius_per_dimension", "share", "drop", "feature_bound", "decision_bound",
-                     "information_ceiling")
-    }  # fmt: skip
-    nulls = {
-        name: ("cut", nothing) for name in ("share_null", "evidence", "evidence_low", "evidence_high", "drop_null")
-    }
-    return xr.Dataset(
-        {
-            "shape": ("cut", ["4x4x2", "10"]),
-            "dimension": ("cut", [32, 10]),
-            "valid": ("cut", [False, True]),
-            **numbers,
-            **nulls,
-            "mark": (("rule", "cut"), [["", "onset"]]),
-        },
-        coords={"cut": cuts, "rule": ["paper"]},
-        attrs={"run": "r", "split": "test", "images": 7, "labels": "true", "quantiser": "uint8", **attributes},
-    )
+def probed(**settings):
+    numbers, nothing = np.array([1.5, 0.25]), np.full((0, 2), np.nan)
+    zone = Zone("paper", ("late",), "late", numbers, numbers, numbers, "it drops")
+    return Probe(
+        ("early", "late"), ((4, 4, 2), (10,)), np.array([False, True]), np.array([3, 4]), np.ones((2, 2)),
+        numbers, numbers, numbers, nothing, nothing, {"paper": zone}, numbers, numbers, numbers, "uint8",
+        {"run": "r", "split": "test", "images": 7, "labels": "true", **settings},
+    )  # fmt: skip
 
 
 def shown(table):
@@ -109,30 +96,31 @@ def shown(table):
 
 
 def test_probe_table_marks_bypassed_cuts_and_leaves_missing_numbers_blank():
-    text = shown(probe_table.probe_table(record()))
+    text = shown(probe_table.probe_table(probed()))
     assert "early (bypassed)" in text
     assert "late (bypassed)" not in text
     assert "nan" not in text
-    assert "zone: paper" in text
+    assert "zone:" in text
+    assert "paper" in text
     late = next(line for line in text.splitlines() if "late" in line)
     assert "onset" in late
     assert "0.25" in late
 
 
-def test_probe_rows_hold_what_the_record_holds():
-    early, late = probe_table.probe_rows(record())
-    assert (early["cut"], early["D"], early["valid"], early["zone_paper"]) == ("early", 32, False, "")
-    assert (late["radius"], late["zone_paper"]) == (0.25, "onset")
-    assert np.isnan(late["evidence"])
+def test_what_decides_is_shown_and_all_else_with_wide():
+    few, many = (shown(probe_table.probe_table(probed(), wide=wide)) for wide in (False, True))
+    assert "h feature" not in few.split("with --wide also")[0]
+    assert "h feature" in many
+    assert "with --wide" not in many
 
 
 @pytest.mark.parametrize(("labels", "said"), [("predicted", "predicted labels"), ("kmeans", "k-means clusters")])
 def test_probe_table_says_which_classes(labels, said):
-    assert said in shown(probe_table.probe_table(record(labels=labels)))
+    assert said in shown(probe_table.probe_table(probed(labels=labels)))
 
 
 def test_names_with_brackets_are_printed_as_they_are():
-    assert "[/red]x[b]" in shown(probe_table.probe_table(record(run="[/red]x[b]")))
+    assert "[/red]x[b]" in shown(probe_table.probe_table(probed(run="[/red]x[b]")))
 
 
 def attempt(name="deconvolution", *, flattened=True, gain=0.0, note="", images=100, mse=0.125):
