@@ -9,7 +9,7 @@ from gpz_jax.workflow.common import load_data, say, short
 from gpz_jax.workflow.cuts_command import BareModel, CutsConfig, Priced, price, price_model, price_run, report_cuts
 from gpz_jax.workflow.from_torch import run_from_torch
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run, report_accuracy
-from gpz_jax.workflow.probe_command import probe_run, report_probe
+from gpz_jax.workflow.probe_command import calibration_batches, probe_run, report_probe
 from gpz_jax.workflow.resumed import begun
 from gpz_jax.workflow.split_command import report_split, split_run
 from gpz_jax.workflow.sweep_command import report_sweep, train_sweep
@@ -23,6 +23,7 @@ __all__ = [
     "Priced",
     "attack_home",
     "attack_run",
+    "calibration_batches",
     "begun",
     "load_data",
     "load_run",
