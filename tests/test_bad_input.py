@@ -410,6 +410,7 @@ def test_no_run_folder(capsys, trained, tmp_path, command):
         (b"\xff\xfe\x00garbage", "config.json cannot be read"),
         (b"[]", "config.json cannot be read"),
         (b'{"config": 3}', "config.json must be a table, got 3"),
+        (b'{"schema_version": 9}', "written by a newer gpz_jax .schema 9; this one reads up to 2.; upgrade gpz_jax"),
         (b'{"config": {}, "fingerprint": "", "num_classes": null, "channels": 1}', "config.json cannot be read"),
         (b'{"config": {}}', "config.json cannot be read.*fingerprint"),
         (b'{"config": {"modle": {}}}', "unknown key 'modle'; did you mean 'model'"),

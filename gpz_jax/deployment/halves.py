@@ -139,12 +139,7 @@ def export_halves(
       (24, 16)
     """
     levels = quantiser(payload).levels
-    platforms = tuple(dict.fromkeys(platforms))
-    if not platforms:
-        raise UserError(f"name a platform to export for, of {', '.join(PLATFORMS)}")
-    for name in platforms:
-        if name not in PLATFORMS:
-            raise UserError(f"unknown platform {name!r}; known: {', '.join(PLATFORMS)}")
+    platforms = _checked(platforms)
     edge, cloud = split_at(network, variables, x, cut)
     dtype = jax.eval_shape(edge, variables, x).dtype
     if not jnp.issubdtype(dtype, jnp.floating):
@@ -183,6 +178,16 @@ def export_halves(
         "versions": {name: _version(name) for name in ("gpz-jax", "jax", "jaxlib", "flax")},
     }
     return Halves(first.data, second.data, metadata)
+
+
+def _checked(platforms: Sequence[str]) -> tuple[str, ...]:
+    """The platforms, each once."""
+    if not platforms:
+        raise UserError(f"name a platform to export for, of {', '.join(PLATFORMS)}")
+    for name in platforms:
+        if name not in PLATFORMS:
+            raise UserError(f"unknown platform {name!r}; known: {', '.join(PLATFORMS)}")
+    return tuple(dict.fromkeys(platforms))
 
 
 def _send(z: Array, payload: str, affine: Affine | None) -> Array:

@@ -70,17 +70,7 @@ def run_from_torch(file: str | Path, config: Config, *, folder: str | None = Non
         from_torch=from_torch,
     )
     say(f"run folder {run.folder}")
-    network = classifier.network_for(recipe, channels)
-    tracked = splits.balanced_subset(dealt.validation, config.training.track_size, seed=config.seed)
-    moments = measure(network, state.variables, probe_batches(tracked, mesh), dealt.num_classes)
-    record = {"epoch": 0, "alpha": config.training.ls, **measured, "cuts": cut_summary(network, moments)}
-    with runs.Checkpoints(run) as checkpoints:
-        checkpoints.discard_damaged()
-        runs.keep_epochs(run, -1)
-        runs.append_metrics(run, record)
-        accuracy, loss = measured["validation_accuracy"], measured["validation_loss"]
-        checkpoints.save(0, state, accuracy=accuracy, loss=loss, candidate=True)
-    runs.write_epochs(run)
+    _write_epoch_0(run, recipe, state, measured, dealt.validation, mesh)
     _say_how_it_fares(from_torch, measured)
     if dealt.auxiliary.images is dealt.train.images:
         say(
@@ -119,6 +109,29 @@ def _evaluate(
     if not all(map(math.isfinite, measured.values())):
         raise UserError(f"{file}: the network's loss on these images is not finite")
     return measured
+
+
+def _write_epoch_0(
+    run: Run,
+    recipe: classifier.Recipe,
+    state: classifier.State,
+    measured: dict[str, float],
+    validation: splits.Split,
+    mesh: Mesh,
+) -> None:
+    """A line of metrics and a checkpoint, as every epoch of a training leaves them."""
+    config = run.config
+    network = classifier.network_for(recipe, run.channels)
+    tracked = splits.balanced_subset(validation, config.training.track_size, seed=config.seed)
+    moments = measure(network, state.variables, probe_batches(tracked, mesh), run.num_classes)
+    record = {"epoch": 0, "alpha": config.training.ls, **measured, "cuts": cut_summary(network, moments)}
+    with runs.Checkpoints(run) as checkpoints:
+        checkpoints.discard_damaged()
+        runs.keep_epochs(run, -1)
+        runs.append_metrics(run, record)
+        accuracy, loss = measured["validation_accuracy"], measured["validation_loss"]
+        checkpoints.save(0, state, accuracy=accuracy, loss=loss, candidate=True)
+    runs.write_epochs(run)
 
 
 def _sha256(file: Path) -> str:
