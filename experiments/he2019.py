@@ -1,6 +1,6 @@
 """A yardstick from the literature: the inverse network of He et al. 2019 on their six-convolution CIFAR network.
 
-    python experiments/he2019.py --data-dir DIR               # 8,000 images, two cores
+    python experiments/he2019.py --data-dir DIR               # 8,000 images, two cores, 509 s
     python experiments/he2019.py --data-dir DIR --size paper  # all images, an accelerator
 
 Trains their network (``--model cnn6``, from the description) on CIFAR-10 and a deconvolution decoder at ``conv11`` and
@@ -10,24 +10,24 @@ JPEG-compressed copy of CIFAR-10, so are the images here. Writes table.csv and a
 """
 
 import dataclasses
-import sys
-import time
+import functools
 from pathlib import Path
 
-import numpy as np
-from rich.table import Table
-from targets import kept_images
+import common
+from common import Outcome
 
-from gpz_jax import presentation, workflow
+from gpz_jax import workflow
 from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, TrainingConfig
-from gpz_jax.errors import UserError, did_you_mean, one_line_errors
-from gpz_jax.flags import parse
-from gpz_jax.reporting import figures, tables
 
 #: PSNR in dB and SSIM that He et al. (2019) report for the inverse network at these cuts.
 PUBLISHED = {"conv11": (49.9, 0.999), "ReLU22": (19.8, 0.69)}
 
 SIZES = {
+    "tiny": (
+        DataConfig(size=16),
+        TrainingConfig(epochs=1),
+        AttackConfig(epochs=1, steps=4, decoder_width=2),
+    ),
     "laptop": (
         DataConfig(data="cifar10", aux="held-out", size=32, train_limit=8_000, auxiliary_fraction=0.4),
         TrainingConfig(epochs=6, lr=0.001),
@@ -42,57 +42,39 @@ SIZES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Flags(common.Flags):
     """Flags of the experiment."""
 
-    data_dir: str = "data"
-    """Folder that holds cifar10.npz."""
-    size: str = "laptop"
-    """laptop (two cores) or paper (an accelerator)."""
-    seed: int = 0
-    """Seed of everything."""
     out: str = "runs/he2019"
     """Folder for the run, the table and the grid; a killed experiment continues there."""
 
 
-@one_line_errors
-def main(argv: list[str] | None = None) -> None:
-    argv = sys.argv[1:] if argv is None else argv
-    flags = parse(Experiment, argv, prog="python experiments/he2019.py", description=__doc__ or "")
-    if flags.size not in SIZES:
-        raise UserError(f"unknown --size {flags.size!r}{did_you_mean(flags.size, SIZES)}")
+def experiment(flags: Flags, out: Path) -> Outcome:
+    """Both cuts, beside what was published."""
     data, training, attack = SIZES[flags.size]
-    begun, out = time.monotonic(), Path(flags.out)
-    config = Config(
-        data=dataclasses.replace(data, data_dir=flags.data_dir), model=ModelConfig(model="cnn6"), training=training,
-        seed=flags.seed,
-    )  # fmt: skip
-    run = workflow.train_run(config, folder=f"{flags.out}/{flags.size}-seed{flags.seed}", resume=True)
-    loaded = workflow.load_run(str(run.folder))
+    data = dataclasses.replace(data, data_dir=flags.data_dir)
+    config = Config(data=data, model=ModelConfig(model="cnn6"), training=training, seed=flags.seed)
+    loaded = common.train(config, f"{flags.out}/{flags.size}-seed{flags.seed}")
     workflow.report_accuracy(loaded)
     results = workflow.attack_run(loaded, dataclasses.replace(attack, cut=tuple(PUBLISHED)), resume=True)
-    table = Table(
-        title=f"He et al. 2019, CIFAR-10, {flags.size}: inverse network", caption="paper: as they published it"
-    )
-    for head in ("cut", "PSNR", "PSNR, paper", "SSIM", "SSIM, paper", "LPIPS", "mse", "/class mean", "flattened?"):
-        table.add_column(head, justify="left" if head == "cut" else "right")
-    rows, grid, originals = [], {}, np.zeros(0)
-    for result in results:
-        scores, (psnr, ssim) = result["scores"], PUBLISHED[result["cut"]]
-        rows.append({"cut": result["cut"], **scores, "psnr_published": psnr, "ssim_published": ssim})
-        n = presentation.number
-        table.add_row(
-            result["cut"], f"{scores['psnr']:.1f}", str(psnr), f"{scores['ssim']:.3f}", str(ssim),
-            n(scores["lpips"]) if "lpips" in scores else "", n(scores["mse"]), n(scores["ratio"]),
-            "yes" if result["flattened"] else "NO",
-        )  # fmt: skip
-        x, x_hat = kept_images(loaded, attack, result)
-        originals, grid[result["cut"]] = x[:10], x_hat[:10]
-    tables.write_csv(rows, out / "table.csv")
-    figures.reconstruction_grid(originals, grid, out / "attacks.png")
-    tables.console().print(table)
-    print(f"{time.monotonic() - begun:.0f} s")
+    rows = [row for result in results for row in result.rows()]
+    for row in rows:
+        row["psnr_published"], row["ssim_published"] = PUBLISHED[row["cut"]]
+    common.draw_grid({result.cut: result.best for result in results}, out / "attacks.png")
+    sheet = common.sheet_of(
+        f"He et al. 2019, {data.data}, {flags.size}: inverse network",
+        rows,
+        {"cut": "cut", "PSNR": "psnr", "PSNR,\npaper": "psnr_published", "SSIM": "ssim",
+         "SSIM,\npaper": "ssim_published", "LPIPS": "lpips", "mse": "mse", "/class\nmean": "ratio",
+         "flattened?": "flattened"},
+        caption="paper: as they published it",
+        wide=("LPIPS", "flattened?"),
+    )  # fmt: skip
+    said = [f"{row['cut']}: {row['psnr'] - row['psnr_published']:+.1f} dB against the published PSNR" for row in rows]
+    return Outcome(rows, [sheet], said)
 
+
+main = functools.partial(common.run, Flags, experiment)
 
 if __name__ == "__main__":
     main()

@@ -20,11 +20,11 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import measuring
 import numpy as np
 import optax
 
@@ -52,21 +52,6 @@ def siblings(name: str, num_classes: int, batch: int, size: int):
     return model, tap(model, variables, x, train=False), variables, x, labels, soft_targets(labels, num_classes, 0.3)
 
 
-def timed(call) -> float:
-    begun = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - begun
-
-
-def ratios(baseline, others: dict, pairs: int) -> tuple[float, dict[str, tuple[float, float]]]:
-    """Median seconds of the baseline; of the others median seconds and median ratio, run in turn."""
-    for call in (baseline, *others.values()):
-        jax.block_until_ready(call())
-    times = np.array([[timed(call) for call in (baseline, *others.values())] for _ in range(pairs)])
-    medians, against = np.median(times, axis=0), np.median(times / times[:, :1], axis=0)
-    return medians[0], {name: (medians[i], against[i]) for i, name in enumerate(others, start=1)}
-
-
 def ledgers(name: str, num_classes: int, flags) -> dict[str, float]:
     """Ratios of the two ledgers to a forward pass."""
     model, network, variables, x, labels, q = siblings(name, num_classes, flags.batch, flags.size)
@@ -81,7 +66,7 @@ def ledgers(name: str, num_classes: int, flags) -> dict[str, float]:
     after = {**variables, "params": optax.apply_updates(variables["params"], update)}
     forward = jax.jit(lambda variables, x: network(variables, x)[0])
 
-    plain, found = ratios(
+    plain, found = measuring.in_turn(
         lambda: forward(variables, x),
         {
             "feature": lambda: feature_terms(network, variables, x, labels, q, step_size=0.01),
@@ -92,16 +77,16 @@ def ledgers(name: str, num_classes: int, flags) -> dict[str, float]:
         },
         flags.pairs,
     )
-    print(
+    measuring.say(
         f"{name:6} K = {num_classes:3}  {len(network.cuts)} cuts  forward {1e3 * plain:7.1f} ms   "
-        + "   ".join(f"{key} {1e3 * seconds:8.1f} ms, ratio {ratio:5.2f}" for key, (seconds, ratio) in found.items()),
-        flush=True,
+        + "   ".join(f"{key} {1e3 * seconds:8.1f} ms, ratio {ratio:5.2f}" for key, (seconds, ratio) in found.items())
     )
     return {key: ratio for key, (_, ratio) in found.items()}
 
 
-def jacobian(flags) -> None:
-    """The definition against the fast way at the CNN's four blocks and at all cuts of the IR sibling."""
+def jacobian(flags) -> dict[str, float]:
+    """Times of the definition over the fast way, at the CNN's four blocks and at all cuts of the IR sibling."""
+    ratios = {}
     for name, cuts in (("cnn", 4), ("ir152", 15)):
         base, fast, slow = (
             json.loads(
@@ -112,12 +97,13 @@ def jacobian(flags) -> None:
             )
             for way in ("forward", "fast", "jacobian")
         )  # fmt: skip
-        print(
+        ratios[f"jacobian, {name}, {cuts} cuts"] = slow["seconds"] / fast["seconds"]
+        measuring.say(
             f"{name}, first {cuts} cuts, N = 64, K = 10: fast {1e3 * fast['seconds']:.0f} ms, vmap(jacrev) "
             f"{1e3 * slow['seconds']:.0f} ms, ratio {slow['seconds'] / fast['seconds']:.1f}; peak memory "
-            f"{fast['mib']:.0f} and {slow['mib']:.0f} MiB (a forward pass alone: {base['mib']:.0f})",
-            flush=True,
+            f"{fast['mib']:.0f} and {slow['mib']:.0f} MiB (a forward pass alone: {base['mib']:.0f})"
         )
+    return ratios
 
 
 def child(way: str, name: str, cuts: str, size: str) -> None:
@@ -134,12 +120,12 @@ def child(way: str, name: str, cuts: str, size: str) -> None:
     call = calls[way]
     arguments = (variables, x, labels, q) if way == "jacobian" else ()
     jax.block_until_ready(call(*arguments))
-    seconds = float(np.median([timed(lambda: call(*arguments)) for _ in range(5)]))
+    seconds = float(np.median([measuring.seconds(lambda: call(*arguments)) for _ in range(5)]))
     unit = 1 if sys.platform == "darwin" else 1024
     print(json.dumps({"seconds": seconds, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}))
 
 
-def tracking(flags) -> None:
+def tracking() -> dict[str, float]:
     """Training of the CNN sibling with and without a ledger of every tenth step, in turn."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (128 * 80, 32, 32, 3), np.uint8), np.arange(128 * 80, dtype=np.int32) % 10
@@ -173,12 +159,15 @@ def tracking(flags) -> None:
 
     with tempfile.TemporaryDirectory() as folder:
         ledgers = {kind: open_ledger(kind, folder) for kind in ("feature", "full")}
-        plain, found = ratios(
+        plain, found = measuring.in_turn(
             lambda: run(None), {kind: lambda kept=kept: run(kept) for kind, kept in ledgers.items()}, 5
         )
-    print(f"training, CNN width 16, batch 128, 80 steps: {plain:.2f} s without a ledger; every tenth step, probe 256:")
+    measuring.say(
+        f"training, CNN width 16, batch 128, 80 steps: {plain:.2f} s without a ledger; every tenth step, probe 256:"
+    )
     for kind, (seconds, ratio) in found.items():
-        print(f"  --ledger {kind:8} {seconds:.2f} s, {100 * (ratio - 1):+.0f} %", flush=True)
+        measuring.say(f"  --ledger {kind:8} {seconds:.2f} s, {100 * (ratio - 1):+.0f} %")
+    return {f"training, ledger {kind}": ratio for kind, (_, ratio) in found.items()}
 
 
 def main() -> None:
@@ -195,18 +184,16 @@ def main() -> None:
     if flags.child:
         child(*flags.child)
         return
-    print(f"batch {flags.batch}, {flags.size}x{flags.size}x3, {jax.devices()[0].device_kind}, jax {jax.__version__}")
+    ratios = {}
     for name in flags.models if "ledgers" in flags.what else ():
-        found = [ledgers(name, k, flags) for k in flags.classes]
-        if len(found) > 1:
-            print(
-                f"{name:6} feature, K = {flags.classes[-1]} over K = {flags.classes[0]}: "
-                f"{found[-1]['feature'] / found[0]['feature']:.2f} (goal <= 1.15)"
-            )
+        found = {k: ledgers(name, k, flags) for k in flags.classes}
+        ratios |= {f"{key}, {name}, K = {k}": ratio for k, of in found.items() for key, ratio in of.items()}
     if "jacobian" in flags.what:
-        jacobian(flags)
+        ratios |= jacobian(flags)
     if "tracking" in flags.what:
-        tracking(flags)
+        ratios |= tracking()
+    against = "a forward pass of the same batch; jacobian: the fast way; training: without a ledger"
+    measuring.report("contraction", against=against, ratios=ratios, settings=flags)
 
 
 if __name__ == "__main__":

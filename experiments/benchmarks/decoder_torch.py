@@ -8,11 +8,10 @@ median of the ratios pair by pair.
 
 import argparse
 import math
-import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import measuring
 import optax
 
 from gpz_jax.inversion.decoder import decoder_for, parameter_count, stage_count
@@ -77,30 +76,25 @@ def theirs(z_shape, x_shape, width: int, batch: int):
     return run, sum(math.prod(parameter.shape) for parameter in decoder.parameters())
 
 
-def timed(run) -> float:
-    begun = time.perf_counter()
-    run()
-    return time.perf_counter() - begun
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64)
     flags = parser.parse_args()
+    ratios, milliseconds = {}, {}
     for name, (z_shape, x_shape, width) in SETTINGS.items():
         (jax_step, count), (torch_step, torch_count) = (f(z_shape, x_shape, width, flags.batch) for f in (ours, theirs))
         assert count == torch_count, (count, torch_count)
-        for run in (jax_step, torch_step):
-            for _ in range(3):
-                run()
-        times = np.array([[timed(jax_step), timed(torch_step)] for _ in range(flags.pairs)])
-        mine, other = 1e3 * np.median(times, axis=0)
-        print(
+        other, found = measuring.in_turn(torch_step, {"ours": jax_step}, flags.pairs)
+        mine, ratios[name] = found["ours"]
+        milliseconds[name] = {"gpz_jax": 1e3 * mine, "torch": 1e3 * other}
+        measuring.say(
             f"{name}: z {z_shape} to x {x_shape}, width {width}, {count:,} parameters, batch {flags.batch}: "
-            f"{mine:.1f} ms, PyTorch {other:.1f} ms, ratio {np.median(times[:, 0] / times[:, 1]):.2f}",
-            flush=True,
+            f"{1e3 * mine:.1f} ms, PyTorch {1e3 * other:.1f} ms, ratio {ratios[name]:.2f}"
         )
+    measuring.report(
+        "decoder_torch", against="the same step in PyTorch", ratios=ratios, settings=flags, milliseconds=milliseconds
+    )
 
 
 if __name__ == "__main__":

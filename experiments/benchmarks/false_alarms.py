@@ -9,6 +9,7 @@ share of the draws the one passes the others' prediction limit (point estimates,
 import argparse
 
 import jax
+import measuring
 import numpy as np
 from scipy.stats import t as student_t
 
@@ -40,7 +41,7 @@ def main() -> None:
         moments = measure(network, variables, batches, 10)
         rhos.append([float(scatter(moments[cut]).rho) for cut in network.cuts])
     log_rho = np.log(np.array(rhos))  # (networks, cuts)
-    rng = np.random.default_rng(0)
+    rng, rates = np.random.default_rng(0), {}
     for copies in (3, 5, 10):
         for confidence in (0.99, 0.999):
             quantile = float(student_t.ppf(confidence, copies - 1))
@@ -50,10 +51,12 @@ def main() -> None:
                 null = np.array(others)
                 limits.append(prediction_limit(null, quantile))
                 alarms += float((null.mean(axis=0) - one).max()) > limits[-1]
-            print(
+            rates[f"{copies} copies, confidence {confidence:g}"] = alarms / flags.draws
+            measuring.say(
                 f"{copies} copies, confidence {confidence:g}: {alarms / flags.draws:.2%} false alarms, "
                 f"median limit {np.median(limits):.3f} nats"
             )
+    measuring.report("false_alarms", against="all draws", ratios=rates, settings=flags)
 
 
 if __name__ == "__main__":

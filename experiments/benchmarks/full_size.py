@@ -10,10 +10,10 @@ counts in the compiled step (2 a multiply-add); their share of the device's peak
 import argparse
 import resource
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
+import measuring
 import numpy as np
 
 from gpz_jax import parallel
@@ -28,12 +28,7 @@ PEAK = {"H100": 989e12, "H200": 989e12, "A100": 312e12, "TPU v4": 275e12, "TPU v
 
 def seconds(call, repeats: int) -> float:
     """Median over repeats, the first (which compiles) left out."""
-    times = []
-    for _ in range(repeats + 1):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return float(np.median(times[1:]))
+    return float(np.median([measuring.seconds(call) for _ in range(repeats + 1)][1:]))
 
 
 def main() -> None:
@@ -73,22 +68,27 @@ def main() -> None:
     loss = carried[1].means()["loss"]
     variables = carried[0].variables
     batch = (images, labels, jnp.ones(flags.batch, bool))
-    probe_time = seconds(lambda: jax.block_until_ready(radius.measure(network, variables, [batch], 10)), flags.steps)
+    probe_time = seconds(lambda: radius.measure(network, variables, [batch], 10), flags.steps)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(carried[0].params))
     flops = (compiled.cost_analysis() or {}).get("flops", float("nan"))
     peak = next((value for name, value in PEAK.items() if name in device.device_kind), None)
-    share = f", {100 * flops / step_time / peak:.1f} % of {peak / 1e12:.0f} peak TFLOP/s" if peak else ""
+    of_peak = f", {100 * flops / step_time / peak:.1f} % of {peak / 1e12:.0f} peak TFLOP/s" if peak else ""
     unit = 1 if sys.platform == "darwin" else 1024
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
     held = (device.memory_stats() or {}).get("peak_bytes_in_use")
-    print(
+    measuring.say(
         f"{flags.model}, {parameters:,} parameters, {flags.size}x{flags.size}x3, batch {flags.batch}, {dtype}, "
         f"{len(network.cuts)} cuts, {device.device_kind}\n"
-        f"training step {step_time:.3f} s = {flags.batch / step_time:.0f} images/s, {flops / 1e12:.3f} TFLOP{share}; "
+        f"training step {step_time:.3f} s = {flags.batch / step_time:.0f} images/s, {flops / 1e12:.3f} TFLOP{of_peak}; "
         f"mean loss {loss:.3f} nats\n"
         f"probe of all cuts {probe_time:.3f} s = {flags.batch / probe_time:.0f} images/s\n"
         f"peak memory: host {host:.1f} GiB" + (f", device {held / 2**30:.1f} GiB" if held else "")
     )
+    measuring.report(
+        "full_size", against="a training step of the same batch", ratios={"probe of all cuts": probe_time / step_time},
+        settings=flags, seconds={"step": step_time, "probe": probe_time}, tflop_of_step=flops / 1e12, host_gib=host,
+        parameters=parameters, cuts=len(network.cuts), dtype=dtype,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

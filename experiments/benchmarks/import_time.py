@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 
+import measuring
+
 PAIRS = 5
 BASE, OURS = "import jax, flax.linen", "import jax, flax.linen, gpz_jax"
 
@@ -23,9 +25,13 @@ def seconds(statement: str) -> float:
 
 def main() -> None:
     pairs = [(seconds(BASE), seconds(OURS)) for _ in range(1 + PAIRS)][1:]
-    for name, times in zip((BASE, OURS), zip(*pairs, strict=True), strict=True):
-        print(f"{name}: {statistics.median(times):.2f} s")
-    print(f"gpz_jax adds {statistics.median(ours - base for base, ours in pairs):.2f} s (to stay below 0.3 s)")
+    base, ours = (statistics.median(times) for times in zip(*pairs, strict=True))
+    added = statistics.median(ours - base for base, ours in pairs)
+    measuring.say(f"{BASE}: {base:.2f} s\n{OURS}: {ours:.2f} s\ngpz_jax adds {added:.2f} s (to stay below 0.3 s)")
+    ratio = statistics.median(ours / base for base, ours in pairs)
+    measuring.report(
+        "import_time", against=BASE, ratios={OURS: ratio}, seconds={BASE: base, OURS: ours}, added_seconds=added
+    )
 
 
 if __name__ == "__main__":

@@ -8,11 +8,10 @@ to a running record, and the median of the ratio pair by pair. Goal: at most 1.2
 """
 
 import argparse
-import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import measuring
 
 from gpz_jax.analysis import radius
 from gpz_jax.models import build
@@ -44,21 +43,19 @@ def main() -> None:
         return {cut: radius.update(moments[cut], taps[cut], labels, mask) for cut in network.cuts}
 
     moments = radius.measure(network, variables, [(x, labels, mask)], flags.classes)
-    jax.block_until_ready((forward(variables, x), add_batch(moments, variables, x, labels, mask)))
-    times = []
-    for _ in range(flags.pairs):
-        begun = time.perf_counter()
-        jax.block_until_ready(forward(variables, x))
-        between = time.perf_counter()
-        moments = jax.block_until_ready(add_batch(moments, variables, x, labels, mask))
-        times.append((between - begun, time.perf_counter() - between))
-    plain, probed = np.median(times, axis=0) * 1e3
-    ratio = np.median([b / a for a, b in times])
-    print(
+    plain, found = measuring.in_turn(
+        lambda: forward(variables, x), {"probe": lambda: add_batch(moments, variables, x, labels, mask)}, flags.pairs
+    )
+    probed, ratio = found["probe"]
+    measuring.say(
         f"{flags.model} width {flags.width}, {flags.size}x{flags.size}x{flags.channels}, K = {flags.classes}, batch "
         f"{flags.batch}, {len(network.cuts)} cuts, {jax.devices()[0].device_kind}\n"
-        f"forward {plain:.2f} ms   forward + moments of all cuts {probed:.2f} ms   ratio {ratio:.3f} (goal <= 1.2)"
+        f"forward {1e3 * plain:.2f} ms, with moments of all cuts {1e3 * probed:.2f} ms, ratio {ratio:.3f} (goal <= 1.2)"
     )
+    measuring.report(
+        "probe", against="a forward pass of the same batch", ratios={"with the moments of all cuts": ratio},
+        settings=flags, seconds={"forward": plain, "probe": probed}, cuts=len(network.cuts),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

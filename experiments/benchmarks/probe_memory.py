@@ -12,6 +12,8 @@ import os
 import subprocess
 import sys
 
+import measuring
+
 from gpz_jax.runs.folder import open_run
 
 
@@ -35,10 +37,14 @@ def main() -> None:
     channels = open_run(flags.run).channels
     small, large = (peak([*common, "--limit", str(limit)]) for limit in (10_000, 60_000))
     images = 50_000 * 28 * 28 * channels
-    print(
+    measuring.say(
         f"peak on 10,000 images {small / 2**20:.0f} MiB, on 60,000 {large / 2**20:.0f} MiB: "
         f"{(large - small) / 2**20:.1f} MiB more; 50,000 images of 28x28 take {images / 2**20:.1f} MiB"
     )
+    measuring.report(
+        "probe_memory", against="a probe of 10,000 images", ratios={"peak memory, 60,000 images": large / small},
+        settings=flags, mib={"10,000": small / 2**20, "60,000": large / 2**20, "images alone": images / 2**20},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

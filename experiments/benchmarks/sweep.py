@@ -1,23 +1,22 @@
-"""Four seeds trained together against four separate runs of the same steps: one process, in turn, medians.
+"""Four seeds trained in one sweep against four separate runs of the same steps: one process, in turn, medians.
 
     python experiments/benchmarks/sweep.py                         # the paper's CNN, width 16, on the digits
     python experiments/benchmarks/sweep.py --width 4 --size 16
-    python experiments/benchmarks/sweep.py --members 8 --dtype bfloat16 --width 64 --size 64     # an accelerator
+    python experiments/benchmarks/sweep.py --runs 8 --dtype bfloat16 --width 64 --size 64     # an accelerator
 
 Prints for "loop" and "vmap" the ratio to the separate runs (median of the ratios pair by pair; below 1 is faster) of
 whole epochs of training steps, evaluation left out, and how long the first epoch took, with compiling. Also
-for "loop" unrolled inside one program, which is not offered: it is no faster, and compiles every member anew.
+for "loop" unrolled inside one program, which is not offered: it is no faster, and compiles every run anew.
 
 Goal: "auto" at most 1.1 on CPUs; below 1 on accelerators.
 """
 
 import argparse
 import dataclasses
-import time
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import measuring
 
 from gpz_jax import parallel
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, resolve
@@ -34,7 +33,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--members", type=int, default=4)
+    parser.add_argument("--runs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=5)
     flags = parser.parse_args()
 
@@ -45,7 +44,7 @@ def main() -> None:
             training=TrainingConfig(batch_size=flags.batch_size, ls=0.3),
         )
     )
-    configs = [dataclasses.replace(config, seed=seed) for seed in range(flags.members)]
+    configs = [dataclasses.replace(config, seed=seed) for seed in range(flags.runs)]
     source, mesh = load("digits"), parallel.data_mesh()
     recipe = classifier.recipe_for(config, source.num_classes, source.train_images.shape[-1])
     parts = [make_splits(source, seed=one.seed).train for one in configs]
@@ -88,24 +87,20 @@ def main() -> None:
         "vmap": lambda: all_at_once("vmap", steps_of("vmap")),
         "unrolled": lambda: all_at_once("loop", unrolled),
     }
-    print(
+    measuring.say(
         f"{flags.model} width {flags.width}, {flags.size}x{flags.size}, {flags.dtype}, batch {flags.batch_size}, "
-        f"{flags.members} members, {steps} steps, {mesh.size} x {jax.devices()[0].device_kind}, jax {jax.__version__}"
+        f"{flags.runs} runs, {steps} steps, {mesh.size} x {jax.devices()[0].device_kind}, jax {jax.__version__}"
     )
-    first = {}
-    for name, way in ways.items():
-        begun = time.perf_counter()
-        way()
-        first[name] = time.perf_counter() - begun
-    times = np.empty((flags.rounds, len(ways)))
-    for row in times:
-        for i, way in enumerate(ways.values()):
-            begun = time.perf_counter()
-            way()
-            row[i] = time.perf_counter() - begun
-    medians, ratios = np.median(times, axis=0), np.median(times / times[:, :1], axis=0)
-    for name, median, ratio in zip(ways, medians, ratios, strict=True):
-        print(f"{name:9} {1e3 * median / steps:7.1f} ms a step of all   ratio {ratio:.2f}   first {first[name]:.1f} s")
+    first = {name: measuring.seconds(way) for name, way in ways.items()}  # with compiling
+    plain, found = measuring.in_turn(ways.pop("separate"), ways, flags.rounds)
+    found = {"separate": (plain, 1.0), **found}
+    for name, (median, ratio) in found.items():
+        words = f"{1e3 * median / steps:7.1f} ms a step of all   ratio {ratio:.2f}   first {first[name]:.1f} s"
+        measuring.say(f"{name:9} {words}")
+    measuring.report(
+        "sweep", against="the same runs one after the other", ratios={name: found[name][1] for name in ways},
+        settings=flags, seconds={name: median for name, (median, _) in found.items()}, first_epoch_seconds=first,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -12,14 +12,12 @@ jax 0.10.2 and flax 0.12.8 on a 2-core x86-64 CPU, shared with other work:
 In three runs the ratios were 15.9 to 17.2 and 8.3 to 8.8; under other load the times of one run doubled.
 """
 
-import platform
 import statistics
-import time
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import measuring
 
 from gpz_jax.inversion.decoder import TransposedConv
 
@@ -27,7 +25,8 @@ REPEATS = 7
 SIZES = [((64, 4, 4, 512), 256), ((64, 16, 16, 64), 32)]  # input, output channels
 
 
-def compare(shape: tuple[int, ...], features: int) -> str:
+def compare(shape: tuple[int, ...], features: int) -> tuple[float, float]:
+    """Times of flax's over ours, and the largest difference of the gradients."""
     n, h, w, _ = shape
     x = jax.random.normal(jax.random.key(0), shape)
     target = jax.random.normal(jax.random.key(1), (n, 2 * h, 2 * w, features))
@@ -50,16 +49,15 @@ def compare(shape: tuple[int, ...], features: int) -> str:
     seconds = {name: [] for name in steps}
     for _ in range(REPEATS):
         for name, step in steps.items():
-            start = time.perf_counter()
-            jax.block_until_ready(step(variables, x))
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(measuring.seconds(lambda step=step: step(variables, x)))
     flax_ms, ours_ms = (1e3 * statistics.median(seconds[name]) for name in ("flax", "ours"))
     ratio = statistics.median(a / b for a, b in zip(seconds["flax"], seconds["ours"], strict=True))
-    return (
+    measuring.say(
         f"{'x'.join(map(str, shape))} -> {features}: flax {flax_ms:.0f} ms, ours {ours_ms:.0f} ms, "
         f"paired ratio {ratio:.1f}; values differ by {difference(*values):.0e}, "
         f"gradients by {difference(*gradients):.0e}"
     )
+    return ratio, difference(*gradients)
 
 
 def difference(got, want) -> float:
@@ -68,7 +66,14 @@ def difference(got, want) -> float:
     return max(float(jnp.abs(g - w).max() / jnp.abs(w).max()) for g, w in pairs)
 
 
+def main() -> None:
+    found = {f"{'x'.join(map(str, shape))} -> {features}": compare(shape, features) for shape, features in SIZES}
+    measuring.report(
+        "transposed_convolution", against="ours; nn.ConvTranspose takes so many times as long",
+        ratios={size: ratio for size, (ratio, _) in found.items()},
+        gradients_differ_by={size: difference for size, (_, difference) in found.items()},
+    )  # fmt: skip
+
+
 if __name__ == "__main__":
-    print(f"jax {jax.__version__}, flax {flax.__version__}, {jax.devices()[0].platform}, {platform.machine()}")
-    for shape, features in SIZES:
-        print(compare(shape, features))
+    main()
