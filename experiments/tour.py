@@ -42,17 +42,18 @@ def one_run(flags: Flags, name: str, seed: int) -> list[Row]:
     config = Config(data=data, model=model, training=TrainingConfig(ls=ALPHAS[name], epochs=epochs), seed=seed)
     loaded = common.train(config, f"{flags.out}/{name}-seed{seed}")
     found = {"accuracy": workflow.report_accuracy(loaded)}
-    test = workflow.probe_run(loaded, ProbeConfig(null_seeds=nulls))
-    train = workflow.probe_run(loaded, ProbeConfig(split="train", null_seeds=0))
+    test = workflow.probe_run(loaded, ProbeConfig(null_seeds=nulls)).to_xarray()
+    train = workflow.probe_run(loaded, ProbeConfig(split="train", null_seeds=0)).to_xarray()
     maps = tuple(str(cut) for cut in test.cut.values if "x" in str(test["shape"].sel(cut=cut).values))
     vectors = tuple(str(cut) for cut in test.cut.values if cut not in maps)
     rows = []
     for cuts, epochs in ((maps, of_maps), (vectors, of_vectors)):
         for result in workflow.attack_run(loaded, dataclasses.replace(attack, cut=cuts, epochs=epochs), resume=True):
             at_test, at_train = test.sel(cut=result.cut), train.sel(cut=result.cut)
-            found |= {"radius_test": float(at_test.radius), "radius_train": float(at_train.radius)}
-            found |= {"rho_test": float(at_test.share), "rho_train": float(at_train.share)}
-            found |= {"rho_null": float(at_test.share_null), "zone_null": str(at_test.mark.sel(rule="null").values)}
+            found |= {"radius_test": float(at_test.within), "radius_train": float(at_train.within)}
+            found |= {"rho_test": float(at_test.rho), "rho_train": float(at_train.rho)}
+            zone = str(at_test.zone.sel(rule="null").values)
+            found |= {"rho_null": float(at_test.rho_null.mean()), "zone_null": zone}
             rows.append({"targets": name, "seed": seed, "cut": result.cut, **found, **result.best.row()})
     return rows
 

@@ -59,7 +59,7 @@ def one_run(flags: TrackedFlags, name: str, targets: str, seed: int) -> tuple[An
     folder = f"{flags.out}/{name}/{targets}-seed{seed}"
     loaded = common.train(config_of(flags, name, ALPHAS[targets], seed), folder)
     found = {"setting": name, "targets": targets, "seed": seed, "accuracy": workflow.report_accuracy(loaded)}
-    test = workflow.probe_run(loaded, ProbeConfig(null_seeds=0, bootstrap=1))
+    test = workflow.probe_run(loaded, ProbeConfig(null_seeds=0, bootstrap=1)).to_xarray()
     curves = workflow.read_ledgers([folder])[0].curves
     late = slice(curves.sizes["step"] // 2, curves.sizes["step"])
     found |= {"turn": curves.attrs["turn"], "past_flip": float(curves.past_flip.values[late].mean())}
@@ -70,7 +70,7 @@ def one_run(flags: TrackedFlags, name: str, targets: str, seed: int) -> tuple[An
         sums |= {key: row[f"sum_feature_{key}"] / start for key in ("correct", "wrong", "second")}
         kept = ("cut", "first_step", "radius_first", "radius_last", "rho_first", "rho_last", "falling")
         kept += tuple(f"{way}_{key}" for way in ("feature", "optimiser") for key in AGREEMENT)
-        ended = {"radius_test": float(at_test.radius), "rho_test": float(at_test.share)}
+        ended = {"radius_test": float(at_test.within), "rho_test": float(at_test.rho)}
         rows.append({**found, **{key: row[key] for key in kept}, **sums, **ended})
     return curves, rows
 
