@@ -182,6 +182,7 @@ def draw_by_cut(
     figure, (axes,) = figures.new_figure(1, len(panels), (4.7 * len(panels), 4))
     cuts, groups = (list(dict.fromkeys(row[key] for row in rows)) for key in ("cut", group))
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
+        values = np.zeros(0)
         for name in groups:
             values = np.array([[row[key] for row in where(rows, cut=cut, **{group: name})] for cut in cuts])  # (L, n)
             axis.errorbar(cuts, values.mean(1), yerr=values.std(1), fmt="o-", capsize=3, label=name)

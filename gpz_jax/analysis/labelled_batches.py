@@ -32,7 +32,8 @@ def with_mask(batch: Batch) -> tuple[Any, Any, Any]:
         raise UserError(
             f"a batch is (x, labels) or (x, labels, mask), not {found}; give one batch as a list, [(x, labels)]"
         )
-    x, labels, mask = (*batch, None)[:3]
+    x, labels, *given = batch
+    mask = given[0] if given else None
     return x, labels, np.ones(len(x), bool) if mask is None else mask
 
 

@@ -83,7 +83,9 @@ def probe_network(
     read = reader(batches, network, variables, num_classes)
     trained = _measure(network, variables, read, num_classes, unbiased)
     untrained = [
-        _measure(network, _checked(null, variables, number), read, num_classes, unbiased)._replace(moments=None)
+        _measure(network, _checked(null, variables, number), read, num_classes, unbiased)._replace(
+            moments={}
+        )  # K x D a cut is held of one network at a time
         for number, null in enumerate(nulls)
     ]
     applied = rules_to_apply(rules, len(untrained))
@@ -132,8 +134,8 @@ def rules_to_apply(asked: Iterable[str] | None, nulls: int) -> tuple[str, ...]:
 class _Measured(NamedTuple):
     """One network at L cuts: what ``radius.summarise`` and ``radius.deviations`` give, on the host."""
 
-    moments: dict[str, Moments] | None
-    count: np.ndarray
+    moments: dict[str, Moments]
+    count: np.ndarray  # pyright: ignore[reportIncompatibleMethodOverride]
     radius: np.ndarray
     within: np.ndarray
     between: np.ndarray
@@ -146,8 +148,11 @@ def _measure(network: TappedNetwork, variables: Any, read: Read, num_classes: in
     moments = measure(network, variables, read(), num_classes)
     sums = deviations(network, variables, read(), moments, unbiased=unbiased)
     found = jax.device_get(summarise(moments, unbiased=unbiased))
-    per_cut = (np.array([getattr(found[cut], name) for cut in network.cuts], np.float64) for name in Summary._fields)
-    return _Measured(moments, np.asarray(moments[network.cuts[0]].count), *per_cut, *sums)
+    radius, within, between, rho = (
+        np.array([getattr(found[cut], name) for cut in network.cuts], np.float64) for name in Summary._fields
+    )
+    count = np.asarray(moments[network.cuts[0]].count)
+    return _Measured(moments, count, radius, within, between, rho, *sums)
 
 
 def _checked(null: Any, variables: Any, number: int) -> Any:
