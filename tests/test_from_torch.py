@@ -93,7 +93,7 @@ def test_it_holds_the_weights_of_the_file(home, variables):
     assert tuple(line["cuts"]) == CUTS
     assert {"validation_accuracy", "validation_loss", "test_loss"} <= line.keys()
     with xr.open_zarr(home / "imported/dynamics.zarr", group="epochs", consolidated=False) as dynamics:
-        assert dict(dynamics.sizes) == {"epoch": 1, "layer": 6, "class": 10}
+        assert dict(dynamics.sizes) == {"epoch": 1, "cut": 6, "class": 10}
     assert (home / "imported/probe/test.csv").exists()
 
 

@@ -146,7 +146,7 @@ def open_run(folder: str | Path) -> Run:
         hint = f"; runs beside it: {', '.join(known[:5])}" if known else "; make one with python -m gpz_jax.train"
         raise UserError(f"{path} is not a run folder (no config.json){hint}")
     try:
-        written = json.loads(file.read_text())
+        written = dict(json.loads(file.read_text()))
         schema_of(written, file)
         config = from_mapping(Config, written["config"], where=str(file))
         fields = (str(written["fingerprint"]), int(written["num_classes"]), int(written["channels"]))
