@@ -179,7 +179,7 @@ def draw_by_cut(
       group: what is compared, a value of the rows.
       levels: value -> further values that are drawn in its panel as grey lines, means over all rows of a cut.
     """
-    figure, (axes,) = figures.new_figure(1, len(panels), (4.7 * len(panels), 4))
+    figure, (axes,) = figures.new_figure(1, len(panels), (4.7 * len(panels), 4.0))
     cuts, groups = (list(dict.fromkeys(row[key] for row in rows)) for key in ("cut", group))
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
         values = np.zeros(0)
@@ -199,7 +199,7 @@ def draw_by_cut(
 def draw_bars(rows: Sequence[Row], file: Path, *, panel: str, group: str, label: str, value: str) -> None:
     """A panel below the other for each value of ``panel`` in the rows, bars side by side for each of ``group``."""
     panels, groups = (list(dict.fromkeys(row[key] for row in rows)) for key in (panel, group))
-    figure, axes = figures.new_figure(len(panels), 1, (10, 3 * len(panels)))
+    figure, axes = figures.new_figure(len(panels), 1, (10.0, 3.0 * len(panels)))
     for axis, title in zip(np.ravel(axes), panels, strict=True):
         for i, name in enumerate(groups):
             mine = where(rows, **{panel: title, group: name})

@@ -71,7 +71,7 @@ def cheapest(rows: list[Row]) -> str:
 
 def draw(rows: list[Row], file: Path) -> None:
     """Accuracy against the error that the better attacker is left with."""
-    figure, ((axis,),) = figures.new_figure(1, 1, (7, 4.8))
+    figure, ((axis,),) = figures.new_figure(1, 1, (7.0, 4.8))
     for marker, (name, cut) in zip("os^v", dict.fromkeys((row["network"], row["cut"]) for row in rows), strict=False):
         points = {row["defence"]: (row["accuracy"], row["ratio"]) for row in where(rows, network=name, cut=cut)}
         axis.scatter(*zip(*points.values(), strict=True), marker=marker, label=f"{name}, {cut}")

@@ -24,6 +24,9 @@ FOUND = {
     "neural_vortex": ("setting targets cut radius_first realised optimiser feature_correlation", "first positive"),
 }
 
+#: Those that every run of the tests includes: a linear attack, both cuts, and attacks joined from several calls.
+QUICK = {"template", "representation_level", "stress_test"}
+
 #: What experiments share.
 SHARED = {"common", "targets", "tracked_runs", "naming"}
 
@@ -48,7 +51,9 @@ def test_every_experiment_is_here():
     assert set(FOUND) == {path.stem for path in EXPERIMENTS.glob("*.py")} - SHARED
 
 
-@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FOUND]
+)
 def test_runs_at_its_tiny_size(name, main_of, targets, tmp_path, capsys):
     shared = [] if name in ("tour", "neural_vortex", "he2019") else ["--runs", str(targets)]
     with jax.numpy_dtype_promotion("standard"):  # as where it is started; optax relies on it
