@@ -24,7 +24,7 @@ FOUND = {
     "neural_vortex": ("setting targets cut radius_first realised optimiser feature_correlation", "first positive"),
 }
 
-#: Those that every run of the tests includes: a linear attack, both cuts, and attacks joined from several calls.
+#: Those in every run of the tests: the linear attack, a decoder, the likelihood attack; tables, grids and bars.
 QUICK = {"template", "representation_level", "stress_test"}
 
 #: What experiments share.

@@ -68,7 +68,9 @@ def report(name: str, *, against: str, ratios: Mapping[str, Any], settings: Any 
             **{package: importlib.metadata.version(package) for package in ("jax", "flax", "numpy")},
             "gpz_jax": _own_version(),
         },
-        "settings": {} if settings is None else vars(settings),
+        "settings": {}
+        if settings is None
+        else {key: value for key, value in vars(settings).items() if value is not None},
         "against": against,
         "ratios": _rounded(ratios),
         **_rounded(measured),
