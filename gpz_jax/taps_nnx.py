@@ -10,17 +10,24 @@ along, and a module called inside them is known by name and refused.
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from jax.extend.core import get_opaque_trace_state
 
 from gpz_jax.errors import UserError
-from gpz_jax.taps import LOGITS, AtCut, Kind, TappedNetwork, find_cuts, numbered
+from gpz_jax.taps.finding import find_cuts
+from gpz_jax.taps.outputs import LOGITS, AtCall, Kind, numbered
+from gpz_jax.taps.tapped_network import TappedNetwork
 
 
 def tap_nnx(
-    model: Any, x: Any, *, cuts: Iterable[str] | None = None, **arguments: Hashable
+    model: Any,
+    x: Any,
+    *,
+    cuts: str | Iterable[str] | None = None,
+    output: Callable[[Any], Any] | None = None,
+    **arguments: Any,
 ) -> tuple[TappedNetwork, Any]:
     """Find the cut points of a Flax NNX model by tracing it once (shapes only, nothing is computed).
 
@@ -33,10 +40,10 @@ def tap_nnx(
       model: any ``nnx.Module`` whose ``__call__`` returns the logits ``(N, K)`` as one array; or its abstract twin from
         ``nnx.eval_shape``.
       x: an example input, or its ``ShapeDtypeStruct`` twin.
-      cuts: names or globs (``"blocks/*/attention"``) of module paths, joined by ``/``; default: the model's direct
-        children, those in its lists and dicts among them. ``"logits"`` is always the last cut. A module called more
-        than once is ``name``, ``name:2``, …; one that the model holds under two paths goes by the first of them in the
-        order of ``nnx.iter_modules``, which is alphabetical.
+      cuts: names or globs (``"blocks/*/attention"``) as :func:`gpz_jax.tap` takes them; default: the model's direct
+        children, those in its lists and dicts among them. A module that the model holds under two paths goes by the
+        first of them in the order of ``nnx.iter_modules``, which is alphabetical.
+      output: picks the logits from what the model returns, such as ``lambda out: out["logits"]``.
       **arguments: passed to ``model.__call__``.
 
     Returns:
@@ -80,7 +87,7 @@ def tap_nnx(
     copy = nnx.clone(model)
     copy.eval()
     graphdef, variables = nnx.split(copy)
-    return find_cuts(Graph(graphdef), variables, x, None if cuts is None else tuple(cuts), arguments), variables
+    return find_cuts(Graph(graphdef), variables, x, cuts, output, arguments), variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,31 +100,45 @@ class Graph:
 
     graphdef: Any
 
-    def visit(self, variables: Any, x: Any, arguments: dict[str, Any], at_cut: AtCut) -> dict[str, bool]:
-        """Run the model and pass every module's output through ``at_cut``, as ``taps._visit`` does for Linen."""
+    @property
+    def signature_of(self) -> type:
+        """The model's class."""
+        return self.graphdef.nodes[0].type
+
+    def visit(
+        self, variables: Any, x: Any, arguments: Mapping[str, Any], at_call: AtCall
+    ) -> tuple[Any, dict[str, Kind]]:
+        """Run the model and pass every module's output through ``at_call``, as ``visit_linen`` does for Linen."""
         from flax import nnx
 
-        calls = Counter([LOGITS])  # the model's own output has that name; a layer called "logits" is "logits:2"
-        inside: dict[str, bool] = {}
+        calls = Counter([LOGITS])  # the logits have that name; a layer called "logits" is "logits:2"
+        inside: dict[str, Kind] = {}
         home = get_opaque_trace_state(convention="nnx")
-        listening = [at_cut]
+        listening = [at_call]
+        active: list[str] = []  # names of the modules that are being called, outermost first
 
-        def pass_on(name: str, kind: Kind, value: Any) -> Any:
+        def hear(name: str, kind: Kind, call: Callable[[], Any]) -> Any:
+            if not listening or name in active:  # a copy of a module that calls itself
+                return call()
+            active.append(name)
+            try:
+                value = call()
+            finally:
+                active.pop()
             if get_opaque_trace_state(convention="nnx") != home:
-                inside[name] = False
+                inside[name] = kind
                 return value
             return listening[0](numbered(name, calls), value, kind)
 
         model = nnx.merge(self.graphdef, variables, copy=True)  # or it would write to the caller's own nnx.Variables
         for name, kind, module in list(_modules(model)):
             # Not setattr, which would look for arrays in it. nnx.Dict passes over attributes that begin like this.
-            object.__setattr__(module, "_pytree__tap", functools.partial(pass_on, name, kind))
+            object.__setattr__(module, "_pytree__tap", functools.partial(hear, name, kind))
             object.__setattr__(module, "__class__", _listened_to(type(module)))
         try:
-            at_cut(LOGITS, model(x, **arguments), "child")
+            return model(x, **arguments), inside
         finally:
-            listening.clear()  # an nnx.jit within the model keeps pass_on in its cache, but no activations with it
-        return inside
+            listening.clear()  # an nnx.jit within the model keeps hear in its cache, but no activations with it
 
 
 def _modules(model: Any) -> Iterator[tuple[str, Kind, Any]]:
@@ -136,7 +157,7 @@ def _listened_to(cls: type) -> type:
 
     @functools.wraps(cls.__call__)  # nnx.Sequential looks at the signature
     def __call__(self, *args, **kwargs):
-        return self._pytree__tap(cls.__call__(self, *args, **kwargs))
+        return self._pytree__tap(lambda: cls.__call__(self, *args, **kwargs))
 
     names = {
         "__call__": __call__,

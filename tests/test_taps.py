@@ -210,7 +210,11 @@ class Plain(nn.Module):
     [
         (["layers_1/dense"], ("layers_1/dense",)),
         (["*/dense"], ("layers_0/dense", "layers_1/dense")),
-        (["layers_1*"], ("layers_1/dense", "layers_1/stack", "layers_1")),
+        (["layers_1*"], ("layers_1",)),  # one level
+        (["layers_1**"], ("layers_1/dense", "layers_1/stack", "layers_1")),
+        (["**/dense", "**/stack"], ("layers_0/dense", "layers_0/stack", "layers_1/dense", "layers_1/stack")),
+        (["layers_[12]"], ("layers_1", "layers_2")),
+        ("layers_1", ("layers_1",)),  # one name
         (["layers_1", "layers_0"], ("layers_0", "layers_1")),  # as computed, not as asked for
         (["layers_0", "layers_?"], ("layers_0", "layers_1", "layers_2")),
         (["logits"], ()),
@@ -405,9 +409,10 @@ class Constant(nn.Module):
 
 
 def test_outputs_that_are_not_one_array_are_no_cuts(vector):
-    network, variables = tapped(Odd(), vector)
-    assert network.cuts == ("head", "logits")
-    assert tapped(Odd(), vector, cuts=["*"])[0].cuts == ("two/dense", "head", "logits")
+    with pytest.warns(UserWarning, match=r"the default cuts leave out constant \(its shape is \(\)\)$"):
+        network, variables = tapped(Odd(), vector)
+    assert network.cuts == ("two[0]", "head", "logits")
+    assert tapped(Odd(), vector, cuts=["**"])[0].cuts == ("two/dense", "two[0]", "head", "logits")
     for name in ("two", "constant"):
         with pytest.raises(UserError, match=f"cut '{name}' is not one array with a batch axis"):
             tap(Odd(), variables, vector, cuts=[name])
