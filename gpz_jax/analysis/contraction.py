@@ -26,7 +26,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from gpz_jax.analysis.class_sums import centred, class_counts, class_means, deviations, flat, warn_of_missing
-from gpz_jax.taps import TappedNetwork
+from gpz_jax.taps import TappedNetwork, check_real
 from gpz_jax.targets import at_least_float32
 
 
@@ -141,6 +141,7 @@ def _feature_terms(network, variables, x, labels, targets, step_size) -> dict[st
 def _with_pullback(network, variables, x) -> tuple[Array, dict[str, Array], Callable[[Array], dict[str, Array]]]:
     """Logits, taps, and the map from a cotangent of the logits to J^T(cotangent) at every cut."""
     _, shapes = jax.eval_shape(network, variables, x)
+    check_real(shapes)
     offset = {cut: jnp.zeros(shapes[cut].shape, shapes[cut].dtype) for cut in network.cuts}
     logits, pull, taps = jax.vjp(lambda offset: network(variables, x, offset=offset), offset, has_aux=True)
     return logits, taps, lambda cotangent: pull(cotangent)[0]
@@ -226,6 +227,7 @@ def interference(
     logits, taps = network(variables, x)
     num_classes = targets.shape[1]
     z = taps[cut]
+    check_real({cut: z})
     d = deviations(z, labels, num_classes).reshape(z.shape).astype(z.dtype)
     _, t = jax.jvp(lambda z: network(variables, x, replace={cut: z})[0], (z,), (d,))  # (N, K): all T_{k,i}
     correct, wrong = residuals(logits, labels, targets)

@@ -11,12 +11,13 @@ from jaxtyping import Int32
 
 from gpz_jax.analysis.labelled_batches import Batch, with_mask
 from gpz_jax.errors import UserError
-from gpz_jax.taps import LOGITS, TappedNetwork
+from gpz_jax.taps import LOGITS, TappedNetwork, check_real
 
 
 @partial(jax.jit, static_argnames=("network", "cut"))
 def _read(network, variables, x, *, cut):
     z = network(variables, x)[1][cut]
+    check_real({cut: z})
     return z.reshape(z.shape[0], -1).astype(jnp.float32)
 
 

@@ -26,7 +26,7 @@ from jaxtyping import Float, Int
 from gpz_jax.analysis.class_sums import centred, class_means, deviations, flat, warn_of_missing
 from gpz_jax.analysis.contraction import residuals
 from gpz_jax.errors import UserError
-from gpz_jax.taps import TappedNetwork
+from gpz_jax.taps import TappedNetwork, check_real
 
 
 class ParameterTerms(NamedTuple):
@@ -114,6 +114,7 @@ def _parameter_terms(network, before, after, x, labels, parts, step_size, *, num
         return jax.tree.map(lambda g: -jnp.asarray(step_size, g.dtype) * g, part)
 
     taps, push = jax.linearize(lambda params: taps_at(params, rest), params)
+    check_real(taps)
     update = jax.tree.map(jnp.subtract, moved, params)
     # One after the other, not vmapped: a batch of tangents took a fifth longer on CPUs, and three times the memory.
     tangents = [push(direction) for direction in (*map(against, parts or ()), update)]
@@ -141,6 +142,7 @@ def realised_change(
     """R_c² at ``after`` less R_c² at ``before``, of every cut and class, by two forward passes; safe in float32."""
     _, old = network(before, x)
     _, new = network(after, x)
+    check_real(old)
     return {
         cut: _change(deviations(old[cut], labels, num_classes), old[cut], new[cut], labels, num_classes)
         for cut in network.cuts

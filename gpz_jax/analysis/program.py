@@ -74,7 +74,10 @@ def trace(network: TappedNetwork, variables: Variables, x: Any) -> Traced:
     parameters = _parameters(variables)
     made_by = {out: operation for operation in jaxpr.eqns for out in operation.outvars}
     z = dict(zip(cuts, jaxpr.outvars, strict=True))
-    kept = [operation for operation in jaxpr.eqns if offsets.isdisjoint(read_by(operation))]
+    # Without effects: a print or a callback that gives nothing is dead code then, no part of a half.
+    kept = [
+        operation.replace(effects=frozenset()) for operation in jaxpr.eqns if offsets.isdisjoint(read_by(operation))
+    ]
     marks = set(z.values())
     return Traced(
         cuts,

@@ -11,7 +11,6 @@ c, μ_c their mean, μ the grand mean.
 Memory is K x D a cut, never N x D. Sums are float32 whatever the network runs in.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 
 from gpz_jax.analysis.labelled_batches import Batch, with_mask
 from gpz_jax.errors import UserError
-from gpz_jax.taps import TappedNetwork, tap_shapes
+from gpz_jax.taps import TappedNetwork, check_real
 
 
 class Moments(NamedTuple):
@@ -86,7 +85,7 @@ def _merge_at(a: Moments, count: Array, offset: Array, scatter: Array) -> Moment
 
 def update(
     moments: Moments,
-    z: Float[Array, "N ..."],
+    z: Num[Array, "N ..."],
     labels: Int[Array, " N"],
     mask: Bool[Array, " N"] | None = None,
 ) -> Moments:
@@ -105,7 +104,7 @@ def update(
       The moments of what has been seen so far and the batch together.
     """
     num_classes = moments.count.shape[0]
-    z = z.reshape(z.shape[0], -1).astype(jnp.float32)
+    z = real_numbers(z)
     member = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)  # (N, K)
     if mask is not None:
         member = member * mask[:, None].astype(jnp.float32)
@@ -122,6 +121,18 @@ def update(
     squares = jnp.sum(shifted * shifted, axis=1)
     around = jnp.matmul(member.T, squares, precision=jax.lax.Precision.HIGHEST) - count * jnp.sum(shift**2, axis=1)
     return _merge_at(start, count.astype(jnp.int32), start.offset + shift, jnp.maximum(around, 0))
+
+
+def real_numbers(z: Num[Array, "N ..."]) -> Float[Array, "N D"]:
+    """Representations as rows of float32; a complex number counts as two, so that ||z||² is Σ |z_d|².
+
+    >>> real_numbers(jnp.array([[3 + 4j, 1]])).tolist()
+    [[3.0, 1.0, 4.0, 0.0]]
+    """
+    z = z.reshape(z.shape[0], -1)
+    if jnp.iscomplexobj(z):
+        z = jnp.concatenate([z.real, z.imag], axis=1)
+    return z.astype(jnp.float32)
 
 
 def radius(moments: Moments, *, unbiased: bool = False) -> Float[Array, " K"]:
@@ -207,7 +218,7 @@ def measure(network: TappedNetwork, variables: Any, batches: Iterable[Batch], nu
       cut name -> :class:`Moments`, in the order of the cuts.
 
     Raises:
-      UserError: no batches.
+      UserError: no batches; a cut of integers or booleans.
 
     Example:
       >>> import flax.linen as nn
@@ -229,8 +240,9 @@ def measure(network: TappedNetwork, variables: Any, batches: Iterable[Batch], nu
 
 
 def _nothing_yet(network: TappedNetwork, variables: Any, x: Any, num_classes: int) -> dict[str, Moments]:
-    shapes = tap_shapes(network, variables, x)
-    return {cut: empty(num_classes, math.prod(shape)) for cut, shape in shapes.items()}
+    _, taps = jax.eval_shape(network, variables, x)
+    check_real(taps, complex_too=True)
+    return {cut: empty(num_classes, jax.eval_shape(real_numbers, taps[cut]).shape[1]) for cut in network.cuts}
 
 
 #: Images are resampled one by one up to this many; beyond it, in this many random groups.
@@ -243,7 +255,7 @@ def _add_deviations(network, variables, sums, means, x, labels, mask, group):
     groups = sums[0].shape[1]
 
     def in_groups(cut, centre, factor):
-        z = taps[cut].reshape(taps[cut].shape[0], -1).astype(jnp.float32)
+        z = real_numbers(taps[cut])
         squares = jnp.sum((z - centre) ** 2, axis=1) * factor
         return jax.ops.segment_sum(jnp.where(mask, squares, 0.0), group, num_segments=groups)
 

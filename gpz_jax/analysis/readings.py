@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from gpz_jax.analysis.class_sums import class_counts, class_means, deviations, flat
-from gpz_jax.taps import TappedNetwork
+from gpz_jax.taps import TappedNetwork, check_real
 from gpz_jax.targets import at_least_float32, cross_entropy, output_entropy
 
 
@@ -60,6 +60,7 @@ def readings(
       :class:`Readings`; a class with fewer than two images is NaN in the radius, one without images everywhere.
     """
     logits, taps = network(variables, x)
+    check_real(taps)
     num_classes = targets.shape[1]
     count = class_counts(labels, num_classes)
     radius, within, between, rho = {}, {}, {}, {}

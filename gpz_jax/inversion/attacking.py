@@ -23,7 +23,7 @@ from gpz_jax.inversion.metrics import as_pixels
 from gpz_jax.inversion.protocol import Attack, Edge, Progress, Target, defend, pieces, send, silent
 from gpz_jax.inversion.results import AttackResult, Attempt, best_of
 from gpz_jax.inversion.scoring import Exam, Tally
-from gpz_jax.taps import LOGITS, TappedNetwork, valid_cuts
+from gpz_jax.taps import LOGITS, TappedNetwork, check_real, valid_cuts
 
 #: Known inputs over which the spread and range of z are taken that a defence is measured by.
 REFERENCE_IMAGES = 1024
@@ -292,6 +292,7 @@ def check_cut(network: TappedNetwork, variables: Any, cut: str, x: np.ndarray) -
     """Raise :class:`UserError` for a cut that the network does not have, or that the logits know a way around."""
     example = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
     alone = dataclasses.replace(network, cuts=tuple(dict.fromkeys((network.check(cut), LOGITS))))
+    check_real(jax.eval_shape(alone, variables, example)[1])
     if not valid_cuts(alone, variables, example)[cut]:
         good = ", ".join(name for name, ok in valid_cuts(network, variables, example).items() if ok)
         raise UserError(f"cut {cut!r} is bypassed: the logits know the input by another way; valid cuts: {good}")

@@ -10,7 +10,7 @@ shares all the rest.
 from gpz_jax.taps.finding import tap
 from gpz_jax.taps.linen_visit import Tap
 from gpz_jax.taps.splitting import split_at
-from gpz_jax.taps.tapped_network import LOGITS, TappedNetwork, Variables, tap_shapes
+from gpz_jax.taps.tapped_network import LOGITS, TappedNetwork, Variables, check_real, tap_shapes
 from gpz_jax.taps.validity import valid_cuts
 
-__all__ = ["LOGITS", "Tap", "TappedNetwork", "Variables", "split_at", "tap", "tap_shapes", "valid_cuts"]
+__all__ = ["LOGITS", "Tap", "TappedNetwork", "Variables", "check_real", "split_at", "tap", "tap_shapes", "valid_cuts"]

@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -18,7 +17,7 @@ from gpz_jax.taps.user_errors import check_linen, in_words
 
 
 def tap(
-    model: nn.Module,
+    model: Any,
     variables: Any,
     x: Any,
     *,

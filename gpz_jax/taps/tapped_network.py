@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax import Array
 
 from gpz_jax.errors import UserError, did_you_mean
@@ -153,3 +154,18 @@ def tap_shapes(network: TappedNetwork, variables: Variables, x: Any) -> dict[str
     """Shape of one image's activation at every cut (without the batch axis), in order; nothing is computed."""
     _, taps = jax.eval_shape(network, variables, x)
     return {name: taps[name].shape[1:] for name in network.cuts}
+
+
+def check_real(taps: Mapping[str, Any], *, complex_too: bool = False) -> None:
+    """Refuse, by name, activations that are not real numbers of floating point.
+
+    Args:
+      taps: cut -> its activation, or the shape of it.
+      complex_too: whether complex numbers will do.
+
+    Raises:
+      UserError: integers, booleans, or complex numbers where they will not do.
+    """
+    for cut, z in taps.items():
+        if not jnp.issubdtype(z.dtype, jnp.inexact if complex_too else jnp.floating):
+            raise UserError(f"cut {cut!r} holds {z.dtype} numbers; this needs real ones: leave it out of cuts=")

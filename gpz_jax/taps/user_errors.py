@@ -60,7 +60,12 @@ def in_words(model: Any) -> Iterator[None]:
         yield
     except (flax.errors.ModifyScopeVariableError, flax.errors.InvalidRngError) as error:
         raise UserError(_of_training(str(error), model)) from error
-    except flax.errors.ScopeParamNotFoundError as error:
+    except (
+        flax.errors.ScopeParamNotFoundError,
+        flax.errors.ScopeCollectionNotFound,
+        flax.errors.ApplyScopeInvalidVariablesTypeError,
+        flax.errors.ApplyScopeInvalidVariablesStructureError,
+    ) as error:
         raise UserError(f"{_first(error)}; give the variables that init returned, {{'params': …}}") from error
     except TypeError as error:
         missing = re.search(r"missing .* required .*argument.*: '(\w+)'", str(error))
