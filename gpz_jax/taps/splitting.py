@@ -65,7 +65,7 @@ def split_at(
         """Zeros for the private arrays: nothing of them reaches the logits at a valid cut."""
         hidden = [leaf for leaf, is_public in zip(jax.tree.leaves(example), known, strict=True) if not is_public]
         return [
-            jnp.zeros((len(z), *leaf.shape[1:]) if leaf.shape[:1] == (size,) else leaf.shape, leaf.dtype)
+            jnp.zeros((z.shape[0], *leaf.shape[1:]) if leaf.shape[:1] == (size,) else leaf.shape, leaf.dtype)
             for leaf in hidden
         ]
 
