@@ -51,7 +51,8 @@ def select(seen: Mapping[str, Seen], inside: Mapping[str, Kind], patterns: tuple
     """
     calls = _by_call(seen)
     if patterns is None:
-        chosen, left_out = _defaults(calls, inside)
+        layers = {call: arrays for call, arrays in calls.items() if call != LOGITS}
+        chosen, left_out = _defaults(layers, inside)
     else:
         chosen, left_out = set(), ()
         for pattern in patterns:
