@@ -5,7 +5,12 @@ import pathlib
 import shutil
 import tempfile
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=2"
+    # On a busy machine one of the two devices' threads may wait long for a core; XLA would end the process after 40 s.
+    + " --xla_cpu_collective_call_terminate_timeout_seconds=300"
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
 # Compiling is most of the time of these tests: what one process has compiled, the other worker and every command that
