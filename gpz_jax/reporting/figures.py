@@ -111,10 +111,12 @@ def reconstruction_grid(originals: np.ndarray, rows: Mapping[str, np.ndarray] | 
     rows = {"original": originals, **dict(rows)}
     height, width, channels = originals.shape[1:]
     gap = max(1, width // 8)
-    line = {"constant_values": 1.0}
     # One picture of all of them: an axis an image takes seconds to lay out.
     framed = [
-        [np.pad(image, ((gap, 0), (gap, 0), (0, 0)), **line) for _, image in zip(originals, images, strict=True)]
+        [
+            np.pad(image, ((gap, 0), (gap, 0), (0, 0)), constant_values=1.0)
+            for _, image in zip(originals, images, strict=True)
+        ]
         for images in rows.values()
     ]
     picture = np.concatenate([np.concatenate(images, axis=1) for images in framed])  # (rows (H + gap), n (W + gap), C)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from gpz_jax.taps.outputs import is_array
 
@@ -49,8 +50,8 @@ def _boxed(value: Any) -> Hashable:
 
 
 def _identity(leaf: Any) -> Hashable:
-    if isinstance(leaf, jax.core.Tracer) or not is_array(leaf):
-        return id(leaf) if isinstance(leaf, jax.core.Tracer) else leaf
-    numbers = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    if isinstance(leaf, Tracer) or not is_array(leaf):
+        return id(leaf) if isinstance(leaf, Tracer) else leaf
+    numbers = jax.random.key_data(leaf) if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
     digest = hashlib.sha256(np.asarray(numbers).tobytes()).hexdigest()
     return tuple(leaf.shape), str(leaf.dtype), digest

@@ -130,6 +130,8 @@ def _traced_again(
     model: Any, variables: Any, x: Any, output: Any, arguments: Mapping[str, Any], size: int | None
 ) -> tuple[int | None, _Trace | None]:
     """A second trace, with another batch; arguments of N rows change with it if they must. None if none succeeds."""
+    if size is None:
+        return None, None
     for other in other_sizes(size) if size else ():
         for fixed in (True, False):
             resized = arguments if fixed else _resized(arguments, size, other)

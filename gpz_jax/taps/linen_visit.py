@@ -148,7 +148,7 @@ def _listen_to(module: Any, listener: Listener) -> None:
         return listener.hear(self, lambda *args, **kwargs: cls.__call__(self, *args, **kwargs), args, kwargs)
 
     names = {"__call__": __call__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
-    object.__setattr__(module, "__class__", type(cls)(cls.__name__, (_Quiet, cls), names))
+    object.__setattr__(module, "__class__", type(cls)(cls.__name__, (_Quiet, cls), names))  # pyright: ignore[reportCallIssue]
 
 
 def _is_transformed(cls: type) -> bool:

@@ -99,7 +99,7 @@ def flow(network: TappedNetwork, variables: Variables, x: Any, public: str | Ite
     return Flow(
         needs,
         {variable: named[variable] for variable in itertools.compress(images, hidden)},
-        dict(zip(network.cuts, jaxpr.outvars, strict=True)),
+        dict(zip(network.cuts, jaxpr.outvars, strict=True)),  # pyright: ignore[reportArgumentType]
         bool(jaxpr.effects),
     )
 
