@@ -62,6 +62,7 @@ def test_snippets_of_the_pages(page):
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+@pytest.mark.slow  # in sum; CI runs them in a step of their own
 def test_notebooks_run(notebook, tmp_path):
     # In jupytext's percent format a notebook is a Python program.
     done = run(str(notebook), cwd=tmp_path)

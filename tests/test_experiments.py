@@ -25,7 +25,7 @@ FOUND = {
 }
 
 #: Those in every run of the tests: the linear attack, a decoder, the likelihood attack; tables, grids and bars.
-QUICK = {"template", "representation_level", "stress_test"}
+QUICK = {"template"}
 
 #: What experiments share.
 SHARED = {"common", "targets", "tracked_runs", "naming"}

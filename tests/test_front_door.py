@@ -164,6 +164,7 @@ def test_a_file_that_disagrees_is_refused_too(begun, tmp_path, capsys):
     assert "ls 0.3 (not 0.2)" in line
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_without_its_seeds_and_alphas(tmp_path):
     sweep = ("--seeds", "0", "--seeds", "1", "--alphas", "0.3", "--alphas", "0")
     trained(*TINY, "--epochs", 1, *sweep, "--run", "sweep", cwd=tmp_path)

@@ -12,14 +12,6 @@ from tiny_runs import TINY
 ENVIRONMENT = {**tiny_runs.ENVIRONMENT, "COLUMNS": "80", "LINES": "50", "TERM": "xterm"}
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    home = tmp_path_factory.mktemp("terminal")
-    done = tiny_runs.command("train", *TINY, "--track-every", 4, "--run", "run", cwd=home)
-    assert done.returncode == 0, done.stderr
-    return home / "run"
-
-
 def in_a_terminal(*arguments, cwd):
     """What a command prints, standard error too, in a pseudo-terminal of 80 columns."""
     ours, theirs = pty.openpty()
@@ -66,8 +58,22 @@ COMMANDS = {
 }
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run, and what training it said in a terminal."""
+    home = tmp_path_factory.mktemp("terminal")
+    return home / "run", in_a_terminal("train", *TINY, "--track-every", "4", "--run", "run", cwd=home)
+
+
+def test_training_prints_a_table_that_fits(trained):
+    (table,) = heads(trained[1])
+    assert "cut" in table
+    assert max(map(len, trained[1].splitlines())) <= 80
+
+
 @pytest.mark.parametrize("name", COMMANDS)
-def test_heads_are_whole_words_at_80_columns(name, run):
+def test_heads_are_whole_words_at_80_columns_and_nothing_is_padded_in_a_pipe(name, trained):
+    run, _ = trained
     narrow = in_a_terminal(name, run, *COMMANDS[name], cwd=run.parent)
     again = ["--resume"] if name == "attack" else []
     wide = tiny_runs.command(name, run, *COMMANDS[name], *again, "--wide", cwd=run.parent)
@@ -78,18 +84,4 @@ def test_heads_are_whole_words_at_80_columns(name, run):
     for few, many in zip(tables, all_of_them, strict=True):
         assert set(few) <= set(many), f"{few} are not whole beside {many}"
         assert len(few) <= 9
-
-
-@pytest.mark.parametrize("name", COMMANDS)
-def test_nothing_is_padded_in_a_pipe(name, run):
-    again = ["--resume"] if name == "attack" else []
-    piped = tiny_runs.command(name, run, *COMMANDS[name], *again, cwd=run.parent)
-    assert piped.returncode == 0, piped.stderr
-    assert [line for line in piped.stdout.splitlines() if line != line.rstrip()] == []
-
-
-def test_training_prints_a_table_that_fits(run):
-    said = in_a_terminal("train", *TINY, "--run", "other", cwd=run.parent)
-    (table,) = heads(said)
-    assert "cut" in table
-    assert max(map(len, said.splitlines())) <= 80
+    assert [line for line in wide.stdout.splitlines() if line != line.rstrip()] == []
