@@ -76,7 +76,8 @@ def check_labels(labels: Int[Array | np.ndarray, " N"], num_classes: int) -> Non
     """Raise :class:`UserError` for labels outside 0 … K - 1, unless they are traced and cannot be looked at."""
     if isinstance(labels, Tracer) or not len(labels):
         return
-    low, high = int(np.min(labels)), int(np.max(labels))
+    labels = np.asarray(labels)  # on the host, also inside a jit that they are constants of
+    low, high = int(labels.min()), int(labels.max())
     if not 0 <= low <= high < num_classes:
         raise UserError(
             f"labels run from {low} to {high}; of {num_classes} classes they must lie in 0 to {num_classes - 1}"
