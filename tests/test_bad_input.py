@@ -195,7 +195,7 @@ def test_train_numbers(capsys, tmp_path, flags, said):
 def test_a_diverging_alpha_keeps_the_last_good_epoch(capsys, tmp_path):
     flags = [*SIZE, "--ls=-1e30", "--warmup-epochs", "1", "--epochs", "3", "--run", "r"]
     said = refused(capsys, train.main, *flags)
-    assert_says(said, r"not finite at step 7 \(epoch 2, alpha -1e\+30, learning rate 0.01\).*last good epoch is kept.*--ls")
+    assert_says(said, r"not finite at step 7 \(epoch 2, alpha -1e\+30, learning rate 0.01\).*last good epoch.*--ls")
     assert [path.name for path in (tmp_path / "r" / "checkpoints").iterdir()] == ["1"]
     assert workflow.load_run("r").epoch == 1
     lines = (tmp_path / "r" / "metrics.jsonl").read_text().splitlines()
