@@ -24,7 +24,7 @@ def dependence_of(cache: dict[int, Dependence]) -> Callable[[JaxprEqn], Dependen
     """A function from an operation to its :data:`Dependence`; programs within operations are looked at once.
 
     >>> import jax, jax.numpy as jnp
-    >>> double = jax.custom_jvp(lambda x, unused: 2 * x)
+    >>> double = jax.jit(lambda x, unused: 2 * x)
     >>> (call,) = jax.make_jaxpr(double)(1.0, 1.0).eqns
     >>> dependence_of({})(call)
     [1]
