@@ -116,6 +116,8 @@ class ProbeConfig:
     """Resamples of the images behind every interval."""
     quantiser: Literal["float32", "bfloat16", "uint8"] = "uint8"
     """How z is sent: the payload the H(X|Z) drop is stated for."""
+    view: Literal["tokens", "mean", "first"] = "tokens"
+    """What is measured of a transformer's tokens: all of them, their mean, or the first (ViT: the class token)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,7 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Float, Int
+
+from gpz_jax.errors import UserError
 
 
 def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -16,6 +19,41 @@ def at_least_float32(x: Float[Array, "..."]) -> Float[Array, "..."]:
       dtype('float32')
     """
     return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+
+
+def check_labels(labels: Int[Array | np.ndarray, "..."], num_classes: int) -> None:
+    """Raise :class:`UserError` for labels outside 0 … K - 1, unless they are traced and cannot be looked at.
+
+    >>> check_labels(np.array([1, 2, 3]), 3)
+    Traceback (most recent call last):
+    ...
+    gpz_jax.errors.UserError: labels run from 1 to 3; of 3 classes they must lie in 0 to 2: subtract 1 if they count ...
+    """
+    if isinstance(labels, Tracer) or not np.size(labels):
+        return
+    labels = np.asarray(labels)  # on the host, also inside a jit that they are constants of
+    low, high = int(labels.min()), int(labels.max())
+    if not 0 <= low <= high < num_classes:
+        from_one = low == 1 and high == num_classes
+        raise UserError(
+            f"labels run from {low} to {high}; of {num_classes} classes they must lie in 0 to {num_classes - 1}"
+            + (": subtract 1 if they count from 1" if from_one else "")
+        )
+
+
+def check_logits(logits: Float[Array, "..."]) -> None:
+    """Raise :class:`UserError` unless the logits are ``(N, K)``, one class an input.
+
+    >>> check_logits(jnp.zeros((2, 5, 3)))
+    Traceback (most recent call last):
+    ...
+    gpz_jax.errors.UserError: the logits have shape (2, 5, 3), as of a sequence; this needs (N, K): pick the logits ...
+    """
+    if logits.ndim != 2:
+        raise UserError(
+            f"the logits have shape {logits.shape}, as of a sequence; this needs (N, K): pick the logits of one token "
+            "with tap(…, output=lambda out: out[:, 0])"
+        )
 
 
 def soft_targets(
@@ -35,10 +73,14 @@ def soft_targets(
     Returns:
       q, ``(N, K)``, float32 (float64 if α is: a Python number under ``jax.enable_x64``).
 
+    Raises:
+      UserError: labels outside 0 … K - 1, which would give targets of 0 or of no class, where they are not traced.
+
     Example:
       >>> soft_targets(jnp.array([1]), 4, 0.3).tolist()
       [[0.10000000149011612, 0.699999988079071, 0.10000000149011612, 0.10000000149011612]]
     """
+    check_labels(labels, num_classes)
     alpha = jnp.asarray(alpha, getattr(alpha, "dtype", jnp.result_type(float)))
     one_hot = jax.nn.one_hot(labels, num_classes, dtype=alpha.dtype)
     return one_hot * (1 - alpha) + (1 - one_hot) * (alpha / (num_classes - 1))

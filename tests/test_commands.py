@@ -139,12 +139,12 @@ def test_dynamics_say_what_metrics_say(run):
     with xr.open_zarr(run / "dynamics.zarr", group="epochs", consolidated=False) as dynamics:
         dynamics.load()
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert dict(dynamics.sizes) == {"epoch": 2, "layer": 6, "class": 10}
-    assert tuple(dynamics.layer.values) == CUTS
+    assert dict(dynamics.sizes) == {"epoch": 2, "cut": 6, "class": 10}
+    assert tuple(dynamics.cut.values) == CUTS
     assert dynamics.train_loss.values.tolist() == [line["train_loss"] for line in lines]
     for cut in CUTS:
         expected = [line["cuts"][cut]["radius"] for line in lines]
-        np.testing.assert_array_equal(dynamics.radius.sel(layer=cut), expected)
+        np.testing.assert_array_equal(dynamics.radius.sel(cut=cut), expected)
     # Measured on balanced classes: R_c^2 over classes is near the one over images.
     np.testing.assert_allclose(dynamics.radius.mean("class"), dynamics.within, rtol=0.1)
 
@@ -153,7 +153,7 @@ def test_dynamics_open_as_a_tree(run):
     """A run without a ledger too: a reader need not know which it has."""
     with xr.open_datatree(run / "dynamics.zarr", engine="zarr", consolidated=False) as tree:
         assert list(tree.children) == ["epochs"]
-        assert dict(tree["epochs"].sizes) == {"epoch": 2, "layer": 6, "class": 10}
+        assert dict(tree["epochs"].sizes) == {"epoch": 2, "cut": 6, "class": 10}
 
 
 def test_csv_equals_zarr_and_the_printed_table(run, trained):

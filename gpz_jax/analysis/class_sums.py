@@ -13,8 +13,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float, Int
 
-from gpz_jax.errors import UserError
-from gpz_jax.targets import at_least_float32
+from gpz_jax.targets import at_least_float32, check_labels
 
 
 def class_counts(labels: Int[Array, " N"], num_classes: int) -> Int[Array, " K"]:
@@ -70,18 +69,6 @@ def missing_classes(labels: Int[Array | np.ndarray, " N"], num_classes: int) -> 
         return None
     listed = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
     return f"{listed}: a radius needs two, their terms are NaN"
-
-
-def check_labels(labels: Int[Array | np.ndarray, " N"], num_classes: int) -> None:
-    """Raise :class:`UserError` for labels outside 0 … K - 1, unless they are traced and cannot be looked at."""
-    if isinstance(labels, Tracer) or not len(labels):
-        return
-    labels = np.asarray(labels)  # on the host, also inside a jit that they are constants of
-    low, high = int(labels.min()), int(labels.max())
-    if not 0 <= low <= high < num_classes:
-        raise UserError(
-            f"labels run from {low} to {high}; of {num_classes} classes they must lie in 0 to {num_classes - 1}"
-        )
 
 
 def warn_of_missing(labels: Int[Array | np.ndarray, " N"], num_classes: int) -> None:

@@ -27,7 +27,7 @@ from jaxtyping import Float, Int
 
 from gpz_jax.analysis.class_sums import centred, class_counts, class_means, deviations, flat, warn_of_missing
 from gpz_jax.taps import TappedNetwork, check_real
-from gpz_jax.targets import at_least_float32
+from gpz_jax.targets import at_least_float32, check_logits
 
 
 class FeatureTerms(NamedTuple):
@@ -56,6 +56,7 @@ def residuals(
       >>> correct.tolist(), wrong.tolist()
       ([[-0.25, 0.0]], [[0.0, 0.25]])
     """
+    check_logits(logits)
     difference = jax.nn.softmax(at_least_float32(logits)) - targets
     own = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
     return jnp.where(own, difference, 0), jnp.where(own, 0, difference)

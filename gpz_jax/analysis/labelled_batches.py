@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gpz_jax.errors import UserError
-from gpz_jax.taps import TappedNetwork
+from gpz_jax.taps import LOGITS, TappedNetwork
+from gpz_jax.taps.batch_axis import batch_size, shapes
+from gpz_jax.taps.input_leaves import leaf_names
+from gpz_jax.targets import check_labels
 
-#: ``(x, labels)`` or ``(x, labels, mask)``: x ``(N, …)``, labels ``(N,)`` int, mask ``(N,)`` bool, False for padding.
+#: ``(x, labels)`` or ``(x, labels, mask)``: x ``(N, …)`` or a pytree of such arrays, labels ``(N,)`` int, mask ``(N,)``
+#: bool, False for padding. For a network with logits ``(N, T, K)`` labels are ``(N, T)``, and a mask may be.
 Batch = tuple[Any, Any] | tuple[Any, Any, Any]
 
 #: Batches that can be read more than once: a list, or a function that begins anew at every call.
@@ -34,24 +37,43 @@ def with_mask(batch: Batch) -> tuple[Any, Any, Any]:
         )
     x, labels, *given = batch
     mask = given[0] if given else None
-    return x, labels, np.ones(len(x), bool) if mask is None else mask
+    return x, labels, np.ones(batch_size(x) or 0, bool) if mask is None else mask
 
 
-def reader(
-    batches: Batches, network: TappedNetwork, variables: Any, num_classes: int
-) -> Callable[[], Iterator[tuple[Any, Any, Any]]]:
-    """A function that gives the batches afresh at each call, as ``(x, labels, mask)``, every one checked.
+def checked(
+    batches: Iterable[Batch], network: TappedNetwork, variables: Any, num_classes: int
+) -> Iterator[tuple[Any, Any, Any]]:
+    """The batches as ``(x, labels, mask)``, every one checked.
 
     Args:
-      batches: see :data:`Batches`.
+      batches: see :data:`Batch`.
       network: that they are meant for.
       variables: its variables.
       num_classes: K.
 
     Raises:
-      UserError: something that can be read only once; later, from the function: no images at all; shapes that do not
-        fit each other or the network; labels that are no integers or not in 0 … K - 1; a mask that is not one boolean a
-        row; fewer or more images than in the pass before.
+      UserError: where the first batch is asked for: inputs that the network cannot be run on; at any: shapes that do
+        not fit each other or the network; labels that are no integers or not in 0 … K - 1; a mask that is not one
+        boolean a row.
+    """
+    first, tokens = None, None
+    for batch in batches:
+        x, labels, mask = with_mask(batch)
+        if first is None:
+            first, tokens = _kinds(x), check_runs(network, variables, x)
+        _check_kind(x, first)
+        _check_labels(x, labels, mask, num_classes, tokens)
+        yield x, labels, mask
+
+
+def reader(
+    batches: Batches, network: TappedNetwork, variables: Any, num_classes: int
+) -> Callable[[], Iterator[tuple[Any, Any, Any]]]:
+    """A function that gives the batches afresh at each call, as :func:`checked` gives them.
+
+    Raises:
+      UserError: something that can be read only once; later, from the function: what :func:`checked` refuses; no images
+        at all; fewer or more images than in the pass before.
     """
     if isinstance(batches, Iterator):
         raise UserError(
@@ -63,14 +85,9 @@ def reader(
     passes: list[int] = []  # images in the first pass
 
     def read() -> Iterator[tuple[Any, Any, Any]]:
-        first, images = None, 0
-        for batch in batches() if callable(batches) else batches:
-            x, labels, mask = with_mask(batch)
-            if first is None:
-                first = _kind(x)
-                if not passes:
-                    check_runs(network, variables, x)
-            images += _check(x, labels, mask, first, num_classes)
+        images = 0
+        for x, labels, mask in checked(batches() if callable(batches) else batches, network, variables, num_classes):
+            images += int(np.sum(np.asarray(mask)))
             yield x, labels, mask
         if not images and not passes:
             raise UserError("there are no images to probe")
@@ -84,45 +101,80 @@ def reader(
     return read
 
 
-def check_runs(network: TappedNetwork, variables: Any, x: Any) -> None:
-    """Raise :class:`UserError` if the network cannot be run on inputs such as ``x``; nothing is computed."""
+def check_runs(network: TappedNetwork, variables: Any, x: Any) -> int | None:
+    """The number T of tokens where the network's logits are of a sequence, ``(N, T, K)``; None where they are not.
+
+    Raises:
+      UserError: the network cannot be run on inputs such as ``x``; nothing is computed.
+    """
     try:
-        jax.eval_shape(network, variables, jax.ShapeDtypeStruct(*_shape(x)))
+        taps = jax.eval_shape(network, variables, shapes(x))[1]
     except UserError:
         raise
     except Exception as error:  # whatever a network that we do not know makes of inputs of another shape
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"the network cannot be run on x of shape {np.shape(x)}: {why}") from error
+        raise UserError(f"the network cannot be run on x of shape {_told(shapes(x))}: {why}") from error
+    logits = taps[LOGITS].shape
+    if len(logits) > 3:
+        raise UserError(f"the logits have shape {logits}: they must be (N, K), or (N, T, K) of a sequence")
+    tokens = logits[1] if len(logits) == 3 else None
+    for cut, z in taps.items():
+        if tokens is not None and z.shape[1:2] != (tokens,):
+            raise UserError(
+                f"the logits {logits} have a class for each of {tokens} tokens, and cut {cut!r} of {z.shape} has not "
+                "so many: leave it out of cuts=, or pick the logits of one token with tap(…, output=…)"
+            )
+    return tokens
 
 
-def _shape(x: Any) -> tuple[tuple[int, ...], Any]:
-    return jnp.shape(x), jnp.result_type(x)
+def _told(x: Any) -> Any:
+    """Shapes in words: of one array its shape, of a pytree each array's by its name."""
+    found = dict(zip(leaf_names(x), (leaf.shape for leaf in jax.tree.leaves(x)), strict=True))
+    return found.get("x", ()) if set(found) == {"x"} else found
 
 
-def _kind(x: Any) -> tuple[tuple[int, ...], Any]:
-    shape, dtype = _shape(x)
-    return shape[1:], dtype
+def _kinds(x: Any) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape of a row, and dtype, of every array of an input."""
+    return {
+        name: (leaf.shape[1:], leaf.dtype) for name, leaf in zip(leaf_names(x), jax.tree.leaves(shapes(x)), strict=True)
+    }
 
 
-def _check(x: Any, labels: Any, mask: Any, first: tuple[tuple[int, ...], Any], num_classes: int) -> int:
-    """Refuse a batch that does not fit; returns how many of its images count."""
-    if _kind(x) != first:
+def _check_kind(x: Any, first: dict[str, tuple[tuple[int, ...], Any]]) -> None:
+    found = _kinds(x)
+    if found == first:
+        return
+    if found.keys() != first.keys():
         raise UserError(
-            f"x has shape {np.shape(x)} and dtype {_kind(x)[1]}, those before {first[0]} a row, {first[1]}: give "
-            "batches of one kind"
+            f"a batch has the arrays {', '.join(found)}, those before {', '.join(first)}: give all the same"
         )
-    labels, mask = np.asarray(labels), np.asarray(mask)
+    name = next(name for name in first if found[name] != first[name])
+    (row, dtype), (row_before, dtype_before) = found[name], first[name]
+    lengths = "; pad sequences to one length, and name their padding with token_mask=" if dtype == dtype_before else ""
+    raise UserError(
+        f"{name} has rows of shape {row} and dtype {dtype}, those before {row_before} and {dtype_before}: give batches "
+        f"of one kind{lengths}"
+    )
+
+
+def _check_labels(x: Any, labels: Any, mask: Any, num_classes: int, tokens: int | None) -> None:
+    if any(isinstance(array, jax.Array) and not array.is_fully_addressable for array in (labels, mask)):
+        return  # other hosts have looked at their own
+    labels, mask, images = np.asarray(labels), np.asarray(mask), batch_size(x)
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
             f"labels are {labels.dtype}, not integers: give the class of each image, 0 to {num_classes - 1}"
         )
-    for name, values in (("labels", labels), ("mask", mask)):
-        if values.shape != (len(x),):
-            raise UserError(f"{name} has shape {values.shape} for {len(x)} images: give one value an image")
+    if tokens is not None and labels.shape != (images, tokens):
+        raise UserError(
+            f"the logits have a class for each of {tokens} tokens, and labels have shape {labels.shape}: give labels "
+            f"{(images, tokens)}, or pick the logits of one token with tap(…, output=…)"
+        )
+    if tokens is None and labels.shape != (images,):
+        one_hot = "; of one-hot rows the argmax" if labels.shape == (images, num_classes) else ""
+        raise UserError(f"labels has shape {labels.shape} for {images} images: give one value an image{one_hot}")
+    if mask.shape not in ((images,), labels.shape):
+        raise UserError(f"mask has shape {mask.shape} for {images} images: give one value an image")
     if mask.dtype != bool:
         raise UserError(f"mask is {mask.dtype}, not bool: give True for an image that counts and False for padding")
-    real = labels[mask]
-    if real.size and not 0 <= real.min() <= real.max() < num_classes:
-        wrong = real.min() if real.min() < 0 else real.max()
-        raise UserError(f"label {wrong} is not one of {num_classes} classes, 0 to {num_classes - 1}")
-    return len(real)
+    check_labels(labels[mask], num_classes)

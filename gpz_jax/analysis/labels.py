@@ -12,12 +12,15 @@ from jaxtyping import Int32
 from gpz_jax.analysis.labelled_batches import Batch, with_mask
 from gpz_jax.errors import UserError
 from gpz_jax.taps import LOGITS, TappedNetwork, check_real
+from gpz_jax.targets import check_logits
 
 
 @partial(jax.jit, static_argnames=("network", "cut"))
 def _read(network, variables, x, *, cut):
     z = network(variables, x)[1][cut]
     check_real({cut: z})
+    if cut == LOGITS:
+        check_logits(z)
     return z.reshape(z.shape[0], -1).astype(jnp.float32)
 
 

@@ -13,14 +13,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork
+from gpz_jax.taps.arguments import hashable, values_of
 
 
 def null_variables(
-    model: nn.Module, key: Array, batches: Iterable[ArrayLike], *, train_argument: str = "train"
+    model: nn.Module, key: Array, batches: Iterable[Any], *, train_argument: str = "train", **arguments: Any
 ) -> dict[str, Any]:
     """Fresh variables whose batch-norm statistics are those of the data (a calibrated, untrained network).
 
@@ -33,8 +33,9 @@ def null_variables(
       model: a Linen module with a ``train`` argument (or another, see below) that switches batch norm to batch
         statistics; without a ``batch_stats`` collection the fresh variables are returned as they are.
       key: of the initialisation.
-      batches: inputs ``(N, …)`` as the model takes them; one is enough, more are averaged.
+      batches: inputs ``(N, …)`` as the model takes them, or pytrees of them; one is enough, more are averaged.
       train_argument: name of that keyword argument.
+      **arguments: further ones of the model's ``__call__``, as for :func:`gpz_jax.tap`.
 
     Returns:
       The variables, with ``batch_stats`` calibrated.
@@ -49,11 +50,14 @@ def null_variables(
       [2.0]
     """
     init_key, noise_key = jax.random.split(key)
-    static = TappedNetwork(model, ())  # has a hash even where the model has none: ResNet(stage_sizes=[3, 4])
+    static = TappedNetwork(
+        model, (), arguments=hashable(arguments)
+    )  # has a hash even where the model has none: ResNet(stage_sizes=[3, 4])
     variables, sums, count = None, None, 0
     for x in batches:
         if variables is None:
             takes_train = train_argument in inspect.signature(type(model).__call__).parameters
+            takes_train = takes_train and train_argument not in arguments
             variables = _init(init_key, x, network=static, train_argument=train_argument if takes_train else None)
             if "batch_stats" not in variables:
                 return dict(variables)
@@ -69,14 +73,14 @@ def null_variables(
 @partial(jax.jit, static_argnames=("network", "train_argument"))
 def _init(key, x, *, network, train_argument):
     train: Any = {} if train_argument is None else {train_argument: False}
-    return network.model.init(key, x, **train)
+    return network.model.init(key, x, **values_of(network.arguments), **train)
 
 
 @partial(jax.jit, static_argnames=("network", "train_argument"))
 def _batch_statistics(variables, x, key, *, network, train_argument):
     def run(value: float):
         stats = jax.tree.map(lambda s: jnp.full_like(s, value), variables["batch_stats"])
-        train: Any = {train_argument: True}
+        train: Any = {**values_of(network.arguments), train_argument: True}
         values = {**variables, "batch_stats": stats}
         _, new = network.model.apply(values, x, rngs={"dropout": key}, mutable=["batch_stats"], **train)
         return new["batch_stats"]

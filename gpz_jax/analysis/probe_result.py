@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from gpz_jax.analysis.views import changes
 from gpz_jax.analysis.zone import Zone
 from gpz_jax.errors import UserError
 from gpz_jax.presentation import html_table, interval, number, text_table
@@ -19,7 +20,7 @@ class Probe:
 
     Attributes:
       cuts: the L names.
-      shapes: of one image's z at each cut.
+      shapes: of what is measured of one image's z at each cut.
       valid: (L,) False where information bypasses the cut.
       count: (K,) N_c, images of each class.
       radius: (L, K) R_c², squared units of z; NaN for a class without two images.
@@ -33,8 +34,8 @@ class Probe:
       decision_bound: (L,) nats; h(Z) ≤ this, by the radii.
       information_ceiling: (L,) nats; H(X) - H(X|Z) ≤ this where z is sent through ``quantiser``.
       quantiser: how z is sent: "uint8", "bfloat16" or "float32".
-      settings: all else that the numbers depend on, by name: images, unbiased, bootstrap, seed, and what whoever probed
-        adds (a command: run, split, labels, epoch).
+      settings: all else that the numbers depend on, by name: images, unbiased, bootstrap, seed, view, token_mask, and
+        what whoever probed adds (a command: run, split, labels, epoch).
     """
 
     cuts: tuple[str, ...]
@@ -94,8 +95,12 @@ class Probe:
 
     @property
     def sentences(self) -> tuple[str, ...]:
-        """What each rule says, with the numbers that decided."""
-        return tuple(f"rule {rule!r}: {zone.reason}" for rule, zone in self.zones.items())
+        """What each rule says, with the numbers that decided; a caution first where R_c² falls by a pooling alone."""
+        caution = changes(dict(zip(self.cuts, self.shapes, strict=True)))
+        return (
+            *([caution] if caution else []),
+            *(f"rule {rule!r}: {zone.reason}" for rule, zone in self.zones.items()),
+        )
 
     def place(self, rule: str, cut: str) -> str:
         """Where a cut lies by a rule: "onset", "zone", or "" outside.
@@ -168,7 +173,9 @@ class Probe:
         }
         columns = {head: cells for head, cells in columns.items() if any(cells) or head in self.zones}
         title = f"Probe of {len(self.cuts)} cuts: {int(self.count.sum())} images of {len(self.count)} classes"
-        return f"{title}, {len(self.rho_null)} untrained copies", columns, list(self.sentences)
+        view = self.settings.get("view", "tokens")
+        seen = "" if view == "tokens" else f", view {view!r}"
+        return f"{title}, {len(self.rho_null)} untrained copies{seen}", columns, list(self.sentences)
 
     def __repr__(self) -> str:
         return text_table(*self._shown())

@@ -9,13 +9,15 @@ import numpy as np
 from jax import Array
 
 from gpz_jax.analysis import bounds
-from gpz_jax.analysis.labelled_batches import Batches, reader
+from gpz_jax.analysis.labelled_batches import Batches, check_runs, reader
 from gpz_jax.analysis.probe_result import Probe
 from gpz_jax.analysis.radius import Moments, Summary, deviations, measure, summarise
+from gpz_jax.analysis.views import View, view_of, viewed_shapes
 from gpz_jax.analysis.zone import RULES, CutStatistics, Zone, bootstrap_rho, locate
 from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.seeds import seed_of
-from gpz_jax.taps import TappedNetwork, tap_shapes, valid_cuts
+from gpz_jax.taps import TappedNetwork, valid_cuts
+from gpz_jax.taps.batch_axis import batch_size, with_batch
 
 Read = Callable[[], Iterator[tuple[Any, Any, Any]]]
 
@@ -32,6 +34,9 @@ def probe_network(
     bootstrap: int = 1000,
     unbiased: bool = False,
     quantiser: str = "uint8",
+    view: str | Callable[[Array, Any], Array] = "tokens",
+    token_mask: str | None = None,
+    public: str | Iterable[str] = (),
 ) -> Probe:
     """Measure every cut of a network, hold it against untrained copies, and locate the Golden Partition Zone.
 
@@ -41,8 +46,9 @@ def probe_network(
       network: the tapped network (:func:`gpz_jax.tap`, :func:`gpz_jax.tap_nnx`).
       variables: its trained variables.
       batches: ``(x, labels)`` or ``(x, labels, mask)`` batches, in a list or from a function without arguments that
-        begins anew at every call: x as the network takes it, labels ``(N,)`` int, mask ``(N,)`` bool with False for
-        padding. Batches of one shape compile once.
+        begins anew at every call: x as the network takes it, an array or a pytree of arrays, labels ``(N,)`` int, mask
+        ``(N,)`` bool with False for padding. Where the logits are ``(N, T, K)`` labels are ``(N, T)``, a class a token.
+        Batches of one shape compile once.
       num_classes: K.
       nulls: variables of untrained copies (:func:`gpz_jax.null_variables`), two or more for rule "null", better five;
         read once, one after the other.
@@ -51,6 +57,10 @@ def probe_network(
       bootstrap: resamples of the images behind each 95 % interval.
       unbiased: divide by N_c - 1 instead of N_c.
       quantiser: how z is sent, for the information ceiling: "uint8", "bfloat16" or "float32".
+      view: what is measured of tokens ``(N, T, C)``: all "tokens", their "mean", the "first", or a function of an
+        activation and the network's input, ``(z, x) -> (N, …)``. Bounds and ceiling are those of what is measured.
+      token_mask: name of the input's array ``(N, T)`` that is 0 where a token is padding.
+      public: names of those arrays of the input that the cloud may know (:func:`gpz_jax.valid_cuts`).
 
     Returns:
       A :class:`Probe`.
@@ -58,7 +68,7 @@ def probe_network(
     Raises:
       UserError: batches that can be read only once, that hold no images, or whose shapes, labels or masks do not fit;
         a null whose variables are not those of the network; an unknown rule, or one that cannot be applied; fewer than
-        one resample; an unknown quantiser.
+        one resample; an unknown quantiser or view; a token mask that does not fit.
 
     Example:
       >>> import flax.linen as nn
@@ -75,15 +85,15 @@ def probe_network(
       >>> probe.zones["null"].cuts  # this network is untrained itself
       ()
     """
-    how = bounds.quantiser(quantiser)
+    how, seen = bounds.quantiser(quantiser), view_of(view, token_mask)
     if bootstrap < 1:
         raise UserError(f"bootstrap must be at least 1, got {bootstrap}", field="bootstrap")
     rules = None if rules is None else tuple(rules)
     rules_to_apply(rules, len(nulls) if isinstance(nulls, Sized) else 2)  # refuse before anything is measured
     read = reader(batches, network, variables, num_classes)
-    trained = _measure(network, variables, read, num_classes, unbiased)
+    trained = _measure(network, variables, read, num_classes, unbiased, seen)
     untrained = [
-        _measure(network, _checked(null, variables, number), read, num_classes, unbiased)._replace(
+        _measure(network, _checked(null, variables, number), read, num_classes, unbiased, seen)._replace(
             moments={}
         )  # K x D a cut is held of one network at a time
         for number, null in enumerate(nulls)
@@ -91,20 +101,23 @@ def probe_network(
     applied = rules_to_apply(rules, len(untrained))
     seed = seed_of(key)
     example = _example(read)
-    shapes = tap_shapes(network, variables, example)
+    measured = viewed_shapes(network, variables, example, seen)
+    if check_runs(network, variables, example):
+        measured = {cut: shape[1:] for cut, shape in measured.items()}
     return Probe(
         cuts=network.cuts,
-        shapes=tuple(shapes.values()),
-        valid=np.array(list(valid_cuts(network, variables, example).values())),
+        shapes=tuple(measured.values()),
+        valid=np.array(list(valid_cuts(network, variables, example, public=public).values())),
         count=trained.count,
         **{name: getattr(trained, name) for name in Summary._fields},
         within_null=_of_nulls(untrained, "within", len(network.cuts)),
         rho_null=_of_nulls(untrained, "rho", len(network.cuts)),
         zones=_zones(network.cuts, trained, untrained, applied, bootstrap=bootstrap, seed=seed),
-        **_bounds(trained, shapes, how),
+        **_bounds(trained, measured, how),
         quantiser=quantiser,
         settings={
-            "images": int(trained.count.sum()), "unbiased": bool(unbiased), "bootstrap": bootstrap, "seed": seed
+            "images": int(trained.count.sum()), "unbiased": bool(unbiased), "bootstrap": bootstrap, "seed": seed,
+            "view": seen.name, "token_mask": token_mask or "",
         },
     )  # fmt: skip
 
@@ -144,9 +157,11 @@ class _Measured(NamedTuple):
     total_sums: np.ndarray
 
 
-def _measure(network: TappedNetwork, variables: Any, read: Read, num_classes: int, unbiased: bool) -> _Measured:
-    moments = measure(network, variables, read(), num_classes)
-    sums = deviations(network, variables, read(), moments, unbiased=unbiased)
+def _measure(
+    network: TappedNetwork, variables: Any, read: Read, num_classes: int, unbiased: bool, view: View
+) -> _Measured:
+    moments = measure(network, variables, read(), num_classes, view=view)
+    sums = deviations(network, variables, read(), moments, unbiased=unbiased, view=view)
     found = jax.device_get(summarise(moments, unbiased=unbiased))
     radius, within, between, rho = (
         np.array([getattr(found[cut], name) for cut in network.cuts], np.float64) for name in Summary._fields
@@ -167,9 +182,10 @@ def _checked(null: Any, variables: Any, number: int) -> Any:
     return null
 
 
-def _example(read: Read) -> jax.ShapeDtypeStruct:
+def _example(read: Read) -> Any:
+    """Shapes of two inputs."""
     x, *_ = next(read())
-    return jax.ShapeDtypeStruct((2, *jnp.shape(x)[1:]), jnp.result_type(x))
+    return with_batch(x, batch_size(x), 2)
 
 
 def _of_nulls(untrained: list[_Measured], name: str, cuts: int) -> np.ndarray:

@@ -11,7 +11,7 @@ c, μ_c their mean, μ the grand mean.
 Memory is K x D a cut, never N x D. Sums are float32 whatever the network runs in.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,9 +21,11 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
-from gpz_jax.analysis.labelled_batches import Batch, with_mask
+from gpz_jax.analysis.labelled_batches import Batch, checked, with_mask
+from gpz_jax.analysis.views import View, view_of
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork, check_real
+from gpz_jax.taps.batch_axis import shapes
 
 
 class Moments(NamedTuple):
@@ -198,27 +200,53 @@ def summarise(moments: dict[str, Moments], *, unbiased: bool = False) -> dict[st
     return {cut: Summary(radius(m, unbiased=unbiased), *scatter(m, unbiased=unbiased)) for cut, m in moments.items()}
 
 
-@partial(jax.jit, static_argnames="network", donate_argnames="moments")
-def _add_batch(network, variables, moments, x, labels, mask):
+def _rows(view: View, cut: str, z: Array, x: Any, labels: Array) -> Float[Array, "R D"]:
+    """What is measured of a batch at one cut: a row an image, or a row a token where labels are ``(N, T)``."""
+    z = view.of(cut, z, x)
+    return real_numbers(z if labels.ndim == 1 else z.reshape(labels.size, *z.shape[2:]))
+
+
+def _each(mask: Array, labels: Array) -> Array:
+    """A mask of images as one of rows."""
+    return jnp.broadcast_to(mask if mask.ndim == labels.ndim else mask[:, None], labels.shape).reshape(-1)
+
+
+@partial(jax.jit, static_argnames=("network", "view"), donate_argnames="moments")
+def _add_batch(network, variables, moments, x, labels, mask, view):
     _, taps = network(variables, x)
-    return {cut: update(moments[cut], taps[cut], labels, mask) for cut in network.cuts}
+    rows = {cut: _rows(view, cut, taps[cut], x, labels) for cut in network.cuts}
+    labels, mask = labels.reshape(-1), _each(mask, labels)
+    return {cut: update(moments[cut], rows[cut], labels, mask) for cut in network.cuts}
 
 
-def measure(network: TappedNetwork, variables: Any, batches: Iterable[Batch], num_classes: int) -> dict[str, Moments]:
+def measure(
+    network: TappedNetwork,
+    variables: Any,
+    batches: Iterable[Batch],
+    num_classes: int,
+    *,
+    view: str | Callable[[Array, Any], Array] | View = "tokens",
+    token_mask: str | None = None,
+) -> dict[str, Moments]:
     """The moments of every cut, in one pass over the images.
 
     Args:
       network: the tapped network.
       variables: its variables.
-      batches: ``(x, labels)`` or ``(x, labels, mask)``, of one shape: x ``(N, …)``, labels ``(N,)`` int (true ones, or
-        what ``gpz_jax.analysis.labels`` made), mask ``(N,)`` bool, False for padding (``data.batches.padded_batches``).
+      batches: ``(x, labels)`` or ``(x, labels, mask)``, of one shape: x ``(N, …)`` or a pytree of such arrays, labels
+        ``(N,)`` int (true ones, or what ``gpz_jax.analysis.labels`` made), mask ``(N,)`` bool, False for padding
+        (``data.batches.padded_batches``). Where the logits are ``(N, T, K)`` labels are ``(N, T)``, and every token
+        counts as an image does.
       num_classes: K.
+      view: what is measured of tokens ``(N, T, C)``: all "tokens", their "mean", the "first", or a function of an
+        activation and the network's input, ``(z, x) -> (N, …)``.
+      token_mask: name of the input's array ``(N, T)`` that is 0 where a token is padding.
 
     Returns:
       cut name -> :class:`Moments`, in the order of the cuts.
 
     Raises:
-      UserError: no batches; a cut of integers or booleans.
+      UserError: no batches; batches, labels or masks that do not fit; a cut of integers or booleans; an unknown view.
 
     Example:
       >>> import flax.linen as nn
@@ -229,33 +257,44 @@ def measure(network: TappedNetwork, variables: Any, batches: Iterable[Batch], nu
       >>> found["logits"].count.tolist()
       [2, 2]
     """
-    moments = None
-    for x, labels, mask in map(with_mask, batches):
+    view, moments = view_of(view, token_mask), None
+    for x, labels, mask in checked(batches, network, variables, num_classes):
         if moments is None:
-            moments = _nothing_yet(network, variables, x, num_classes)
-        moments = _add_batch(network, variables, moments, x, labels, mask)
+            moments = _nothing_yet(network, variables, x, labels, num_classes, view)
+        moments = _add_batch(network, variables, moments, x, labels, mask, view)
     if moments is None:
         raise UserError("there are no images to probe")
     return {cut: moments[cut] for cut in network.cuts}
 
 
-def _nothing_yet(network: TappedNetwork, variables: Any, x: Any, num_classes: int) -> dict[str, Moments]:
-    _, taps = jax.eval_shape(network, variables, x)
-    check_real(taps, complex_too=True)
-    return {cut: empty(num_classes, jax.eval_shape(real_numbers, taps[cut]).shape[1]) for cut in network.cuts}
+def _nothing_yet(
+    network: TappedNetwork, variables: Any, x: Any, labels: Any, num_classes: int, view: View
+) -> dict[str, Moments]:
+    check_real(jax.eval_shape(network, variables, shapes(x))[1], complex_too=True)
+    if jnp.ndim(labels) > 1 and view.how != "tokens":
+        raise UserError(f"labels {jnp.shape(labels)} name a class a token, and view {view.name!r} has no tokens left")
+
+    def rows(variables, x, labels):
+        return {cut: _rows(view, cut, z, x, labels) for cut, z in network(variables, x)[1].items()}
+
+    found = jax.eval_shape(rows, variables, shapes(x), shapes(labels))
+    return {cut: empty(num_classes, found[cut].shape[1]) for cut in network.cuts}
 
 
 #: Images are resampled one by one up to this many; beyond it, in this many random groups.
 GROUPS = 2048
 
 
-@partial(jax.jit, static_argnames="network", donate_argnames="sums")
-def _add_deviations(network, variables, sums, means, x, labels, mask, group):
+@partial(jax.jit, static_argnames=("network", "view"), donate_argnames="sums")
+def _add_deviations(network, variables, sums, means, x, labels, mask, group, view):
     _, taps = network(variables, x)
     groups = sums[0].shape[1]
+    rows = {cut: _rows(view, cut, taps[cut], x, labels) for cut in network.cuts}
+    # A sequence is resampled with all its tokens: they are not independent of one another.
+    group, mask, labels = _each(group, labels), _each(mask, labels), labels.reshape(-1)
 
     def in_groups(cut, centre, factor):
-        z = real_numbers(taps[cut])
+        z = rows[cut]
         squares = jnp.sum((z - centre) ** 2, axis=1) * factor
         return jax.ops.segment_sum(jnp.where(mask, squares, 0.0), group, num_segments=groups)
 
@@ -272,6 +311,8 @@ def deviations(
     moments: Mapping[str, Moments],
     *,
     unbiased: bool = False,
+    view: str | Callable[[Array, Any], Array] | View = "tokens",
+    token_mask: str | None = None,
 ) -> tuple[Float[np.ndarray, "L G"], Float[np.ndarray, "L G"]]:
     """Second pass, for intervals: r_i = ||z_i - μ_{y_i}||² and t_i = ||z_i - μ||² at every cut, in G groups of images.
 
@@ -286,10 +327,13 @@ def deviations(
       batches: the same batches that ``moments`` came from.
       moments: what :func:`measure` returned.
       unbiased: scale r_i by N_c/(N_c - 1) and t_i by N/(N - 1), as befits the unbiased ρ.
+      view: that of ``moments``.
+      token_mask: likewise.
 
     Returns:
       Sums of r and of t in every group, ``(L, G)`` float32 on the host; L cuts in the network's order.
     """
+    view = view_of(view, token_mask)
     count = next(iter(moments.values())).count.astype(jnp.float32)
     images = int(jnp.sum(count))
     groups = min(images, GROUPS)
@@ -305,9 +349,11 @@ def deviations(
     sums, seen = (jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)), 0
     for x, labels, mask in map(with_mask, batches):
         real = np.asarray(mask)
+        real = real.reshape(len(real), -1).any(axis=1)
         position = seen + np.cumsum(real) - 1
         group = position if images <= GROUPS else rng.integers(groups, size=len(real))
         group = jnp.asarray(np.clip(group, 0, groups - 1), jnp.int32)
-        sums = _add_deviations(network, variables, sums, means, x, labels, mask, group)
+        sums = _add_deviations(network, variables, sums, means, x, labels, mask, group, view)
         seen += int(real.sum())
-    return np.asarray(sums[0]), np.asarray(sums[1])
+    used = min(seen, groups)  # fewer than tokens, where these have the labels
+    return np.asarray(sums[0])[:, :used], np.asarray(sums[1])[:, :used]

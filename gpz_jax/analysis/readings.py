@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from gpz_jax.analysis.class_sums import class_counts, class_means, deviations, flat
 from gpz_jax.taps import TappedNetwork, check_real
-from gpz_jax.targets import at_least_float32, cross_entropy, output_entropy
+from gpz_jax.targets import at_least_float32, check_logits, cross_entropy, output_entropy
 
 
 class Readings(NamedTuple):
@@ -60,6 +60,7 @@ def readings(
       :class:`Readings`; a class with fewer than two images is NaN in the radius, one without images everywhere.
     """
     logits, taps = network(variables, x)
+    check_logits(logits)
     check_real(taps)
     num_classes = targets.shape[1]
     count = class_counts(labels, num_classes)

@@ -7,6 +7,7 @@ gives float32 logits. Each has the weights that it needs inside, once, and no ot
 import contextlib
 import hashlib
 import importlib.metadata
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from jaxtyping import Float
 from gpz_jax.analysis.bounds import quantiser
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork, Variables, split_at
+from gpz_jax.taps.batch_axis import batch_size, with_batch
+from gpz_jax.taps.input_leaves import leaf_names, public_leaves, values_by_name
 
 PLATFORMS = ("cpu", "tpu", "cuda")
 FORMAT = 1
@@ -108,18 +111,22 @@ def export_halves(
     payload: str = "float32",
     calibration: Iterable[Any] | None = None,
     platforms: Sequence[str] = ("cpu",),
+    public: str | Iterable[str] = (),
 ) -> Halves:
     """Export the edge half (input -> payload) and the cloud half (payload -> logits) of a network.
 
     Args:
       network: the tapped network; what it does to its input (``prepare``) is inside the edge half.
       variables: its variables.
-      x: an example input ``(N, …)`` or its ``ShapeDtypeStruct``; N does not matter, the batch size is left open.
+      x: an example input ``(N, …)`` or its ``ShapeDtypeStruct``, or dicts, tuples and lists of them; N does not matter,
+        the batch size is left open.
       cut: where to cut.
       payload: how z is sent: ``float32`` (4 bytes a number), ``bfloat16`` (2) or ``uint8`` (1, see
         :func:`calibrate`).
       calibration: batches of inputs that fit the scale of ``uint8``; the other payloads need none.
       platforms: where the files will run, of ``cpu``, ``tpu`` and ``cuda``; none of them need be here.
+      public: names of those arrays of the input that the cloud may know (:func:`gpz_jax.split_at`): the cloud half then
+        takes the payload and a dict of these.
 
     Returns:
       The two files' bytes and the metadata of halves.json (shapes, quantiser, parameters and SHA-256 of each half,
@@ -127,7 +134,7 @@ def export_halves(
 
     Raises:
       UserError: an unknown or bypassed cut, an unknown payload or platform, no images to calibrate on, an activation
-        that is not of floating point.
+        that is not of floating point; an input of other containers than dicts, tuples and lists.
 
     Example:
       >>> import flax.linen as nn
@@ -140,7 +147,7 @@ def export_halves(
     """
     levels = quantiser(payload).levels
     platforms = _checked(platforms)
-    edge, cloud = split_at(network, variables, x, cut)
+    edge, cloud = split_at(network, variables, x, cut, public=public)
     dtype = jax.eval_shape(edge, variables, x).dtype
     if not jnp.issubdtype(dtype, jnp.floating):
         raise UserError(f"the activation at {cut!r} is {dtype}; only one of floating point can be sent as {payload}")
@@ -149,22 +156,21 @@ def export_halves(
         affine = calibrate(network, variables, () if calibration is None else calibration, cut)
 
     (batch,) = export.symbolic_shape("batch")
-    first = _export(
-        lambda v, x: _send(edge(v, x), payload, affine),
-        variables,
-        jax.ShapeDtypeStruct((batch, *x.shape[1:]), x.dtype),
-        platforms,
-    )
+    takes = with_batch(x, batch_size(x), batch)
+    _check_containers(takes)
+    names = tuple(itertools.compress(leaf_names(x), public_leaves(x, public)))
+    first = _export(lambda v, x: _send(edge(v, x), payload, affine), variables, (takes,), platforms)
     second = _export(
-        lambda v, sent: cloud(v, _receive(sent, dtype, affine)).astype(jnp.float32),
+        lambda v, sent, *known: cloud(v, _receive(sent, dtype, affine), *known).astype(jnp.float32),
         variables,
-        first.gives,
+        (first.gives, dict(zip(names, values_by_name(takes, names), strict=True))) if names else (first.gives,),
         platforms,
     )
     metadata = {
         "format": FORMAT,
         "cut": cut,
-        "input": described(first.takes),
+        "input": described(takes),
+        **({"public": list(names)} if names else {}),
         "payload": {**described(first.gives), "bytes_per_image": _bytes_per_image(first.gives)},
         "output": described(second.gives),
         "quantiser": {
@@ -208,7 +214,6 @@ def _receive(sent: Array, dtype: Any, affine: Affine | None) -> Array:
 
 class _Exported(NamedTuple):
     data: bytes
-    takes: Any
     gives: Any
     parameters: int
     weight_bytes: int
@@ -222,8 +227,10 @@ class _Exported(NamedTuple):
         }
 
 
-def _export(half: Callable[[Any, Any], Array], variables: Variables, takes: Any, platforms: Sequence[str]) -> _Exported:
-    """Serialise ``half(variables, ·)`` with the weights that it needs inside, once.
+def _export(
+    half: Callable[..., Array], variables: Variables, takes: tuple[Any, ...], platforms: Sequence[str]
+) -> _Exported:
+    """Serialise ``half(variables, *takes)`` with the weights that it needs inside, once.
 
     Exporting ``lambda x: half(variables, x)`` puts every weight of the network into both files (43.8 kB each for the
     34.2 kB of weights of a CNN of width 4): jit drops arguments that are not used, but not constants, and the cloud
@@ -232,21 +239,21 @@ def _export(half: Callable[[Any, Any], Array], variables: Variables, takes: Any,
     kilobytes.
     """
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf), leaf.dtype), variables)
-    closed = jax.make_jaxpr(half)(shapes, takes)
+    closed = jax.make_jaxpr(half)(shapes, *takes)
     leaves = jax.tree_util.tree_leaves_with_path(variables)
     trained = "params" if "params" in variables else None  # without that collection (NNX) everything counts
-    pruned, used = dce_jaxpr(closed.jaxpr, [True], [False] * len(leaves) + [True])
+    inputs = len(jax.tree.leaves(takes))
+    pruned, used = dce_jaxpr(closed.jaxpr, [True], [False] * len(leaves) + [True] * inputs)
     kept = [(path, np.asarray(leaf)) for (path, leaf), asked in zip(leaves, used, strict=False) if asked]
     program = jaxpr_as_fun(ClosedJaxpr(pruned, closed.consts))
 
-    def bound(x):
-        return program(*(leaf for _, leaf in kept), x)[0]
+    def bound(*x):
+        return program(*(leaf for _, leaf in kept), *jax.tree.leaves(x))[0]
 
     with _without_source_paths():
-        exported = export.export(jax.jit(bound), platforms=list(platforms))(takes)
+        exported = export.export(jax.jit(bound), platforms=list(platforms))(*takes)
     return _Exported(
         bytes(exported.serialize()),
-        takes,
         jax.ShapeDtypeStruct(exported.out_avals[0].shape, exported.out_avals[0].dtype),
         sum(leaf.size for path, leaf in kept if trained in (None, getattr(path[0], "key", None))),
         sum(leaf.nbytes for _, leaf in kept),
@@ -265,9 +272,23 @@ def _without_source_paths() -> Iterator[None]:
         jax.config.update(flag, before)
 
 
-def described(array: Any) -> dict[str, Any]:
-    """Shape and dtype as halves.json has them; the open batch size is "batch"."""
-    return {"shape": ["batch", *array.shape[1:]], "dtype": str(array.dtype)}
+def described(arrays: Any) -> dict[str, Any]:
+    """Shape and dtype as halves.json has them, of several arrays under their names; the open batch size is "batch"."""
+    found = {
+        name: {"shape": [n if isinstance(n, int) else "batch" for n in leaf.shape], "dtype": str(leaf.dtype)}
+        for name, leaf in zip(leaf_names(arrays), jax.tree.leaves(arrays), strict=True)
+    }
+    return found["x"] if set(found) == {"x"} else found
+
+
+def _check_containers(x: Any) -> None:
+    """Raise :class:`UserError` for a pytree that the files cannot hold without code of its own."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return
+    if type(x) not in (dict, tuple, list):
+        raise UserError(f"the input holds a {type(x).__name__}, which the files cannot: give dicts, tuples or lists")
+    for part in x.values() if isinstance(x, dict) else x:
+        _check_containers(part)
 
 
 def _bytes_per_image(array: Any) -> int:

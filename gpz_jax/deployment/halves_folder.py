@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax import Array, export
 
 from gpz_jax.deployment.halves import FORMAT, Halves, described
 from gpz_jax.errors import UserError
+from gpz_jax.taps.input_leaves import leaf_names
 
 EDGE, CLOUD, RECORD, SCRIPT = "edge.stablehlo", "cloud.stablehlo", "halves.json", "run_halves.py"
 
@@ -29,15 +29,21 @@ EDGE, CLOUD, RECORD, SCRIPT = "edge.stablehlo", "cloud.stablehlo", "halves.json"
 RUN_HALVES = '''\
 """Run both halves with jax alone (and the flatbuffers with which it reads them): python run_halves.py [IMAGES.npy]"""
 import pathlib, sys
-import numpy as np
+import jax, numpy as np
 from jax import export
 files = (pathlib.Path(__file__).with_name(f"{half}.stablehlo") for half in ("edge", "cloud"))
 edge, cloud = (export.deserialize(bytearray(file.read_bytes())) for file in files)
-random = np.random.default_rng(0).integers(0, 256, (4, *edge.in_avals[0].shape[1:])).astype(edge.in_avals[0].dtype)
-images = np.load(sys.argv[1]) if sys.argv[1:] else random  # (any number, H, W, C), as the data set holds them
+shapes = ((tuple(n if isinstance(n, int) else 4 for n in a.shape), a.dtype) for a in edge.in_avals)
+random = [np.random.default_rng(0).integers(0, 256 if t == np.uint8 else 2, shape).astype(t) for shape, t in shapes]
+(images,), _ = jax.tree.unflatten(edge.in_tree, random)
+if sys.argv[1:]:  # (any number, H, W, C), as the data set holds them; of inputs that are dicts an .npz
+    given = np.load(sys.argv[1])
+    images = given if isinstance(given, np.ndarray) else dict(given)
 payload = edge.call(images)  # on the device; this is what is sent
-logits = cloud.call(payload)  # in the cloud
-print(f"{images.dtype} {images.shape} -> {payload.dtype} {payload.shape}; classes {logits.argmax(axis=1)}")
+known = jax.tree.unflatten(cloud.in_tree, cloud.in_avals)[0][1:]  # what the cloud may know beside it: names
+logits = cloud.call(payload, *({name: images[name] for name in names} for names in known))  # in the cloud
+takes = "; ".join(f"{a.dtype} {a.shape}" for a in jax.tree.leaves(images))
+print(f"{takes} -> {payload.dtype} {payload.shape}; classes {logits.argmax(axis=-1)}")
 '''
 
 
@@ -87,38 +93,61 @@ def save_halves(halves: Halves, folder: str | Path) -> Path:
 
 
 class Half:
-    """One half, read back: ``half(x)``, compiled anew for every batch size that it meets.
+    """One half, read back: ``edge(x)``, ``cloud(payload)``, compiled anew for every batch size that it meets.
+
+    A cloud half of a cut with public inputs takes them too: ``cloud(payload, {"mask": mask})``.
 
     Attributes:
       name: ``edge`` or ``cloud``.
-      shape: of one image of its argument, without the batch axis.
-      dtype: of its argument.
+      takes: its arguments, pytrees of ``jax.ShapeDtypeStruct``, with a symbol for the batch.
     """
 
     def __init__(self, name: str, exported: export.Exported):
         self.name = name
-        self.shape: tuple[int, ...] = tuple(exported.in_avals[0].shape[1:])
-        self.dtype: np.dtype = np.dtype(exported.in_avals[0].dtype)
+        self.takes: tuple[Any, ...] = arguments_of(exported)
         self._platforms = exported.platforms
         self._call = jax.jit(exported.call)
 
-    def __call__(self, x: Any) -> Array:
+    def __call__(self, *x: Any) -> Array:
         """Run it. Raises :class:`UserError` for another shape, dtype or platform than it was exported for."""
-        shape, dtype = getattr(x, "shape", ()), getattr(x, "dtype", type(x).__name__)
-        if str(dtype) != str(self.dtype) or tuple(shape[1:]) != self.shape or not shape or shape[0] < 1:
-            wanted = ", ".join(["batch", *map(str, self.shape)])
-            raise UserError(f"the {self.name} half takes {self.dtype} ({wanted}), got {dtype} {tuple(shape)}")
+        if len(x) != len(self.takes):
+            also = f" and a dict of {', '.join(self.takes[1])}" if self.takes[1:] else ""
+            raise UserError(f"the {self.name} half takes its input{also}, got {len(x)} arguments")
+        for wanted, given in zip(self.takes, x, strict=True):
+            self._check(wanted, given)
         if not self.runs_here():
             raise UserError(
                 f"the {self.name} half was exported for {', '.join(self._platforms)}, not for this machine's "
                 f"{jax.default_backend()}; export it with another platform",
                 field="platform",
             )
-        return self._call(x)
+        return self._call(*x)
+
+    def _check(self, wanted: Any, given: Any) -> None:
+        expected = dict(zip(leaf_names(wanted), jax.tree.leaves(wanted), strict=True))
+        single = isinstance(wanted, jax.ShapeDtypeStruct)
+        found = {"x": given} if single else dict(zip(leaf_names(given), jax.tree.leaves(given), strict=True))
+        if found.keys() != expected.keys():
+            raise UserError(f"the {self.name} half takes arrays {', '.join(expected)}, got {', '.join(found)}")
+        for name, leaf in expected.items():
+            shape, dtype = getattr(found[name], "shape", ()), getattr(found[name], "dtype", type(found[name]).__name__)
+            fits = len(shape) == len(leaf.shape) and all(
+                b == a if isinstance(a, int) else b >= 1 for a, b in zip(leaf.shape, shape, strict=True)
+            )
+            if str(dtype) != str(leaf.dtype) or not fits:
+                sizes = ", ".join(str(n) if isinstance(n, int) else "batch" for n in leaf.shape)
+                what = "" if single else f"{name} as "
+                raise UserError(f"the {self.name} half takes {what}{leaf.dtype} ({sizes}), got {dtype} {tuple(shape)}")
 
     def runs_here(self) -> bool:
         """Whether it was exported for what this machine computes on."""
         return {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend()) in self._platforms
+
+
+def arguments_of(exported: export.Exported) -> tuple[Any, ...]:
+    """The arguments of an exported function, as pytrees of ``jax.ShapeDtypeStruct``."""
+    shapes = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in exported.in_avals]
+    return jax.tree.unflatten(exported.in_tree, shapes)[0]
 
 
 def load_halves(folder: str | Path) -> tuple[Half, Half, dict[str, Any]]:
@@ -130,7 +159,8 @@ def load_halves(folder: str | Path) -> tuple[Half, Half, dict[str, Any]]:
       folder: where they are.
 
     Returns:
-      ``(edge, cloud, metadata)``: ``cloud(edge(images))`` are the logits; the metadata are those of halves.json.
+      ``(edge, cloud, metadata)``: ``cloud(edge(images))`` are the logits, or ``cloud(edge(x), {"mask": x["mask"]})``
+      where the record names ``"public": ["mask"]``; the metadata are those of halves.json.
 
     Raises:
       UserError: a file that is missing, damaged, or not the one that halves.json was written for.
@@ -138,11 +168,14 @@ def load_halves(folder: str | Path) -> tuple[Half, Half, dict[str, Any]]:
     path = Path(folder)
     record = _read_record(path)
     edge, cloud = _read_half(path, EDGE, record), _read_half(path, CLOUD, record)
-    found = {"input": edge.in_avals[0], "payload": cloud.in_avals[0], "output": cloud.out_avals[0]}
-    for what, array in found.items():
-        if {key: record[what].get(key) for key in ("shape", "dtype")} != described(array):
+    (x,), (sent, *known) = arguments_of(edge), arguments_of(cloud)
+    found = {"input": described(x), "payload": described(sent), "output": described(cloud.out_avals[0])}
+    for what, told in found.items():
+        if {key: record[what].get(key) for key in told} != told:
             raise UserError(f"{path / RECORD} is damaged: its {what} is not that of the files; export it again")
-    if described(edge.out_avals[0]) != described(cloud.in_avals[0]):
+    if sorted(record.get("public", [])) != sorted(known[0] if known else []):
+        raise UserError(f"{path / RECORD} is damaged: its public inputs are not those of the files; export it again")
+    if described(edge.out_avals[0]) != found["payload"]:
         raise UserError(f"{path / EDGE} and {path / CLOUD} are not of one cut; export it again")
     return Half("edge", edge), Half("cloud", cloud), record
 

@@ -1,7 +1,6 @@
 """Attack a cut of any tapped network: arrays in, one typed result out."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,21 +14,28 @@ from jax.sharding import Mesh
 from gpz_jax import defences, parallel
 from gpz_jax.config import AttackSettings
 from gpz_jax.defences import Defence, Reference
-from gpz_jax.errors import UserError
 from gpz_jax.inversion import lpips as perceptual
+from gpz_jax.inversion.attack_inputs import (
+    Inputs,
+    check_cut,
+    check_kinds,
+    check_labels_of,
+    checked_inputs,
+    is_float,
+    what_is_rebuilt,
+)
 from gpz_jax.inversion.floors import Guesses, class_means, mean_image
 from gpz_jax.inversion.ladder import attacks_of
 from gpz_jax.inversion.metrics import as_pixels
-from gpz_jax.inversion.protocol import Attack, Edge, Progress, Target, defend, pieces, send, silent
+from gpz_jax.inversion.protocol import BATCH, Attack, Edge, Progress, Target, defend, pieces, send, silent
 from gpz_jax.inversion.results import AttackResult, Attempt, best_of
 from gpz_jax.inversion.scoring import Exam, Tally
-from gpz_jax.taps import LOGITS, TappedNetwork, check_real, valid_cuts
+from gpz_jax.taps import TappedNetwork
+from gpz_jax.taps.batch_axis import batch_size, rows_of
+from gpz_jax.targets import check_logits
 
 #: Known inputs over which the spread and range of z are taken that a defence is measured by.
 REFERENCE_IMAGES = 1024
-
-#: An array of inputs ``(N, …)``, or a pair of it and labels ``(N,)``.
-Inputs = Any
 
 
 def attack_cut(
@@ -42,6 +48,7 @@ def attack_cut(
     attacks: Sequence[str | Attack] = ("linear",),
     key: Array,
     pixels: Callable[[Any], Array] | None = None,
+    public: str | Iterable[str] = (),
     white_box: TappedNetwork | None = None,
     known: Inputs | None = None,
     settings: AttackSettings = AttackSettings(),
@@ -62,8 +69,11 @@ def attack_cut(
       attacks: names of ``inversion.ladder.ATTACKS`` or attacks of your own, in order. "linear" takes any numbers, the
         others images.
       key: of the attacker's chance: ``jax.random.key(seed)`` gives what the command gives for that seed.
-      pixels: inputs -> what is rebuilt, images ``(N, H, W, C)`` in [0, 1]: a function at module level, such as one that
-        undoes a normalisation. Default: bytes are divided by 255, floats are taken as they are.
+      pixels: inputs -> what is rebuilt, images ``(N, H, W, C)`` in [0, 1], or numbers of other axes: a function at
+        module level, such as one that undoes a normalisation. Default: bytes are divided by 255, floats are taken as
+        they are, and of an input of several arrays the one that is not public.
+      public: names of those arrays of the input that the cloud may know (:func:`gpz_jax.valid_cuts`). The attacks here
+        make no use of them.
       white_box: the tapped network from what is rebuilt, for "likelihood". Default: ``network``, where its inputs are
         floats and no ``pixels`` are given.
       known: the target's own training inputs and labels, for the floors. Default: the attacker's.
@@ -91,12 +101,13 @@ def attack_cut(
       ('linear', (8,), True)
     """
     chosen = attacks_of(attacks, settings)
-    check_cut(network, variables, cut, _array("auxiliary", auxiliary))
+    pixels = what_is_rebuilt(auxiliary, pixels, public)
+    check_cut(network, variables, cut, checked_inputs("auxiliary", auxiliary)[0], public=public)
     sides = {"auxiliary": auxiliary, "test": test, **({} if known is None else {"known": known})}
-    found = {name: _inputs(name, side) for name, side in sides.items()}
-    images = _same_kind({name: x for name, (x, _) in found.items()}, pixels)
-    _check_labels(network, variables, found)
-    if white_box is None and pixels is None and np.issubdtype(found["test"][0].dtype, np.floating):
+    found = {name: checked_inputs(name, side) for name, side in sides.items()}
+    images = check_kinds({name: x for name, (x, _) in found.items()}, pixels)
+    check_labels_of(network, variables, found)
+    if white_box is None and pixels is None and is_float(found["test"][0]):
         white_box = network
     pixels = as_pixels if pixels is None else pixels
     owned = found.get("known", found["auxiliary"])
@@ -118,8 +129,8 @@ def target_for(
     network: TappedNetwork,
     variables: Any,
     cut: str,
-    auxiliary: np.ndarray,
-    owned: np.ndarray,
+    auxiliary: Any,
+    owned: Any,
     *,
     key: Array,
     pixels: Callable[[Any], Array],
@@ -132,21 +143,21 @@ def target_for(
     """The target at one cut; a defence is measured against z of the first ``owned`` inputs, the defender's."""
     defence = defences.parse(defence) if isinstance(defence, str) else defence
     edge = Edge(network, cut, defence, pixels, settings.probabilities, settings.top_k)
-    reference = _reference(edge, variables, owned[:REFERENCE_IMAGES]) if defence.steps else None
+    reference = _reference(edge, variables, rows_of(owned, slice(REFERENCE_IMAGES))) if defence.steps else None
     mesh = parallel.data_mesh() if mesh is None else mesh
     return Target(edge, variables, auxiliary, key, settings, reference, white_box, images, mesh)
 
 
-def _reference(edge: Edge, variables: Any, x: np.ndarray) -> Reference:
+def _reference(edge: Edge, variables: Any, x: Any) -> Reference:
     return defences.reference(send(variables, piece, edge=edge)[:count] for piece, count in pieces(x))
 
 
 def exam_for(
     network: TappedNetwork,
     variables: Any,
-    auxiliary: np.ndarray,
-    test: tuple[np.ndarray, np.ndarray | None],
-    owned: tuple[np.ndarray, np.ndarray | None],
+    auxiliary: Any,
+    test: tuple[Any, np.ndarray | None],
+    owned: tuple[Any, np.ndarray | None],
     *,
     pixels: Callable[[Any], Array],
     images: bool = True,
@@ -182,10 +193,12 @@ def exam_for(
 
 @partial(jax.jit, static_argnames="network")
 def _logits(variables, x, replace, *, network):
-    return network(variables, x, replace=replace)[0]
+    logits = network(variables, x, replace=replace)[0]
+    check_logits(logits)
+    return logits
 
 
-def _predictions(network: TappedNetwork, variables: Any, x: np.ndarray) -> tuple[np.ndarray, int]:
+def _predictions(network: TappedNetwork, variables: Any, x: Any) -> tuple[np.ndarray, int]:
     """The class that the network takes each input for, and the number of classes."""
     logits = np.concatenate(
         [np.asarray(_logits(variables, piece, {}, network=network))[:count] for piece, count in pieces(x)]
@@ -240,7 +253,7 @@ def make_attempt(
     """Fit one attack, let it rebuild the test inputs, and score that."""
     best = best_of(before) if before and attack.follows else None
     fitted = attack.fit(target, best=best, progress=progress)
-    x = exam.x[: attack.test_images(target.settings)]
+    x = rows_of(exam.x, slice(attack.test_images(target.settings)))
     tally, at, afterwards = Tally(exam, keep), 0, []
     for originals, z in target.batches(x, target.test_key()):
         start = None if best is None else jnp.asarray(best.reconstructions[at : at + len(z)])
@@ -271,11 +284,12 @@ def _accuracies(target: Target, exam: Exam, before: tuple[Attempt, ...]) -> tupl
     for i, (piece, count) in enumerate(pieces(exam.x)):
         z = send(target.variables, piece, edge=target.edge)
         noise = jax.random.fold_in(target.key, i)
-        labels = exam.labels[i * len(piece) :][:count]
+        labels = exam.labels[i * BATCH :][:count]
         for j, sent in enumerate((defend(z, noise, target.reference, edge=target.edge), z)):
             logits = _logits(target.variables, piece, {target.cut: sent}, network=target.edge.network)
             right[j] += np.sum(np.argmax(np.asarray(logits), axis=1)[:count] == labels)
-    return float(right[0] / len(exam.x)), float(right[1] / len(exam.x))
+    images = batch_size(exam.x) or 1
+    return float(right[0] / images), float(right[1] / images)
 
 
 # What is refused before anything runs ---------------------------------------------------------------------------------
@@ -286,75 +300,3 @@ def check_attacks(target: Target, attacks: Sequence[Attack]) -> None:
     target.check()
     for attack in attacks:
         attack.check(target)
-
-
-def check_cut(network: TappedNetwork, variables: Any, cut: str, x: np.ndarray) -> None:
-    """Raise :class:`UserError` for a cut that the network does not have, or that the logits know a way around."""
-    example = jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype)
-    alone = dataclasses.replace(network, cuts=tuple(dict.fromkeys((network.check(cut), LOGITS))))
-    check_real(jax.eval_shape(alone, variables, example)[1])
-    if not valid_cuts(alone, variables, example)[cut]:
-        good = ", ".join(name for name, ok in valid_cuts(network, variables, example).items() if ok)
-        raise UserError(f"cut {cut!r} is bypassed: the logits know the input by another way; valid cuts: {good}")
-
-
-def _array(name: str, given: Inputs) -> np.ndarray:
-    return _inputs(name, given)[0]
-
-
-def _inputs(name: str, given: Inputs) -> tuple[np.ndarray, np.ndarray | None]:
-    """Inputs and labels, checked for what no attack can take."""
-    x, labels = given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
-    x = np.asarray(x)
-    if x.ndim < 2 or len(x) < 2:
-        raise UserError(f"{name} of shape {x.shape}: give two inputs or more, (N, …)", field=name)
-    if x.dtype != np.uint8 and not jnp.issubdtype(x.dtype, jnp.floating):
-        raise UserError(
-            f"{name} of dtype {x.dtype}: give images as bytes (uint8), or real numbers as floats", field=name
-        )
-    if x.dtype != np.uint8 and not np.isfinite(x.astype(np.float32)).all():
-        raise UserError(f"{name} has values that are not finite", field=name)
-    if labels is None:
-        return x, None
-    labels = np.asarray(labels)
-    if labels.shape != (len(x),) or not np.issubdtype(labels.dtype, np.integer):
-        raise UserError(
-            f"labels of {name} of shape {labels.shape} and dtype {labels.dtype}: give {len(x)} integers", field=name
-        )
-    return x, labels
-
-
-def _check_labels(network: TappedNetwork, variables: Any, found: dict) -> None:
-    """Raise :class:`UserError` for a label that the network has no logit for."""
-    x = found["test"][0]
-    logits, _ = jax.eval_shape(network, variables, jax.ShapeDtypeStruct((2, *x.shape[1:]), x.dtype))
-    for name, (_, labels) in found.items():
-        outside = [] if labels is None else labels[(labels < 0) | (labels >= logits.shape[1])]
-        if len(outside):
-            most = logits.shape[1]
-            raise UserError(f"label {outside[0]} of {name}: with {most} logits labels run from 0 to {most - 1}")
-
-
-def _same_kind(found: dict[str, np.ndarray], pixels: Callable[[Any], Array] | None) -> bool:
-    """Whether images in [0, 1] are rebuilt. Raises :class:`UserError` for inputs that differ in kind."""
-    first = found["auxiliary"]
-    for name, x in found.items():
-        if x.shape[1:] != first.shape[1:] or x.dtype != first.dtype:
-            raise UserError(
-                f"{name} of shape {x.shape[1:]} {x.dtype}, but auxiliary of {first.shape[1:]} {first.dtype} (each "
-                "without its number): give both as the network takes them"
-            )
-    ends = [_range_of(x, as_pixels if pixels is None else pixels) for x in found.values()]
-    low, high = min(low for low, _, _ in ends), max(high for _, high, _ in ends)
-    inside = low >= -1e-4 and high <= 1 + 1e-4
-    if pixels is not None and not (inside and ends[0][2] == 4):
-        raise UserError(
-            f"pixels gives values from {low:.3g} to {high:.3g} in {ends[0][2]} axes; images are (N, H, W, C) in [0, 1]"
-        )
-    return inside and ends[0][2] == 4
-
-
-def _range_of(x: np.ndarray, pixels: Callable[[Any], Array]) -> tuple[float, float, int]:
-    """Least and largest value of what is rebuilt of inputs, and its number of axes."""
-    found = [pixels(piece) for piece, _ in pieces(x)]
-    return min(float(p.min()) for p in found), max(float(p.max()) for p in found), found[0].ndim

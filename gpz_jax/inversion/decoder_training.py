@@ -23,6 +23,7 @@ from gpz_jax.errors import UserError
 from gpz_jax.inversion import metrics
 from gpz_jax.inversion.decoder import Decoder
 from gpz_jax.inversion.protocol import Progress, Target, images_of, pieces, receive, send, silent
+from gpz_jax.taps.batch_axis import batch_size
 
 #: The attack has flattened when its best selection loss fell by less than this share over the last fifth of it.
 FLAT = 0.01
@@ -188,14 +189,14 @@ def _begin(target: Target, decoder: Decoder, key: Array) -> tuple[State, _Images
     fit, selection = target.fit_and_selection()
     if len(fit) < max(2, target.mesh.size):
         raise UserError(
-            f"the attacker has {len(target.auxiliary)} images, too few to train on; raise auxiliary_fraction",
+            f"the attacker has {batch_size(target.auxiliary)} images, too few to train on; raise auxiliary_fraction",
             field="auxiliary_fraction",
         )
     variables = _init(key, jnp.zeros((2, *target.z_shape), jnp.float32), decoder=decoder)
     optimiser = _optimiser(target.settings.lr).init(variables["params"])
     state = State(variables["params"], variables["batch_stats"], optimiser, _plateau().init({}))
     state, images = parallel.replicate((state, fit), target.mesh)
-    if 4 * math.prod(target.z_shape) * len(target.auxiliary) > KEPT_BYTES:
+    if 4 * math.prod(target.z_shape) * (batch_size(target.auxiliary) or 0) > KEPT_BYTES:
         return state, _Images(images, None, selection, None)
     sent_selection = _sent(target, selection)
     sent = parallel.replicate(jnp.concatenate(_sent(target, fit))[: len(fit)], target.mesh)

@@ -10,25 +10,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Integer, Shaped
+from jaxtyping import Float, Integer
 
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.metrics import as_pixels, mse
+from gpz_jax.taps.batch_axis import batch_size, rows_of
 
 
-def mean_image(
-    images: Shaped[Array | np.ndarray, "N ..."], *, pixels: Callable[[Any], Array] = as_pixels
-) -> Float[Array, "..."]:
+def mean_image(images: Any, *, pixels: Callable[[Any], Array] = as_pixels) -> Float[Array, "..."]:
     """Mean image: what an attacker who receives nothing would answer. Bytes count as pixels / 255.
 
     >>> mean_image(jnp.array([0.0, 1.0]).reshape(2, 1, 1, 1)).tolist()
     [[[0.5]]]
     """
-    return class_means(images, jnp.zeros(len(images), jnp.int32), 1, pixels=pixels)[0]
+    return class_means(images, jnp.zeros(batch_size(images) or 0, jnp.int32), 1, pixels=pixels)[0]
 
 
 def class_means(
-    images: Shaped[Array | np.ndarray, "N ..."],
+    images: Any,
     labels: Integer[Array | np.ndarray, " N"],
     num_classes: int,
     *,
@@ -38,7 +37,7 @@ def class_means(
     """Mean image of each class: what an attacker who receives only the label would answer.
 
     Args:
-      images: ``(N, …)``, whatever ``pixels`` takes.
+      images: ``(N, …)``, whatever ``pixels`` takes: an array or a pytree of arrays.
       labels: their classes.
       num_classes: K.
       chunk: how many are converted at a time, so that a whole data set never exists as floats.
@@ -57,8 +56,8 @@ def class_means(
     if outside:
         raise UserError(f"label {outside[0]} with {num_classes} classes: labels run from 0 to {num_classes - 1}")
     sums: Any = jnp.float32(0)
-    for start in range(0, len(images), chunk):
-        found = pixels(images[start : start + chunk])
+    for start in range(0, batch_size(images) or 0, chunk):
+        found = pixels(rows_of(images, slice(start, start + chunk)))
         one_hot = jax.nn.one_hot(labels[start : start + chunk], num_classes)
         # HIGHEST: on accelerators the default matmul keeps too few digits for a mean.
         sums += jnp.einsum("nk,n...->k...", one_hot, found, precision=jax.lax.Precision.HIGHEST)

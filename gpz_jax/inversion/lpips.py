@@ -3,7 +3,7 @@
 The trained weights are read from a file that is not part of this package; :data:`HOW_TO_GET` says how to make it::
 
     pip install torchvision lpips
-    python -m gpz_jax.inversion.lpips lpips_alex.npz
+    python -m gpz_jax.inversion.lpips_weights lpips_alex.npz
 
 The file holds float32 arrays: ``conv1_w`` … ``conv5_w`` (out, in, height, width) and ``conv1_b`` … ``conv5_b``,
 AlexNet's convolutions; ``lin0_w`` … ``lin4_w``, the weight of each of their channels; ``shift`` and ``scale``, the
@@ -14,7 +14,6 @@ Perceptual Metric, CVPR 2018.
 """
 
 import os
-import sys
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -26,10 +25,10 @@ from flax import linen as nn
 from jax import Array
 from jaxtyping import Float, Float32
 
-from gpz_jax.errors import UserError, one_line_errors
+from gpz_jax.errors import UserError
 
 VARIABLE = "GPZ_LPIPS"  # names the file of weights where no setting does
-COMMAND = "python -m gpz_jax.inversion.lpips"
+COMMAND = "python -m gpz_jax.inversion.lpips_weights"
 PIP = "pip install torchvision lpips"
 
 #: What to tell a person who has no weights.
@@ -75,7 +74,7 @@ def load(path: str | Path) -> Weights:
     >>> load("nowhere/lpips_alex.npz")
     Traceback (most recent call last):
     ...
-    gpz_jax.errors.UserError: no file nowhere/lpips_alex.npz; make it with python -m gpz_jax.inversion.lpips ...
+    gpz_jax.errors.UserError: no file nowhere/lpips_alex.npz; make it with python -m gpz_jax.inversion.lpips_weights ...
     """
     path = Path(path)
     again = f"make it again with {COMMAND} {path.name}"
@@ -237,72 +236,3 @@ def _check(x: Array, x_hat: Array) -> None:
             f"LPIPS of {height}x{width} images: AlexNet needs {LEAST_SIDE}x{LEAST_SIDE}; resize the images first "
             "(64 pixels is usual)"
         )
-
-
-# The file of weights ------------------------------------------------------------------------------
-
-
-def convert(out: str | Path) -> None:
-    """Write the file of weights from torchvision's AlexNet (IMAGENET1K_V1) and the package lpips (version 0.1).
-
-    Those two packages fetch and read their own weights, the former from the network when it is first used.
-
-    Raises:
-      UserError: a name that does not end in .npz, no such folder, torchvision or lpips not installed, or AlexNet's
-        weights out of reach.
-
-    >>> convert("lpips_alex.pth")
-    Traceback (most recent call last):
-    ...
-    gpz_jax.errors.UserError: lpips_alex.pth: give the file a name that ends in .npz
-    """
-    out = Path(out)
-    if out.suffix != ".npz":
-        raise UserError(f"{out}: give the file a name that ends in .npz")
-    if not out.parent.is_dir():
-        raise UserError(f"no folder {out.parent}; create it first")
-    arrays = _from_torch()
-    from_arrays(arrays, where="installed weights")
-    np.savez(out, **arrays)  # pyright: ignore[reportArgumentType]  # its stub takes names for allow_pickle
-
-
-def _from_torch() -> dict[str, np.ndarray]:
-    """Arrays in the file's names and shapes, from the packages that publish them."""
-    try:
-        from lpips import LPIPS  # pyright: ignore  # which takes this file for that package
-        from torchvision.models import AlexNet_Weights, alexnet  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-        raise UserError(f"the weights come with torchvision and lpips ({error}): {PIP}") from None
-    try:
-        convolutions = alexnet(weights=AlexNet_Weights.IMAGENET1K_V1).features.state_dict()
-    except OSError as error:  # which urllib's errors are
-        raise UserError(f"torchvision could not fetch AlexNet's weights ({error}); try again with a network") from error
-    # pnet_rand: its own AlexNet stays random, since the convolutions are those above.
-    rest = LPIPS(net="alex", version="0.1", pnet_rand=True, verbose=False).state_dict()
-    arrays = {}
-    for i, place in enumerate((0, 3, 6, 8, 10), 1):  # of the convolutions among torchvision's layers
-        arrays[f"conv{i}_w"] = convolutions[f"{place}.weight"].numpy()
-        arrays[f"conv{i}_b"] = convolutions[f"{place}.bias"].numpy()
-    for i in range(5):
-        arrays[f"lin{i}_w"] = rest[f"lin{i}.model.1.weight"].numpy().reshape(-1)
-    for name in ("shift", "scale"):
-        arrays[name] = rest[f"scaling_layer.{name}"].numpy().reshape(-1)
-    return arrays
-
-
-@one_line_errors
-def main(argv: list[str] | None = None) -> None:
-    """Run the command."""
-    argv = sys.argv[1:] if argv is None else argv
-    usage = f"{COMMAND} lpips_alex.npz"
-    if argv in (["--help"], ["-h"]):
-        print(f"Make the file of weights that LPIPS needs, from the packages that publish them.\n\n  {PIP}\n  {usage}")
-        return
-    if len(argv) != 1 or argv[0].startswith("-"):
-        raise UserError(f"give one file to write, such as: {usage}")
-    convert(argv[0])
-    print(f"wrote {argv[0]}; now: export {VARIABLE}={Path(argv[0]).resolve()}")
-
-
-if __name__ == "__main__":
-    main()

@@ -25,6 +25,7 @@ from gpz_jax.inversion.metrics import as_pixels
 from gpz_jax.inversion.results import Attempt, Training
 from gpz_jax.seeds import seed_of
 from gpz_jax.taps import TappedNetwork
+from gpz_jax.taps.batch_axis import batch_size, rows_of, with_batch
 
 #: Inputs a forward pass.
 BATCH = 256
@@ -103,7 +104,7 @@ class Target:
     Attributes:
       edge: what the attacker can query.
       variables: of the network.
-      auxiliary: the attacker's inputs ``(N, …)``, as the network takes them.
+      auxiliary: the attacker's inputs ``(N, …)``, as the network takes them: an array or a pytree of arrays.
       key: of the attacker's chance.
       settings: how attackers are made ready.
       reference: what the edge's defence is measured against; None if it has none.
@@ -114,7 +115,7 @@ class Target:
 
     edge: Edge
     variables: Any
-    auxiliary: np.ndarray
+    auxiliary: Any
     key: Array
     settings: AttackSettings = AttackSettings()
     reference: Reference | None = None
@@ -143,16 +144,16 @@ class Target:
         return self._shape_of(lambda x: self.edge.pixels(x))
 
     def _shape_of(self, function: Callable[[Any], Array]) -> tuple[int, ...]:
-        example = jax.ShapeDtypeStruct((2, *self.auxiliary.shape[1:]), self.auxiliary.dtype)
-        return jax.eval_shape(function, example).shape[1:]
+        return jax.eval_shape(function, with_batch(self.auxiliary, batch_size(self.auxiliary), 2)).shape[1:]
 
-    def fit_and_selection(self) -> tuple[np.ndarray, np.ndarray]:
+    def fit_and_selection(self) -> tuple[Any, Any]:
         """The attacker's inputs to train on, and those on which it chooses: the first part of a seeded shuffle."""
-        shuffled = np.random.default_rng(self.seed).permutation(np.arange(len(self.auxiliary), dtype=np.int32))
+        images = np.arange(batch_size(self.auxiliary) or 0, dtype=np.int32)
+        shuffled = np.random.default_rng(self.seed).permutation(images)
         held = max(1, round(self.settings.selection_fraction * len(shuffled)))
-        return self.auxiliary[shuffled[held:]], self.auxiliary[shuffled[:held]]
+        return rows_of(self.auxiliary, shuffled[held:]), rows_of(self.auxiliary, shuffled[:held])
 
-    def batches(self, x: np.ndarray, key: Array) -> Iterator[tuple[Array, Array]]:
+    def batches(self, x: Any, key: Array) -> Iterator[tuple[Array, Array]]:
         """(what is to be rebuilt, z as received) of inputs, up to 256 at a time; the key is of the edge's noise."""
         for i, (piece, count) in enumerate(pieces(x)):
             z = send(self.variables, piece, edge=self.edge)
@@ -173,17 +174,20 @@ class Target:
             raise UserError(f"top_k {top_k}: z has {z[0]} entries; give 1 to {z[0]}", field="top_k")
 
 
-def pieces(x: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+def pieces(x: Any) -> Iterator[tuple[Any, int]]:
     """Inputs up to 256 at a time, all of one shape, and how many count: the last ones are filled up with the first.
 
     >>> [(piece.tolist(), count) for piece, count in pieces(np.arange(3))]
     [([0, 1, 2], 3)]
     """
-    size = min(BATCH, len(x))
-    for start in range(0, len(x), BATCH):
-        piece = x[start : start + size]
-        missing = size - len(piece)
-        yield (np.concatenate([piece, np.repeat(x[:1], missing, axis=0)]) if missing else piece), len(piece)
+    images = batch_size(x) or 0
+    size = min(BATCH, images)
+    for start in range(0, images, BATCH):
+        count = min(size, images - start)
+        places = (
+            np.r_[start : start + count, np.zeros(size - count, int)] if count < size else slice(start, start + size)
+        )
+        yield rows_of(x, places), count
 
 
 class Reconstruction(NamedTuple):

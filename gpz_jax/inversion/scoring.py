@@ -36,7 +36,7 @@ class Exam(NamedTuple):
     """What attacks on a network are scored with, whatever the cut.
 
     Attributes:
-      x: test inputs ``(N, …)``.
+      x: test inputs ``(N, …)``, an array or a pytree of arrays.
       labels: their classes ``(N,)``.
       predicted: what the network takes them for, ``(N,)``.
       guesses: what the floors are made of.
@@ -45,7 +45,7 @@ class Exam(NamedTuple):
       notes: what was done about the images, in words.
     """
 
-    x: np.ndarray
+    x: Any
     labels: np.ndarray
     predicted: np.ndarray
     guesses: Guesses

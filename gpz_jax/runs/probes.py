@@ -18,7 +18,9 @@ _RENAMED = {
 _GONE = ("share_null", "drop_null")
 
 
-def probe_name(split: str, labels: str = "true", *, limit: int | None = None, unbiased: bool = False) -> str:
+def probe_name(
+    split: str, labels: str = "true", *, limit: int | None = None, unbiased: bool = False, view: str = "tokens"
+) -> str:
     """The name of a probe by what it measures; what it is held against (null models, rules) does not count.
 
     Example:
@@ -26,7 +28,7 @@ def probe_name(split: str, labels: str = "true", *, limit: int | None = None, un
       ('test', 'train-kmeans-limit100-unbiased')
     """
     parts = [split, "" if labels == "true" else labels, "" if limit is None else f"limit{limit}"]
-    return "-".join(filter(None, [*parts, "unbiased" if unbiased else ""]))
+    return "-".join(filter(None, [*parts, "unbiased" if unbiased else "", "" if view == "tokens" else view]))
 
 
 def write_probe(folder: Path, name: str, probe: Probe) -> list[str]:

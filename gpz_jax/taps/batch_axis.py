@@ -30,8 +30,17 @@ def batch_size(x: Any) -> int | None:
     return Counter(lengths).most_common(1)[0][0] if lengths else None
 
 
-def with_batch(x: Any, old: int | None, new: int) -> Any:
-    """Shapes of ``x`` for a batch of ``new``; leaves whose axis 0 is not ``old`` stay as they are."""
+def rows_of(x: Any, index: Any) -> Any:
+    """Those inputs of a batch that an index names: a slice, or an array of places.
+
+    >>> rows_of({"ids": np.array([[1], [2], [3]])}, slice(1, None))["ids"].tolist()
+    [[2], [3]]
+    """
+    return jax.tree.map(lambda leaf: leaf[index], x)
+
+
+def with_batch(x: Any, old: int | None, new: Any) -> Any:
+    """Shapes of ``x`` for a batch of ``new`` (a number, or a symbol); leaves whose axis 0 is not ``old`` stay as they are."""
 
     def resized(leaf: Any) -> Any:
         if leaf.shape and leaf.shape[0] == old:

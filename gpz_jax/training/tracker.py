@@ -12,11 +12,11 @@ import numpy as np
 
 from gpz_jax import presentation, runs
 from gpz_jax.analysis.attribution import over_ledger, summarise_ledger
-from gpz_jax.analysis.class_sums import check_labels, missing_classes
+from gpz_jax.analysis.class_sums import missing_classes
 from gpz_jax.analysis.parameter_space import split_variables
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork, tap_shapes
-from gpz_jax.targets import soft_targets
+from gpz_jax.targets import check_labels, soft_targets
 from gpz_jax.training.step_row import PendingRows, step_row
 
 _row = partial(jax.jit, static_argnames=("network", "num_classes", "full", "interference_cuts"))(step_row)

@@ -66,6 +66,7 @@ def probe_run(loaded: LoadedRun, options: ProbeConfig = ProbeConfig(), *, seed: 
             bootstrap=options.bootstrap,
             unbiased=options.unbiased,
             quantiser=options.quantiser,
+            view=options.view,
         )
         bar.advance(task)
     of_run = {"run": loaded.run.folder.name, "split": options.split, "labels": options.labels, "epoch": loaded.epoch}
@@ -82,7 +83,9 @@ def _split(loaded: LoadedRun, options: ProbeConfig) -> Split:
 
 
 def _store(loaded: LoadedRun, options: ProbeConfig, found: Probe) -> None:
-    name = runs.probe_name(options.split, options.labels, limit=options.limit, unbiased=options.unbiased)
+    name = runs.probe_name(
+        options.split, options.labels, limit=options.limit, unbiased=options.unbiased, view=options.view
+    )
     folder = loaded.run.subfolder("probe")
     replaced = runs.write_probe(folder, name, found)
     if replaced:

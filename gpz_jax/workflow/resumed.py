@@ -1,10 +1,12 @@
 """What a folder that training is to go on in was begun with: ``--resume`` needs no other flags."""
 
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from gpz_jax import runs
-from gpz_jax.config import Config
+from gpz_jax.config import Config, resolve
 
 
 class Begun(NamedTuple):
@@ -31,4 +33,13 @@ def begun(folder: str | None) -> Begun | None:
         return None
     alphas = tuple(dict.fromkeys(sorted(one.training.ls for one in members)))
     seeds = tuple(dict.fromkeys(sorted(one.seed for one in members)))
-    return Begun(members[0], seeds, alphas)
+    return Begun(_as_asked(members), seeds, alphas)
+
+
+def _as_asked(members: Sequence[Config]) -> Config:
+    """The settings that the runs of a sweep share; what each worked out from its own alpha is left to be worked out."""
+
+    def unset(config: Config) -> Config:
+        return dataclasses.replace(config, training=dataclasses.replace(config.training, warmup_epochs=None))
+
+    return unset(members[0]) if all(resolve(unset(one)) == one for one in members) else members[0]

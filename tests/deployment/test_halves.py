@@ -1,9 +1,13 @@
 """Halves as bytes and as files: the same function, every weight once, and every kind of damage found."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
+import subprocess
+import sys
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -368,3 +372,113 @@ def test_halves_killed_half_written_can_be_written_again(copy, written):
     save_halves(Halves(edge, cloud, record), copy)
     load_halves(copy)
     assert not list(copy.glob("*.partial"))
+
+
+# Inputs of several arrays --------------------------------------------------------------------------------------------
+
+
+class Masked(nn.Module):
+    """BERT's shape: words and their padding, attention over what is none, the first word's class."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.Embed(20, 8, name="embed")(x["ids"])
+        for i in range(2):
+            seen = nn.make_attention_mask(x["mask"] > 0, x["mask"] > 0)
+            attention = nn.MultiHeadDotProductAttention(2, name=f"attention_{i}")(h, mask=seen)
+            h = Block(name=f"block_{i}")(h + attention)
+        return nn.Dense(3, name="head")(h[:, 0])
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, h):
+        return h + nn.Dense(8)(nn.gelu(nn.Dense(16)(h)))
+
+
+TEXT = {"ids": np.arange(30, dtype=np.int32).reshape(5, 6) % 20, "mask": np.tri(5, 6, 1, dtype=np.int32)}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A folder of the halves of :class:`Masked`, its variables and its logits."""
+    variables = Masked().init(jax.random.key(0), TEXT)
+    network = tap(Masked(), variables, TEXT)
+    halves = export_halves(network, variables, TEXT, "block_0", public="mask")
+    folder = save_halves(halves, tmp_path_factory.mktemp("text") / "halves")
+    return folder, network, variables
+
+
+@pytest.mark.parametrize("rows", [5, 2])
+def test_halves_of_an_input_of_several_arrays(text, rows):
+    folder, network, variables = text
+    edge, cloud, record = load_halves(folder)
+    x = {name: array[:rows] for name, array in TEXT.items()}
+    payload = edge(x)
+    assert payload.shape == (rows, 6, 8)
+    logits, _ = network(variables, x)
+    np.testing.assert_allclose(cloud(payload, {"mask": x["mask"]}), logits, rtol=1e-5, atol=1e-6)
+    assert record["public"] == ["mask"]
+    assert record["input"]["ids"] == {"shape": ["batch", 6], "dtype": "int32"}
+    used = {"embed", "attention_0", "block_0"}
+    counted = sum(x.size for name in used for x in jax.tree.leaves(variables["params"][name]))
+    assert record["edge"]["parameters"] == counted
+
+
+def test_their_script_runs_with_jax_alone(text, tmp_path):
+    folder, network, variables = text
+    np.savez(tmp_path / "x.npz", **TEXT)
+    away = "import sys, runpy; sys.modules |= {'flax': None, 'gpz_jax': None}; sys.argv = sys.argv[1:];"
+    for given in ([], [str(tmp_path / "x.npz")]):
+        argv = [sys.executable, "-c", away + "runpy.run_path(sys.argv[0])", str(folder / "run_halves.py"), *given]
+        done = subprocess.run(
+            argv, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+    classes = np.argmax(network(variables, TEXT)[0], axis=1)
+    assert done.stdout == f"int32 (5, 6); int32 (5, 6) -> float32 (5, 6, 8); classes {classes}\n"
+
+
+@pytest.mark.parametrize(
+    ("half", "arguments", "said"),
+    [
+        ("edge", ({"ids": TEXT["ids"]},), "the edge half takes arrays ids, mask, got ids"),
+        ("edge", ({**TEXT, "ids": TEXT["ids"][:, :3]},), "takes ids as int32 (batch, 6), got int32 (5, 3)"),
+        ("cloud", (np.ones((5, 6, 8), np.float32),), "takes its input and a dict of mask, got 1 arguments"),
+        ("cloud", (np.ones((5, 6, 8), np.float32), {"ids": TEXT["ids"]}), "takes arrays mask, got ids"),
+    ],
+)
+def test_their_arguments_are_checked(text, half, arguments, said):
+    edge, cloud, _ = load_halves(text[0])
+    with pytest.raises(UserError, match=re.escape(said)):
+        {"edge": edge, "cloud": cloud}[half](*arguments)
+
+
+def test_public_inputs_that_the_files_do_not_take(text, tmp_path):
+    copy = shutil.copytree(text[0], tmp_path / "halves")
+    record = json.loads((copy / "halves.json").read_text())
+    (copy / "halves.json").write_text(json.dumps({**record, "public": ["ids"]}))
+    with pytest.raises(UserError, match="its public inputs are not those of the files; export it again"):
+        load_halves(copy)
+
+
+def test_containers_that_the_files_cannot_hold():
+    class Pair(NamedTuple):
+        a: np.ndarray
+        b: np.ndarray
+
+    class Sum(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(2)(nn.Dense(2, name="both")(x.a + x.b))
+
+    x = Pair(np.ones((2, 3), np.float32), np.ones((2, 3), np.float32))
+    variables = Sum().init(jax.random.key(0), x)
+    with pytest.raises(UserError, match="the input holds a Pair, which the files cannot: give dicts, tuples or lists"):
+        export_halves(tap(Sum(), variables, x), variables, x, "both")
+
+
+def test_the_cloud_is_not_given_what_bypasses_in_secret(text):
+    _, network, variables = text
+    with pytest.raises(UserError, match=r"depend on the input 'mask' by another way .* public=\('mask',\)"):
+        export_halves(network, variables, TEXT, "block_0")

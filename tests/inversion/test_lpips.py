@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gpz_jax.errors import UserError
-from gpz_jax.inversion import lpips
+from gpz_jax.inversion import lpips, lpips_weights
 
 #: Of the pairs of `fixed_pairs`, by `by_torch` in float64 with the published weights (PyTorch 2.14).
 BY_TORCH = [0.0101988489, 0.11578455, 1.19195448]
@@ -270,7 +270,7 @@ def test_weights_file(monkeypatch):
 
 def test_how_to_get_is_one_line_with_the_commands():
     assert "\n" not in lpips.HOW_TO_GET
-    for part in ("pip install torchvision lpips", "python -m gpz_jax.inversion.lpips", "GPZ_LPIPS"):
+    for part in ("pip install torchvision lpips", "python -m gpz_jax.inversion.lpips_weights", "GPZ_LPIPS"):
         assert part in lpips.HOW_TO_GET
 
 
@@ -320,7 +320,7 @@ def published(monkeypatch):
 
 def test_convert(published, tmp_path, capsys):
     arrays, _ = published
-    lpips.main([str(tmp_path / "w.npz")])
+    lpips_weights.main([str(tmp_path / "w.npz")])
     assert f"export GPZ_LPIPS={tmp_path / 'w.npz'}" in capsys.readouterr().out
     with np.load(tmp_path / "w.npz") as written:
         assert set(written.files) == set(lpips.SHAPES)
@@ -335,7 +335,7 @@ def test_convert_without_a_network(published, tmp_path):
 
     published[1].alexnet = unreachable
     with pytest.raises(UserError, match=r"could not fetch AlexNet's weights \(name or .*\); try again with a network"):
-        lpips.convert(tmp_path / "w.npz")
+        lpips_weights.convert(tmp_path / "w.npz")
     assert not (tmp_path / "w.npz").exists()
 
 
@@ -343,22 +343,22 @@ def test_convert_refuses(monkeypatch, tmp_path, capsys):
     for name in ("lpips", "torchvision", "torchvision.models"):
         monkeypatch.setitem(sys.modules, name, None)  # as if not installed
     with pytest.raises(UserError, match=r"torchvision and lpips .*: pip install torchvision lpips$"):
-        lpips.convert(tmp_path / "w.npz")
+        lpips_weights.convert(tmp_path / "w.npz")
     with pytest.raises(UserError, match=r"w\.pth: give the file a name that ends in \.npz"):
-        lpips.convert(tmp_path / "w.pth")
+        lpips_weights.convert(tmp_path / "w.pth")
     with pytest.raises(UserError, match=r"no folder .*gone; create it first"):
-        lpips.convert(tmp_path / "gone" / "w.npz")
+        lpips_weights.convert(tmp_path / "gone" / "w.npz")
     for argv in ([], ["a.npz", "b.npz"], ["--out"]):
         with pytest.raises(SystemExit, match="2"):
-            lpips.main(argv)
+            lpips_weights.main(argv)
         assert "gpz: error: give one file to write, such as: python -m" in capsys.readouterr().err
-    lpips.main(["--help"])
+    lpips_weights.main(["--help"])
     assert "pip install torchvision lpips" in capsys.readouterr().out
 
 
 def test_command_is_one_line_of_error(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "gpz_jax.inversion.lpips", str(tmp_path / "w.pth")],
+        [sys.executable, "-m", "gpz_jax.inversion.lpips_weights", str(tmp_path / "w.pth")],
         capture_output=True,
         text=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},

@@ -444,7 +444,10 @@ def test_folders_that_hold_something_else(capsys, tmp_path, copy, separate):
     before = tiny_runs.snapshot(home)
     for asked, said in [
         ((*flags, *track), f"{home} is not empty; continue what it holds with --resume or choose another with --run"),
-        ((*two, *track, "--resume"), f"{home} also holds ls-0.05-seed1, ls-0.05-seed4, ls0.3-seed1, ls0.3-seed4; give"),
+        (
+            ("--seeds", "1", *track, "--resume"),
+            f"{home} also holds ls-0.05-seed4, ls0.3-seed4; give all of its --seeds",
+        ),
         ((*flags, "--resume"), "holds a run of another configuration: track-every 4 (not None)"),
         (
             (*flags, "--seeds", "5", *track, "--resume"),
