@@ -137,9 +137,35 @@ def test_nnx_takes_output_and_tuples_too(vector):
             return {"scores": self.head(y)}
 
     network, variables = tap_nnx(Pair(nnx.Rngs(0)), vector, output=lambda out: out["scores"])
-    assert network.cuts == ("body[0][0]", "head", "logits")
-    network, variables = tap_nnx(Pair(nnx.Rngs(0)), vector, cuts=["body[1]", "head"], output=lambda out: out["scores"])
+    assert network.cuts == ("body[1]", "head", "logits")  # and not the carry, which is not read
     check_halves(network, variables, vector)
+
+
+class Body(nn.Module):
+    """As bodies of language models do: what else they have to give stands before what the head reads."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.tanh(nn.Dense(6, name="dense")(x))
+        return {"cache": nn.Dense(6, name="keys")(x), "hidden": h, "ids": jnp.argmax(h, 1, keepdims=True)}
+
+
+class Headed(nn.Module):
+    key: str = "hidden"
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="head")(Body(name="body")(x)[self.key].astype(jnp.float32))
+
+
+@pytest.mark.parametrize("cuts", [None, ["body*"]])
+def test_of_several_arrays_the_one_that_is_read_is_the_cut(vector, cuts):
+    network, variables = tapped(Headed(), vector, cuts=cuts)
+    assert network.cuts[0] == 'body["hidden"]'
+    assert cuts or [one.name for one in network.left_out] == ['body["cache"]']
+    check_halves(network, variables, vector)
+    network, variables = tapped(Headed("ids"), vector)  # reads the whole numbers
+    assert network.cuts[0] == 'body["cache"]'
 
 
 # Transformed modules: one cut each, as a whole.
