@@ -122,7 +122,8 @@ def _asked_for(
             usable = [name for name, array in seen.items() if not array.fault]
             raise UserError(
                 f"cut {pattern!r} lies inside nn.scan, nn.remat or another inner trace, where no single activation "
-                f"exists; name a cut outside of it{did_you_mean(pattern, usable)}"
+                "exists; name a cut outside of it, or transform the module's class or __call__ (nn.remat(Block), "
+                f"@nnx.remat), whose output is one{did_you_mean(pattern, usable)}"
             )
         raise UserError(f"unknown cut {pattern!r}{did_you_mean(pattern, seen)}")
     found = {name for name in names if not seen[name].fault}
