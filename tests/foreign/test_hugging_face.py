@@ -171,7 +171,9 @@ def test_a_mask_that_passes_by_the_blocks_may_be_public(build, wrapper):
     names, split = within(alone.expected), within(alone.split)
     case = Case(wrapper(alone.model), {"ids": IDS, "mask": MASK}, within(alone.cuts), names, split, {}, ("mask",))
     network, variables = tapped(case)
-    check(case, network, variables, intercepted(case, variables))
+    kept = intercepted(case, variables)
+    check(case, network, variables, kept)
+    check_radius(case, network, variables, kept)
     assert not gpz_jax.valid_cuts(network, variables, case.x)[split[1]]
     with pytest.raises(UserError, match=r"the input 'mask' by another way.*public=\('mask',\)"):
         gpz_jax.split_at(network, variables, case.x, split[1])
