@@ -4,20 +4,18 @@ NNX has nothing like Linen's ``nn.intercept_methods``. But ``nnx.merge(graphdef,
 call merges one of its own and gives each module in it a subclass of its class whose ``__call__`` passes the output
 on. The model that the user holds, its class and its arrays are never touched. What each module of the copy does at
 its cut is one of its static attributes, so that ``nnx.scan``, ``nnx.remat`` or ``nnx.jit`` within the model carry it
-along, and a module called inside them is known by name and refused.
+along, and a module called inside them is known by name and refused. All that is in ``taps/nnx_visit.py``.
 """
 
 import dataclasses
-import functools
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
-
-from jax.extend.core import get_opaque_trace_state
 
 from gpz_jax.errors import UserError
 from gpz_jax.taps.finding import find_cuts
-from gpz_jax.taps.outputs import LOGITS, AtCall, Kind, numbered
+from gpz_jax.taps.listener import Listener
+from gpz_jax.taps.nnx_visit import listen_to_nnx, passed_over
+from gpz_jax.taps.outputs import AtCall, Kind
 from gpz_jax.taps.tapped_network import TappedNetwork
 
 
@@ -111,58 +109,11 @@ class Graph:
         """Run the model and pass every module's output through ``at_call``, as ``visit_linen`` does for Linen."""
         from flax import nnx
 
-        calls = Counter([LOGITS])  # the logits have that name; a layer called "logits" is "logits:2"
-        inside: dict[str, Kind] = {}
-        home = get_opaque_trace_state(convention="nnx")
-        listening = [at_call]
-        active: list[str] = []  # names of the modules that are being called, outermost first
-
-        def hear(name: str, kind: Kind, call: Callable[[], Any]) -> Any:
-            if not listening or name in active:  # a copy of a module that calls itself
-                return call()
-            active.append(name)
-            try:
-                value = call()
-            finally:
-                active.pop()
-            if get_opaque_trace_state(convention="nnx") != home:
-                inside[name] = kind
-                return value
-            return listening[0](numbered(name, calls), value, kind)
-
+        listener = Listener(at_call)
         model = nnx.merge(self.graphdef, variables, copy=True)  # or it would write to the caller's own nnx.Variables
-        for name, kind, module in list(_modules(model)):
-            # Not setattr, which would look for arrays in it. nnx.Dict passes over attributes that begin like this.
-            object.__setattr__(module, "_pytree__tap", functools.partial(hear, name, kind))
-            object.__setattr__(module, "__class__", _listened_to(type(module)))
+        listen_to_nnx(model, listener)
         try:
-            return model(x, **arguments), inside
+            returned = model(x, **arguments)
+            return returned, listener.inside | passed_over(model, listener)
         finally:
-            listening.clear()  # an nnx.jit within the model keeps hear in its cache, but no activations with it
-
-
-def _modules(model: Any) -> Iterator[tuple[str, Kind, Any]]:
-    """Name, kind and module of all that can be called below ``model``; containers such as ``nnx.List`` cannot."""
-    from flax import nnx
-
-    found = {path: module for path, module in nnx.iter_modules(model) if path and callable(module)}
-    for path, module in found.items():
-        below_another = any(path[:length] in found for length in range(1, len(path)))
-        yield "/".join(map(str, path)), "deeper" if below_another else "child", module
-
-
-@functools.cache  # NNX and JAX register every class for good, so there must be one for each and not one a call
-def _listened_to(cls: type) -> type:
-    """The subclass of ``cls`` whose outputs pass through the ``_pytree__tap`` of the instance."""
-
-    @functools.wraps(cls.__call__)  # nnx.Sequential looks at the signature
-    def __call__(self, *args, **kwargs):
-        return self._pytree__tap(lambda: cls.__call__(self, *args, **kwargs))
-
-    names = {
-        "__call__": __call__,
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-        "__doc__": cls.__doc__,
-    }
-    return type(cls)(cls.__name__, (cls,), names, pytree=cls._pytree__is_pytree)
+            listener.close()  # an nnx.jit within the model keeps the listener in its cache, but no activations with it

@@ -137,9 +137,35 @@ def test_nnx_takes_output_and_tuples_too(vector):
             return {"scores": self.head(y)}
 
     network, variables = tap_nnx(Pair(nnx.Rngs(0)), vector, output=lambda out: out["scores"])
-    assert network.cuts == ("body[0][0]", "head", "logits")
-    network, variables = tap_nnx(Pair(nnx.Rngs(0)), vector, cuts=["body[1]", "head"], output=lambda out: out["scores"])
+    assert network.cuts == ("body[1]", "head", "logits")  # and not the carry, which is not read
     check_halves(network, variables, vector)
+
+
+class Body(nn.Module):
+    """As bodies of language models do: what else they have to give stands before what the head reads."""
+
+    @nn.compact
+    def __call__(self, x):
+        h = nn.tanh(nn.Dense(6, name="dense")(x))
+        return {"cache": nn.Dense(6, name="keys")(x), "hidden": h, "ids": jnp.argmax(h, 1, keepdims=True)}
+
+
+class Headed(nn.Module):
+    key: str = "hidden"
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="head")(Body(name="body")(x)[self.key].astype(jnp.float32))
+
+
+@pytest.mark.parametrize("cuts", [None, ["body*"]])
+def test_of_several_arrays_the_one_that_is_read_is_the_cut(vector, cuts):
+    network, variables = tapped(Headed(), vector, cuts=cuts)
+    assert network.cuts[0] == 'body["hidden"]'
+    assert cuts or [one.name for one in network.left_out] == ['body["cache"]']
+    check_halves(network, variables, vector)
+    network, variables = tapped(Headed("ids"), vector)  # reads the whole numbers
+    assert network.cuts[0] == 'body["cache"]'
 
 
 # Transformed modules: one cut each, as a whole.
@@ -221,22 +247,69 @@ def test_the_users_own_transformed_class_stays_as_it_is(vector):
     assert dict(vars(transformed)) == before
 
 
-def test_linen_within_nnx_and_nnx_within_linen(vector):
-    class Mixed(nnx.Module):
-        def __init__(self, rngs):
-            self.body = nnx.bridge.ToNNX(Cell(), rngs=rngs).lazy_init(vector)
-            self.head = nnx.Linear(4, 3, rngs=rngs)
+# One library within the other.
 
-        def __call__(self, x):
-            return self.head(self.body(x))
 
-    network, variables = tap_nnx(Mixed(nnx.Rngs(0)), vector)
-    assert network.cuts == ("body", "head", "logits")
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.BatchNorm(True, name="norm")(Cell(name="cell")(x))
+
+
+class NormedNnx(nnx.Module):
+    def __init__(self, width, rngs):
+        self.cells = nnx.List([nnx.Linear(width, width, rngs=rngs) for _ in range(2)])
+        self.norm = nnx.BatchNorm(width, use_running_average=True, rngs=rngs)
+
+    def __call__(self, x):
+        return self.norm(self.cells[1](nnx.relu(self.cells[0](x))))
+
+
+def to_nnx(module, x):
+    return nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0)).lazy_init(x)
+
+
+class WithLinen(nnx.Module):
+    def __init__(self, x):
+        self.body, self.head = to_nnx(Normed(), x), nnx.Linear(4, 3, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        return self.head(self.body(self.body(x)))
+
+
+def test_linen_within_nnx(vector):
+    network, variables = tap_nnx(WithLinen(vector), vector)
+    assert network.cuts == ("body", "body:2", "head", "logits")
+    cuts = ("body/cell", "body", "body/cell:2", "body/norm:2", "body:2")
+    network, variables = tap_nnx(WithLinen(vector), vector, cuts=cuts)
+    assert network.cuts == (*cuts, "logits")
     check_halves(network, variables, vector)
+    with jax.checking_leaks():
+        jax.jit(network)(variables, vector)
 
-    body = nnx.bridge.ToLinen(nnx.Linear, args=(4, 6))
-    network, variables = tapped(nn.Sequential([body, nn.tanh, nn.Dense(3)]), vector)
-    assert network.cuts == ("layers_0", "layers_2", "logits")
+
+def test_nnx_within_linen(vector):
+    body = nnx.bridge.ToLinen(NormedNnx, args=(4,))
+    model = nn.Sequential([body, nn.tanh, body, nn.Dense(3)])
+    network, variables = tapped(model, vector)
+    assert network.cuts == ("layers_0", "layers_0:2", "layers_3", "logits")
+    cuts = ("layers_0/cells/0", "layers_0", "layers_0/cells/1:2", "layers_0/norm:2", "layers_0:2")
+    network = tap(model, variables, vector, cuts=cuts)
+    assert network.cuts == (*cuts, "logits")
+    np.testing.assert_allclose(network(variables, vector)[0], model.apply(variables, vector), atol=1e-6)
+    check_halves(network, variables, vector)
+    assert body.nnx_class is NormedNnx
+
+
+def test_a_model_that_is_a_bridge_has_the_cuts_of_the_model_within(vector):
+    network, variables = tap_nnx(to_nnx(nn.Sequential([Normed(), nn.Dense(3)]), vector), vector)
+    assert network.cuts == ("layers_0", "layers_1", "logits")
+    check_halves(network, variables, vector)
+    network, variables = tapped(nnx.bridge.ToLinen(NormedNnx, args=(4,)), vector)
+    assert network.cuts == ("cells/0", "cells/1", "norm", "logits")
+    check_halves(network, variables, vector)
+    within_within = nnx.bridge.ToLinen(WithLinen, args=(vector,), skip_rng=True)
+    network, variables = tapped(within_within, vector, cuts=["body/cell", "body/norm:2", "head"])
     check_halves(network, variables, vector)
 
 

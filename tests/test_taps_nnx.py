@@ -62,6 +62,12 @@ def stacked(length, width):
     return nnx.vmap(lambda key: Block(width, nnx.Rngs(key)))(jax.random.split(jax.random.key(7), length))
 
 
+class RematBlock(Block):
+    @nnx.remat
+    def __call__(self, x):
+        return super().__call__(x)
+
+
 class Transformed(nnx.Module):
     """A stem, one or two residual blocks under some transformation, a head."""
 
@@ -69,7 +75,7 @@ class Transformed(nnx.Module):
         self.how = how
         self.stem = nnx.Linear(4, 6, rngs=rngs)
         self.block = {"scan": lambda: stacked(2, 6), "jitted": lambda: JittedBlock(6, rngs)}.get(
-            how, lambda: Block(6, rngs)
+            how, lambda: (RematBlock if how == "rematted" else Block)(6, rngs)
         )()
         self.head = nnx.Linear(6, 3, rngs=rngs)
 
@@ -77,6 +83,8 @@ class Transformed(nnx.Module):
         run = {
             "plain": lambda block, x: block(x),
             "jitted": lambda block, x: block(x),
+            "rematted": lambda block, x: block(x),
+            "unbound": nnx.remat(Block.__call__),
             "remat": nnx.remat(lambda block, x: block(x)),
             "jit": nnx.jit(lambda block, x: block(x)),
             "vmap": nnx.vmap(lambda block, x: block(x), in_axes=(None, 0)),
@@ -412,7 +420,7 @@ def test_unknown_cuts_suggest_the_nearest(vector):
 # What cannot be tapped.
 
 
-@pytest.mark.parametrize("how", ["scan", "remat", "jit", "jitted", "vmap", "checkpoint"])
+@pytest.mark.parametrize("how", ["scan", "remat", "unbound", "rematted", "jit", "jitted", "vmap", "checkpoint"])
 def test_inside_a_transformation_a_cut_is_refused_and_around_it_all_is_right(vector, how):
     model = Transformed(how, nnx.Rngs(0))
     with pytest.raises(UserError, match=r"cut '\*/dense' lies inside nn.scan, nn.remat or another inner trace"):
@@ -434,8 +442,18 @@ def test_inside_a_transformation_a_cut_is_refused_and_around_it_all_is_right(vec
     np.testing.assert_allclose(found, jax.grad(by_hand)(taps["stem"]), atol=1e-5)
 
 
-def test_a_block_that_jits_its_own_call_can_itself_be_cut(vector):
-    network, variables = tap_nnx(Transformed("jitted", nnx.Rngs(0)), vector)
+@pytest.mark.parametrize("how", ["remat", "unbound"])
+def test_a_block_whose_call_lies_in_a_function_under_remat_is_said_to_be_left_out(vector, how):
+    model = Transformed(how, nnx.Rngs(0))
+    with pytest.warns(UserWarning, match="leave out block .called inside a transformation"):
+        tap_nnx(model, vector)
+    with pytest.raises(UserError, match=r"cut 'block' lies inside .* transform the module's class or __call__"):
+        tap_nnx(model, vector, cuts="block")
+
+
+@pytest.mark.parametrize("how", ["jitted", "rematted"])
+def test_a_block_that_transforms_its_own_call_can_itself_be_cut(vector, how):
+    network, variables = tap_nnx(Transformed(how, nnx.Rngs(0)), vector)
     assert network.cuts == ("stem", "block", "head", "logits")
     z = jnp.ones((5, 6))
     moved, taps = network(variables, vector, replace={"block": z})

@@ -18,11 +18,13 @@ class Seen(NamedTuple):
       place: where it comes from.
       dtype: of its numbers.
       fault: why it cannot be sent as z; empty if it can.
+      is_read: whether the logits are computed from it.
     """
 
     place: Place
     dtype: Any
     fault: str
+    is_read: bool = True
 
     @property
     def is_real(self) -> bool:
@@ -44,7 +46,7 @@ def select(seen: Mapping[str, Seen], inside: Mapping[str, Kind], patterns: tuple
       seen: array name -> what it is, in the order of computation.
       inside: modules that are called in an inner trace.
       patterns: names and globs; None for the default: of every :class:`Tap` mark, or of every direct child if there
-        are none, the first array of real numbers with a batch axis.
+        are none, what the call passes on (:func:`_principal`).
 
     Raises:
       UserError: see :func:`gpz_jax.tap`.
@@ -68,9 +70,12 @@ def _by_call(seen: Mapping[str, Seen]) -> dict[str, list[Seen]]:
 
 
 def _principal(arrays: Iterable[Seen]) -> Seen | None:
-    """What a call passes on: the first array with a batch axis, of real numbers if there is one."""
+    """What a call passes on: the first array with a batch axis, of real numbers if there is one.
+
+    One from which the logits are computed goes before: a cache or hidden states that nobody reads are no cut.
+    """
     usable = [array for array in arrays if not array.fault]
-    return next((array for array in usable if array.is_real), usable[0] if usable else None)
+    return min(usable, key=lambda array: (not array.is_real, not array.is_read), default=None)
 
 
 def _defaults(calls: Mapping[str, list[Seen]], inside: Mapping[str, Kind]) -> tuple[set[str], tuple[LeftOut, ...]]:
@@ -117,7 +122,8 @@ def _asked_for(
             usable = [name for name, array in seen.items() if not array.fault]
             raise UserError(
                 f"cut {pattern!r} lies inside nn.scan, nn.remat or another inner trace, where no single activation "
-                f"exists; name a cut outside of it{did_you_mean(pattern, usable)}"
+                "exists; name a cut outside of it, or transform the module's class or __call__ (nn.remat(Block), "
+                f"@nnx.remat), whose output is one{did_you_mean(pattern, usable)}"
             )
         raise UserError(f"unknown cut {pattern!r}{did_you_mean(pattern, seen)}")
     found = {name for name in names if not seen[name].fault}

@@ -1,6 +1,8 @@
 """Find the cut points of a model by tracing it."""
 
+import dataclasses
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from gpz_jax.taps.cut_names import Seen, select
 from gpz_jax.taps.outputs import LOGITS, Kind, Place, is_array, map_arrays
 from gpz_jax.taps.tapped_network import TappedNetwork, visit
 from gpz_jax.taps.user_errors import check_linen, in_words
+from gpz_jax.taps.validity import read_cuts
 
 
 def tap(
@@ -37,7 +40,8 @@ def tap(
         level, ``**`` all levels. A module called more than once is ``name``, ``name:2``, ``name:3``, … Of one that
         returns a tuple, a dict or a dataclass, ``block_1[0]``, ``encoder["hidden"]`` and ``head.scores`` are the
         arrays. Default: the model's :class:`Tap` marks if it has any, else its direct children, of each the first
-        array of real numbers with a batch axis. ``"logits"`` is always the last cut.
+        array of real numbers with a batch axis that is read on the way to the logits. ``"logits"`` is always the last
+        cut.
       output: picks the logits from what the model returns, such as ``lambda out: out["logits"]``.
       **arguments: passed to the model's ``__call__``, for example ``train=False``; arrays and keys too, and
         ``rngs={"dropout": key}``.
@@ -93,12 +97,23 @@ def find_cuts(
         again = second.arrays.get(name) if second else None
         seen[name] = Seen(place, array.dtype, fault(array.shape, size, again and again[1].shape, other))
     _check_logits(seen, first.returned)
+    unread = _unread(TappedNetwork(model, (), None, hashable(arguments), output), variables, x, seen)
+    seen = {name: array._replace(is_read=name not in unread) for name, array in seen.items()}
     found = select(seen, first.inside, patterns)
     wholly = [one for one in found.left_out if not one.why.startswith("beside ")]
     if wholly:
         named = ", ".join(map(str, wholly[:6])) + (f" and {len(wholly) - 6} more" if len(wholly) > 6 else "")
         warnings.warn(f"the default cuts leave out {named}", stacklevel=3)
     return TappedNetwork(model, found.cuts, None, hashable(arguments), output, found.left_out)
+
+
+def _unread(network: TappedNetwork, variables: Any, x: Any, seen: Mapping[str, Seen]) -> set[str]:
+    """Of what modules return beside something else, the arrays from which the logits are not computed."""
+    together = Counter(array.place.call for array in seen.values() if not array.fault)
+    several = tuple(name for name, array in seen.items() if not array.fault and together[array.place.call] > 1)
+    if not several:
+        return set()  # and the model need not be traced once more
+    return set(several) - read_cuts(dataclasses.replace(network, cuts=(*several, LOGITS)), variables, x)
 
 
 class _Trace(NamedTuple):

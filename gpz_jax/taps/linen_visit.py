@@ -6,14 +6,16 @@ instance of such a class is given, for the run, a subclass whose call passes the
 ``apply`` made for itself, so the user's own modules and classes stay as they are.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
-from jax.extend.core import get_opaque_trace_state
 
-from gpz_jax.taps.outputs import LOGITS, AtCall, Kind, numbered
+from gpz_jax.taps.listener import Listener, Path
+from gpz_jax.taps.outputs import AtCall, Kind
 
 
 class Tap(nn.Module):
@@ -29,8 +31,8 @@ def visit_linen(
     model: nn.Module, variables: Any, x: Any, arguments: Mapping[str, Any], at_call: AtCall
 ) -> tuple[Any, dict[str, Kind]]:
     """Apply the model; return what it returns, and the modules called inside a transformation."""
-    listener = Listener(model, at_call)
-    with nn.intercept_methods(listener.intercept):
+    listener = Listener(at_call)
+    with LinenCalls(model, listener).of_one_run():
         try:
             returned = model.apply(variables, x, **arguments)
         finally:
@@ -38,22 +40,28 @@ def visit_linen(
     return returned, listener.inside
 
 
-class Listener:
-    """Passes outputs on, each under its name, and keeps account of where in the model the run is.
+class LinenCalls:
+    """Tells a listener of the calls of a model's modules, and keeps account of where in the model the run is.
 
     Attributes:
-      inside: names of modules called in an inner trace.
+      prefix: path of the model, if it is itself a part of an NNX model.
     """
 
-    def __init__(self, model: nn.Module, at_call: AtCall):
-        self.inside: dict[str, Kind] = {}
+    def __init__(self, model: nn.Module, listener: Listener, prefix: Path = ()):
+        self.prefix = prefix
         self._model = model
-        self._at_call = at_call
-        self._calls = Counter([LOGITS])  # the logits have that name; a layer called "logits" is "logits:2"
-        self._active: list[tuple[str, ...]] = []  # paths of the modules that are being called, outermost first
+        self._listener = listener
         self._home: Any = None  # the scope of the model itself
         self._strangers = 0
-        self._trace = get_opaque_trace_state(convention="flax")
+
+    @contextlib.contextmanager
+    def of_one_run(self) -> Iterator[None]:
+        """Intercept one ``apply`` of the model; another has another scope."""
+        try:
+            with nn.intercept_methods(self.intercept):
+                yield
+        finally:
+            self._home = None
 
     def intercept(self, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         """What ``nn.intercept_methods`` takes."""
@@ -66,41 +74,22 @@ class Listener:
             elif module.scope is not self._home and not self._is_transformed_root(module):
                 return self._pass_by(call, args, kwargs)
         _listen_to_children(module, self)
+        _listen_to_wrapped(module, self.prefix, self._listener)
         if context.method_name != "__call__":
             return call(*args, **kwargs)
         return self.hear(module, call, args, kwargs)
 
     def hear(self, module: nn.Module, call: Any, args: Any, kwargs: Any) -> Any:
-        """Call a module and pass its output on, unless the call is part of one at the same path.
-
-        So it is if ``__call__`` calls ``super().__call__``, if ``nn.share_scope`` gives two modules one path, or if
-        the call is the one inside a transformed class: the outermost output is the cut.
-        """
-        path = module.path
-        if not path or path in self._active or self._strangers:
+        """Call a module, heard by the listener."""
+        if not module.path or self._strangers:
             return call(*args, **kwargs)
-        self._active.append(path)
-        try:
-            value = call(*args, **kwargs)
-        finally:
-            self._active.pop()
+        path = (*self.prefix, *module.path)
         kind: Kind = "mark" if isinstance(module, Tap) else "child" if len(path) == 1 else "deeper"
-        name = path[-1] if kind == "mark" else "/".join(path)
-        if self._in_inner_trace():
-            self.inside[name] = kind
-            return value
-        return self._at_call(numbered(name, self._calls), value, kind)
-
-    def close(self) -> None:
-        """Keep nothing of this run alive in the caches of the model's own transformations."""
-        self._at_call = lambda call, value, kind: value
-
-    def _in_inner_trace(self) -> bool:
-        return get_opaque_trace_state(convention="flax") != self._trace
+        return self._listener.hear(path, kind, partial(call, *args, **kwargs))
 
     def _is_transformed_root(self, module: nn.Module) -> bool:
         """Whether this is the model itself once more, inside a transformation of its own call."""
-        return self._in_inner_trace() and isinstance(self._model, type(module))
+        return self._listener.in_inner_trace() and isinstance(self._model, type(module))
 
     def _pass_by(self, call: Any, args: Any, kwargs: Any) -> Any:
         """Another model that is applied within this one: its paths are its own, and none of our cuts."""
@@ -111,24 +100,50 @@ class Listener:
             self._strangers -= 1
 
 
-def _listen_to_children(module: nn.Module, listener: Listener) -> None:
+def _listen_to_wrapped(module: nn.Module, prefix: Path, listener: Listener) -> None:
+    """Hear the NNX modules that an ``nnx.bridge.ToLinen`` makes when it is called."""
+    nnx = sys.modules.get("flax.nnx")  # it takes long to import, and who has such a module has imported it
+    if nnx is None or not isinstance(module, nnx.bridge.ToLinen):
+        return
+    if not isinstance(module.nnx_class, _Maker):  # of the instance that apply made for itself
+        object.__setattr__(module, "nnx_class", _Maker(module.nnx_class, listener, (*prefix, *module.path)))
+
+
+class _Maker:
+    """An NNX class that makes its instances heard."""
+
+    def __init__(self, cls: Any, listener: Listener, path: Path):
+        self.cls, self.listener, self.path = cls, listener, path
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from gpz_jax.taps.nnx_visit import listen_to_nnx
+
+        made = self.cls(*args, **kwargs)
+        listen_to_nnx(made, self.listener, self.path)
+        return made
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.cls, name)  # the module looks up methods there
+
+
+def _listen_to_children(module: nn.Module, calls: LinenCalls) -> None:
     """Hear the transformed ones among a module's children, those that it has and those that it is about to make."""
     state = module._state
     if not isinstance(state.children, _Children):
         for child in state.children.values():
-            _listen_to(child, listener)
-        state.children = _Children(state.children, listener)
+            _listen_to(child, calls)
+        state.children = _Children(state.children, calls)
 
 
 class _Children(dict):
     """Where a module keeps its children by name; Flax enters each of them here when it is made."""
 
-    def __init__(self, children: dict[str, Any], listener: Listener):
+    def __init__(self, children: dict[str, Any], calls: LinenCalls):
         super().__init__(children)
-        self.listener = listener
+        self.calls = calls
 
     def __setitem__(self, name: str, child: Any) -> None:
-        _listen_to(child, self.listener)
+        _listen_to(child, self.calls)
         super().__setitem__(name, child)
 
 
@@ -139,13 +154,13 @@ class _Quiet:
         pass
 
 
-def _listen_to(module: Any, listener: Listener) -> None:
+def _listen_to(module: Any, calls: LinenCalls) -> None:
     cls = type(module)
     if not isinstance(module, nn.Module) or issubclass(cls, _Quiet) or not _is_transformed(cls):
         return
 
     def __call__(self, *args, **kwargs):
-        return listener.hear(self, lambda *args, **kwargs: cls.__call__(self, *args, **kwargs), args, kwargs)
+        return calls.hear(self, lambda *args, **kwargs: cls.__call__(self, *args, **kwargs), args, kwargs)
 
     names = {"__call__": __call__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     object.__setattr__(module, "__class__", type(cls)(cls.__name__, (_Quiet, cls), names))  # pyright: ignore[reportCallIssue]

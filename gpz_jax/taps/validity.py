@@ -61,6 +61,13 @@ def bypassing(graph: "Flow", cut: str) -> tuple[str, ...]:
     return tuple(name for variable, name in graph.private.items() if variable in reached)
 
 
+def read_cuts(network: TappedNetwork, variables: Variables, x: Any) -> set[str]:
+    """The cuts from which the logits are computed."""
+    graph = flow(network, variables, x, ())
+    behind = _to_output(graph, graph.cuts[network.cuts[-1]])
+    return {cut for cut, variable in graph.cuts.items() if variable in behind}
+
+
 class Flow(NamedTuple):
     """A traced network as a graph of its variables.
 
