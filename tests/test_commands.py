@@ -170,6 +170,7 @@ def test_csv_equals_zarr_and_the_printed_table(run, trained):
     np.testing.assert_allclose(record.within / (record.within + record.between), record.rho, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_run_the_name_is_readable_and_free(tmp_path, capsys):
     flags = (*ONE_EPOCH, "--ls", "0.3")
     train.main([*flags])
@@ -275,6 +276,7 @@ def test_probe_without_null_models_by_one_rule(copy, capsys):
     assert rows["logits"][4] == ""  # evidence
 
 
+@pytest.mark.slow
 def test_probe_of_every_split(copy):
     sizes = {}
     for split in ("validation", "auxiliary", "full"):
@@ -393,6 +395,7 @@ def test_an_attack_that_is_killed_while_it_is_scored_is_not_taken_for_finished(a
 # Other data ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_npz_data_set_and_another_as_the_attackers_images(tmp_path, capsys):
     (tmp_path / "data").mkdir()
     np.savez(tmp_path / "data" / "mine.npz", **arrays())
@@ -417,6 +420,7 @@ def test_training_with_the_attackers_images_from_elsewhere_uses_all_of_its_own(t
     assert len(dealt.auxiliary) == 150
 
 
+@pytest.mark.slow
 def test_a_folder_of_images(tmp_path, capsys):
     digits = load("digits")
     for split, images, labels in (

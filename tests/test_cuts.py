@@ -128,6 +128,7 @@ def assert_png(file):
 # A model -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_papers_deepest_network_in_one_table(capsys, tmp_path):
     said = printed(capsys, "ir152", *QUICK, "--wide", "--out", "o")
     assert "62,091,978 parameters, 6.95 GFLOP, 64x64x3 images (12 KiB), batch of 1" in said
@@ -145,6 +146,7 @@ def test_the_papers_deepest_network_in_one_table(capsys, tmp_path):
         assert int(row["edge_flops"]) + int(row["cloud_flops"]) == 6_945_103_114
 
 
+@pytest.mark.slow
 def test_a_models_settings_reach_it():
     def edges(**settings):
         priced = workflow.price("vit", CutsConfig(no_latency=True), bare=BareModel(size=16, **settings))

@@ -134,6 +134,7 @@ def trained(*argv, cwd):
     return done
 
 
+@pytest.mark.slow
 def test_resuming_needs_no_other_flag(begun, tmp_path):
     run = shutil.copytree(begun, tmp_path / "run")
     settings = json.loads((run / "config.json").read_text())["config"]

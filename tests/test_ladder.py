@@ -101,6 +101,7 @@ def killed(*_, **__):
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_killed_ladder_loses_the_attack_under_way_only(run, climbed, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(run, tmp_path / "killed")
     for name in SOME[1:]:
@@ -148,6 +149,7 @@ def test_the_whole_ladder(run, tmp_path, capsys):
     assert all(name in said for name in NAMES)
 
 
+@pytest.mark.slow
 def test_a_defended_edge_is_attacked_apart_and_its_accuracy_said(run, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "defended")
     flags = [str(folder), "--cut", "block_4", "--attack", "linear", *SHORT]
@@ -173,6 +175,7 @@ def test_quantising_to_bytes_costs_nothing(run, tmp_path):
     assert abs(result.best.accuracy - result.best.accuracy_undefended) < 0.02
 
 
+@pytest.mark.slow
 def test_the_null_model_is_attacked_apart_and_is_another(run, climbed, tmp_path):
     folder = shutil.copytree(run, tmp_path / "null")
     loaded = workflow.load_run(str(folder))

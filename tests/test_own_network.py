@@ -23,7 +23,7 @@ import gpz_jax
 from gpz_jax import workflow
 from gpz_jax.data.batches import normalise, padded_batches, pixels
 
-pytestmark = pytest.mark.oldest
+pytestmark = [pytest.mark.oldest, pytest.mark.slow]  # CI runs it with the oldest packages
 
 CUTS = ("block_1", "block_2", "block_3", "block_4", "fc", "logits")
 ATTACKED = "block_3"

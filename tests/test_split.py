@@ -120,6 +120,7 @@ def test_parameters_are_those_of_the_run(written, loaded):
         assert 0 < record[half]["bytes"] - record[half]["weight_bytes"] < 16_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("payload", "size"), [("bfloat16", 128), ("uint8", 64)])
 def test_accuracy_is_measured_through_the_files(run, loaded, capsys, payload, size):
     split.main([str(run), "--cut", "block_3", "--payload", payload, "out"])

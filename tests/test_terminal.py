@@ -65,12 +65,14 @@ def trained(tmp_path_factory):
     return home / "run", in_a_terminal("train", *TINY, "--track-every", "4", "--run", "run", cwd=home)
 
 
+@pytest.mark.slow
 def test_training_prints_a_table_that_fits(trained):
     (table,) = heads(trained[1])
     assert "cut" in table
     assert max(map(len, trained[1].splitlines())) <= 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_heads_are_whole_words_at_80_columns_and_nothing_is_padded_in_a_pipe(name, trained):
     run, _ = trained

@@ -79,6 +79,7 @@ def test_one_run_as_a_process(copy):
     assert all(line.startswith("gpz: figure ") for line in said.stderr.splitlines())
 
 
+@pytest.mark.slow
 def test_several_runs_are_overlaid(copy, capsys):
     vortex.main(["copy/ls0", "copy/ls0.3", "--cut", "fc", "--out", "both"])
     assert {"ls0: what moved R_c^2", "ls0.3: what moved R_c^2"} <= {

@@ -60,6 +60,7 @@ def assert_no_zone(seed, size):
     assert found["paper"].cuts  # it has no way to say "no zone"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_an_untrained_cnn_has_no_zone(seed):
     assert_no_zone(seed, 32)

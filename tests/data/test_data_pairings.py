@@ -122,6 +122,7 @@ def test_a_run_keeps_the_choice_that_it_began_with(home, capsys):
         workflow.load_run("r", aux="mnist")
 
 
+@pytest.mark.slow
 def test_a_run_that_held_nothing_out_has_nothing_to_give_to_the_attacker(home, capsys):
     pairing_arrives(home)
     trained()

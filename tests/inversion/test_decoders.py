@@ -66,6 +66,7 @@ def assert_builds(z_shape, trunk, modules, enrich, **more):
     assert (x.shape, x.dtype) == ((2, *IMAGE), jnp.float32), decoder
 
 
+@pytest.mark.slow
 def test_decoders_modules_and_enrichments_build_at_the_cuts_of_every_family():
     shapes = sorted({shape for family in FAMILIES for shape in cuts_of(family)}, key=str)
     assert {len(shape) for shape in shapes} == {1, 2, 3}
@@ -89,7 +90,7 @@ def test_every_decoder_module_and_enrichment_builds_at_every_cut(family):
 @pytest.mark.parametrize(
     ("z_shape", "trunk"),
     [
-        ((2, 2, 3), "deconvolution"),
+        pytest.param((2, 2, 3), "deconvolution", marks=pytest.mark.slow),
         pytest.param((17, 4), "residual", marks=pytest.mark.slow),
         pytest.param((2,), "residual", marks=pytest.mark.slow),
     ],
@@ -139,6 +140,7 @@ def test_the_deep_inverse_has_the_units_of_ir152():
     assert sum(name.startswith("up_") for name in params) == 4
 
 
+@pytest.mark.slow
 def test_parameters_are_counted_and_matched():
     decoder = decoder_for((4, 4, 7), IMAGE, width=3)
     _, variables = initialised(decoder)

@@ -174,6 +174,7 @@ def test_bfloat16_is_scored_in_float32(weights, noisy):
     np.testing.assert_array_equal(got, lpips.lpips(weights, x.astype(jnp.float32), x_hat.astype(jnp.float32)))
 
 
+@pytest.mark.slow
 def test_gradient_is_finite_where_nothing_fires(weights):
     silent = weights._replace(biases=tuple(jnp.full_like(bias, -1e3) for bias in weights.biases))
     x = jnp.full((1, 31, 31, 3), 0.5)

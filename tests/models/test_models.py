@@ -167,6 +167,7 @@ def test_bfloat16_is_for_convolutions_and_attention_alone(name, key):
     assert [taps[first].dtype.name, taps[last].dtype.name] == ["bfloat16", "float32"]
 
 
+@pytest.mark.slow
 def test_initialisation_is_pytorchs():
     """Kernels and biases fill ±1/sqrt(fan_in); Xavier in IR's trunk; zeros and 0.02 at the ViT's input."""
 

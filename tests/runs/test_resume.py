@@ -143,6 +143,7 @@ def test_resuming_a_finished_run_without_its_metrics_does_not_fail(run):
     assert latest(run).epoch == 6
 
 
+@pytest.mark.slow
 def test_more_epochs_extend_a_run(run, tmp_path):
     workflow.train_run(config(epochs=8), folder=str(run), resume=True)
     workflow.train_run(config(epochs=8), folder=str(tmp_path / "at once"))
@@ -195,6 +196,7 @@ def killed_and_resumed(tracked, folder, *epochs):
     assert_same_run(tracked, folder)
 
 
+@pytest.mark.slow
 def test_a_tracked_run_killed_in_mid_run_and_resumed_is_the_uninterrupted_one(tracked, tmp_path, capsys):
     killed_and_resumed(tracked, tmp_path / "run", 3)
     assert "continuing after epoch" in capsys.readouterr().err
@@ -206,6 +208,7 @@ def test_a_tracked_run_killed_at_other_points(tracked, tmp_path, epochs):
     killed_and_resumed(tracked, tmp_path / "run", *epochs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metrics_too", [True, False], ids=["before metrics", "after metrics"])
 def test_killed_between_the_ledger_and_the_checkpoint(tracked, tracked_copy, metrics_too):
     # The ledger is flushed first: it holds the seven steps of an epoch that has no checkpoint, and perhaps no metrics.
@@ -225,12 +228,14 @@ def test_steps_behind_no_checkpoint_are_not_in_the_ledger_of_a_resumed_run(track
     assert runs.read_steps(tracked_copy).step.values.tolist() == list(range(5 * STEPS))
 
 
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint_begins_the_ledger_anew(tracked, tracked_copy):
     shutil.rmtree(tracked_copy / "checkpoints")
     workflow.train_run(config(TRACKED), folder=str(tracked_copy), resume=True)
     assert_same_run(tracked, tracked_copy)
 
 
+@pytest.mark.slow
 def test_resuming_a_finished_tracked_run_changes_nothing(tracked, tracked_copy):
     before = tiny_runs.snapshot(runs.steps_folder(tracked_copy))
     workflow.train_run(config(TRACKED), folder=str(tracked_copy), resume=True)
@@ -238,6 +243,7 @@ def test_resuming_a_finished_tracked_run_changes_nothing(tracked, tracked_copy):
     assert_same_run(tracked, tracked_copy)
 
 
+@pytest.mark.slow
 def test_more_epochs_extend_the_ledger(tracked, tracked_copy, tmp_path):
     workflow.train_run(config(TRACKED, epochs=10), folder=str(tracked_copy), resume=True)
     workflow.train_run(config(TRACKED, epochs=10), folder=str(tmp_path / "at once"))
@@ -248,6 +254,7 @@ def test_more_epochs_extend_the_ledger(tracked, tracked_copy, tmp_path):
 # Other versions ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_tracked_run_of_0_1_0_is_gone_on_with(tracked, tracked_copy):
     tiny_runs.as_of_0_1_0(tracked_copy)
     shutil.rmtree(tracked_copy / "checkpoints" / "6")

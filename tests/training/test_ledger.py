@@ -297,6 +297,7 @@ def test_resuming_another_ledger_is_refused(tracked, capsys, monkeypatch, flags,
 # The gradient is that of the step ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_plain_gradient_steps_are_their_two_parts(tmp_path, monkeypatch):
     """Under SGD the update is -γ times the gradient, so its first-order effect is that of the own and other logits.
 

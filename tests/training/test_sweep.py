@@ -139,6 +139,7 @@ def is_noise(name):
     return ("conv" in name and "bias" in name) or ("norm" in name and "mean" in name)
 
 
+@pytest.mark.slow
 def test_vmapped_every_member_is_its_separate_run_up_to_rounding(separate, whole):
     # Not to be had bit for bit: a grouped convolution sums in another order, and Adam makes steps of the size of lr of
     # differences in entries with next to no gradient. What 14 steps make of it is bounded here; that a step is right is
@@ -202,6 +203,7 @@ def stepper():
     return carry, batch, step, recipe, mesh, parts
 
 
+@pytest.mark.slow
 def test_a_vmapped_step_from_the_same_states_is_the_same_step(stepper):
     carry, _, step, *_ = stepper
     for index in range(5):
@@ -326,6 +328,7 @@ def test_killed_between_the_saves_of_two_members_and_resumed_is_the_uninterrupte
     assert_same_members(home, whole(how))
 
 
+@pytest.mark.slow
 def test_killed_in_the_first_epoch_begins_again(whole, copy):
     home = copy("loop")
     for member in MEMBERS:
@@ -484,6 +487,7 @@ def test_one_loss_that_is_not_finite_stops_all_and_is_named(capsys, tmp_path):
 # The command ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     flags = (*FLAGS[:4], "--epochs", "1", "--seeds", "0", "--seeds", "3", "--alphas", "0.3", "--alphas", "-0.05")
     flags = (*flags, "--warmup-epochs", "0")

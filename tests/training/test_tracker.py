@@ -81,6 +81,7 @@ def track(kept, steps, **given):
 # The numbers ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_in_a_runs_own_loop_it_has_the_numbers_of_the_runs_ledger(tmp_path):
     config = resolve(
         Config(
@@ -133,6 +134,7 @@ def test_the_parts_add_up_and_the_next_radius_is_this_one_plus_what_happened(tak
     np.testing.assert_allclose(found.within / (found.within + found.between), found.rho, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_nnx_model_in_its_own_loop(taken):
     class Twin(nnx.Module):
         def __init__(self, rngs):
@@ -171,6 +173,7 @@ def test_an_nnx_model_in_its_own_loop(taken):
 # What is given decides what is kept ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_given_decides_what_is_kept(taken):
     before, after, parts = taken[0]
     always = {"radius", "within", "between", "rho", "decision_bound", "output_entropy", "accuracy", "realised"}
