@@ -40,7 +40,7 @@ def rows_of(x: Any, index: Any) -> Any:
 
 
 def with_batch(x: Any, old: int | None, new: Any) -> Any:
-    """Shapes of ``x`` for a batch of ``new`` (a number or a symbol); leaves of other lengths than ``old`` stay as they are."""
+    """Shapes of ``x`` for a batch of ``new`` (a number or a symbol); other leaves than of ``old`` rows stay."""
 
     def resized(leaf: Any) -> Any:
         if leaf.shape and leaf.shape[0] == old:
