@@ -1,5 +1,7 @@
 """Soft targets q (one-hot, LS+ and LS-) and their cross-entropy."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,8 +43,8 @@ def check_labels(labels: Int[Array | np.ndarray, "..."], num_classes: int) -> No
         )
 
 
-def check_logits(logits: Float[Array, "..."]) -> None:
-    """Raise :class:`UserError` unless the logits are ``(N, K)``, one class an input.
+def check_logits(logits: Any) -> None:
+    """Raise :class:`UserError` unless the logits, or their shapes, are ``(N, K)``, one class an input.
 
     >>> check_logits(jnp.zeros((2, 5, 3)))
     Traceback (most recent call last):

@@ -11,7 +11,7 @@ os.environ["XLA_FLAGS"] = (
     # On a busy machine one of the two devices' threads may wait long for a core; XLA would end the process after 40 s.
     + " --xla_cpu_collective_call_terminate_timeout_seconds=300"
     # Nearly all that these tests do is compiling, of programs that run for milliseconds: it need not be well optimised.
-    + " --xla_backend_optimization_level=0"
+    + " --xla_backend_optimization_level=1"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"

@@ -235,7 +235,7 @@ def test_probe_as_a_process(home, run):
 QUICK = ("--null-seeds", "0", "--bootstrap", "20")
 
 
-@pytest.mark.parametrize("labels", ["predicted", "kmeans"])
+@pytest.mark.parametrize("labels", [pytest.param("predicted", marks=pytest.mark.slow), "kmeans"])
 def test_probe_under_other_labels(copy, capsys, labels):
     probe.main([str(copy), "--labels", labels, *QUICK])
     assert {"predicted": "predicted labels", "kmeans": "k-means clusters"}[labels] in capsys.readouterr().out
@@ -285,6 +285,7 @@ def test_probe_of_every_split(copy):
     assert sizes == {"validation": 143, "auxiliary": 359, "full": 1438}
 
 
+@pytest.mark.slow
 def test_probe_twice_is_the_same_and_another_seed_is_not(copy):
     def found(*flags):
         probe.main([str(copy), "--null-seeds", "2", "--bootstrap", "20", *flags])
@@ -364,6 +365,7 @@ def test_attack_with_another_seed_is_run_again(attacked, tmp_path, capsys):
     assert attacked_again(attacked, tmp_path, capsys, "--seed", "5")
 
 
+@pytest.mark.slow
 def test_attack_with_other_images_as_many_is_run_again(attacked, tmp_path, capsys):
     (tmp_path / "data").mkdir()
     np.savez(tmp_path / "data" / "other.npz", **arrays(train=359))
@@ -377,6 +379,7 @@ def test_a_damaged_attack_is_run_again(attacked, tmp_path, capsys):
     assert attacked_again(spoilt, tmp_path, capsys)
 
 
+@pytest.mark.slow
 def test_an_attack_that_is_killed_while_it_is_scored_is_not_taken_for_finished(attacked, tmp_path, monkeypatch):
     folder = shutil.copytree(attacked, tmp_path / "killed")
     result = folder / "attacks" / "logits-deconvolution" / "result.json"

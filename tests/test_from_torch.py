@@ -126,6 +126,7 @@ def test_what_a_file_says_of_itself(tmp_path, variables, capsys):
     jax.tree.map(np.testing.assert_array_equal, workflow.load_run(str(run.folder)).variables, variables)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("copy")
 def test_it_can_be_probed_and_attacked():
     probe.main(["imported", "--split", "train", "--null-seeds", "0"])

@@ -23,6 +23,9 @@ SHORT = ("--epochs", "1", "--decoder-width", "2", "--steps", "3", "--likelihood-
          "--tv", "0")  # fmt: skip
 
 
+pytestmark = pytest.mark.slow  # in sum; CI runs them in a step of their own
+
+
 @pytest.fixture(autouse=True)
 def at_home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -101,7 +104,6 @@ def killed(*_, **__):
     raise KeyboardInterrupt
 
 
-@pytest.mark.slow
 def test_a_killed_ladder_loses_the_attack_under_way_only(run, climbed, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(run, tmp_path / "killed")
     for name in SOME[1:]:
@@ -140,7 +142,6 @@ def test_a_likelihood_attack_from_noise_does_not_pass_for_one_after_others(run, 
     assert result_of(run, "block_3-likelihood")["chosen"]["start"] != "noise"
 
 
-@pytest.mark.slow
 def test_the_whole_ladder(run, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "whole")
     attack.main([str(folder), "--cut", "block_3", "--ladder", *SHORT])
@@ -149,7 +150,6 @@ def test_the_whole_ladder(run, tmp_path, capsys):
     assert all(name in said for name in NAMES)
 
 
-@pytest.mark.slow
 def test_a_defended_edge_is_attacked_apart_and_its_accuracy_said(run, tmp_path, capsys):
     folder = shutil.copytree(run, tmp_path / "defended")
     flags = [str(folder), "--cut", "block_4", "--attack", "linear", *SHORT]
@@ -175,7 +175,6 @@ def test_quantising_to_bytes_costs_nothing(run, tmp_path):
     assert abs(result.best.accuracy - result.best.accuracy_undefended) < 0.02
 
 
-@pytest.mark.slow
 def test_the_null_model_is_attacked_apart_and_is_another(run, climbed, tmp_path):
     folder = shutil.copytree(run, tmp_path / "null")
     loaded = workflow.load_run(str(folder))

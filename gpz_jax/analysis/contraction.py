@@ -56,7 +56,6 @@ def residuals(
       >>> correct.tolist(), wrong.tolist()
       ([[-0.25, 0.0]], [[0.0, 0.25]])
     """
-    check_logits(logits)
     difference = jax.nn.softmax(at_least_float32(logits)) - targets
     own = jax.nn.one_hot(labels, logits.shape[1], dtype=bool)
     return jnp.where(own, difference, 0), jnp.where(own, 0, difference)
@@ -141,7 +140,8 @@ def _feature_terms(network, variables, x, labels, targets, step_size) -> dict[st
 
 def _with_pullback(network, variables, x) -> tuple[Array, dict[str, Array], Callable[[Array], dict[str, Array]]]:
     """Logits, taps, and the map from a cotangent of the logits to J^T(cotangent) at every cut."""
-    _, shapes = jax.eval_shape(network, variables, x)
+    logits, shapes = jax.eval_shape(network, variables, x)
+    check_logits(logits)
     check_real(shapes)
     offset = {cut: jnp.zeros(shapes[cut].shape, shapes[cut].dtype) for cut in network.cuts}
     logits, pull, taps = jax.vjp(lambda offset: network(variables, x, offset=offset), offset, has_aux=True)
@@ -162,6 +162,7 @@ def feature_terms_by_jacobian(
     The reference implementation, for small cases: it holds N x K x D numbers a cut and runs K backwards for each.
     """
     logits, taps = network(variables, x)
+    check_logits(logits)
     correct, wrong = residuals(logits, labels, targets)
     num_classes, found = targets.shape[1], {}
     for cut in network.cuts:
@@ -226,6 +227,7 @@ def interference(
     """
     network.check(cut)
     logits, taps = network(variables, x)
+    check_logits(logits)
     num_classes = targets.shape[1]
     z = taps[cut]
     check_real({cut: z})

@@ -42,7 +42,7 @@ class View(NamedTuple):
     def of(self, cut: str, z: Array, x: Any) -> Array:
         """The part of the activation ``z`` of input ``x`` at ``cut`` that is measured, ``(N, …)``.
 
-        >>> z = jnp.array([[[1.0], [3.0], [9.0]]])
+        >>> z = jnp.array([[[1.0], [3.0], [8.0]]])
         >>> View("mean").of("block", z, None).tolist(), View("first").of("block", z, None).tolist()
         ([[4.0]], [[1.0]])
         >>> View("mean", "mask").of("block", z, {"mask": jnp.array([[1, 1, 0]])}).tolist()

@@ -29,20 +29,32 @@ EDGE, CLOUD, RECORD, SCRIPT = "edge.stablehlo", "cloud.stablehlo", "halves.json"
 RUN_HALVES = '''\
 """Run both halves with jax alone (and the flatbuffers with which it reads them): python run_halves.py [IMAGES.npy]"""
 import pathlib, sys
+import numpy as np
+from jax import export
+files = (pathlib.Path(__file__).with_name(f"{half}.stablehlo") for half in ("edge", "cloud"))
+edge, cloud = (export.deserialize(bytearray(file.read_bytes())) for file in files)
+random = np.random.default_rng(0).integers(0, 256, (4, *edge.in_avals[0].shape[1:])).astype(edge.in_avals[0].dtype)
+images = np.load(sys.argv[1]) if sys.argv[1:] else random  # (any number, H, W, C), as the data set holds them
+payload = edge.call(images)  # on the device; this is what is sent
+logits = cloud.call(payload)  # in the cloud
+print(f"{images.dtype} {images.shape} -> {payload.dtype} {payload.shape}; classes {logits.argmax(axis=1)}")
+'''
+
+#: The same for an input of several arrays.
+RUN_HALVES_OF_SEVERAL = '''\
+"""Run both halves with jax alone (and the flatbuffers with which it reads them): python run_halves.py [INPUT.npz]"""
+import pathlib, sys
 import jax, numpy as np
 from jax import export
 files = (pathlib.Path(__file__).with_name(f"{half}.stablehlo") for half in ("edge", "cloud"))
 edge, cloud = (export.deserialize(bytearray(file.read_bytes())) for file in files)
-shapes = ((tuple(n if isinstance(n, int) else 4 for n in a.shape), a.dtype) for a in edge.in_avals)
-random = [np.random.default_rng(0).integers(0, 256 if t == np.uint8 else 2, shape).astype(t) for shape, t in shapes]
-(images,), _ = jax.tree.unflatten(edge.in_tree, random)
-if sys.argv[1:]:  # (any number, H, W, C), as the data set holds them; of inputs that are dicts an .npz
-    given = np.load(sys.argv[1])
-    images = given if isinstance(given, np.ndarray) else dict(given)
-payload = edge.call(images)  # on the device; this is what is sent
-known = jax.tree.unflatten(cloud.in_tree, cloud.in_avals)[0][1:]  # what the cloud may know beside it: names
-logits = cloud.call(payload, *({name: images[name] for name in names} for names in known))  # in the cloud
-takes = "; ".join(f"{a.dtype} {a.shape}" for a in jax.tree.leaves(images))
+sizes = [tuple(n if isinstance(n, int) else 4 for n in a.shape) for a in edge.in_avals]
+ones = [np.ones(size, a.dtype) for size, a in zip(sizes, edge.in_avals)]
+x = dict(np.load(sys.argv[1])) if sys.argv[1:] else jax.tree.unflatten(edge.in_tree, ones)[0][0]
+payload = edge.call(x)  # on the device; this is what is sent
+public = jax.tree.unflatten(cloud.in_tree, cloud.in_avals)[0][1:]  # what the cloud is to know beside it, by name
+logits = cloud.call(payload, *({name: x[name] for name in names} for names in public))  # in the cloud
+takes = "; ".join(f"{a.dtype} {a.shape}" for a in jax.tree.leaves(x))
 print(f"{takes} -> {payload.dtype} {payload.shape}; classes {logits.argmax(axis=-1)}")
 '''
 
@@ -85,7 +97,7 @@ def save_halves(halves: Halves, folder: str | Path) -> Path:
     (path / RECORD).unlink(missing_ok=True)
     (path / EDGE).write_bytes(halves.edge)
     (path / CLOUD).write_bytes(halves.cloud)
-    (path / SCRIPT).write_text(RUN_HALVES)
+    (path / SCRIPT).write_text(RUN_HALVES if "shape" in halves.metadata["input"] else RUN_HALVES_OF_SEVERAL)
     partial_file = path / f"{RECORD}.partial"
     partial_file.write_text(json.dumps(halves.metadata, indent=2))
     partial_file.replace(path / RECORD)

@@ -40,7 +40,8 @@ def probe_table(probe, *, wide: bool = False) -> Sheet:
         numbers("H(X|Z) drop <=", "information_ceiling"),
     ]
     caption = CAPTION + (WIDE.format(quantiser=probe.quantiser) if wide else "")
-    view = "" if settings["view"] == "tokens" else f", view {settings['view']!r}"
+    view = settings.get("view", "tokens")
+    view = "" if view == "tokens" else f", view {view!r}"
     title = f"{settings['run']}: {settings['images']} {settings['split']} images{labels}{view}"
     return Sheet(title, columns, caption, wide=wide)
 

@@ -14,7 +14,9 @@ def shapes(tree: Any) -> Any:
 
     def twin(leaf: Any) -> Any:
         if is_array(leaf):
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+            # As jax will have it: numpy's int64 is int32 there. Keys have a dtype of their own.
+            dtype = jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
+            return jax.ShapeDtypeStruct(leaf.shape, dtype)
         return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf))
 
     return jax.tree.map(twin, tree)
@@ -33,7 +35,7 @@ def batch_size(x: Any) -> int | None:
 def rows_of(x: Any, index: Any) -> Any:
     """Those inputs of a batch that an index names: a slice, or an array of places.
 
-    >>> rows_of({"ids": np.array([[1], [2], [3]])}, slice(1, None))["ids"].tolist()
+    >>> rows_of({"ids": jnp.array([[1], [2], [3]])}, slice(1, None))["ids"].tolist()
     [[2], [3]]
     """
     return jax.tree.map(lambda leaf: leaf[index], x)

@@ -69,8 +69,8 @@ def test_what_a_person_looks_at():
     [
         ([], {}, "no images to probe"),
         ([(X, Y.astype(float))], {}, "labels are float64, not integers"),
-        ([(X, Y + 1)], {}, "label 3 is not one of 3 classes, 0 to 2"),
-        ([(X, -Y)], {}, "label -2 is not one of 3 classes"),
+        ([(X, Y + 1)], {}, "labels run from 1 to 3; of 3 classes they must lie in 0 to 2"),
+        ([(X, -Y)], {}, "labels run from -2 to 0; of 3 classes"),
         ([(X, Y[:7])], {}, r"labels has shape \(7,\) for 30 images"),
         ([(X, Y, np.ones(7, bool))], {}, r"mask has shape \(7,\) for 30 images"),
         ([(X, Y, np.ones(30))], {}, "mask is float64, not bool"),

@@ -151,7 +151,7 @@ def test_what_does_not_fit_is_refused():
     )
     assert "it must keep axis 0" in refused(view=lambda z, x: z.reshape(-1))
     assert refused(x=[(X, LABELS), (longer, LABELS)]).startswith(
-        "ids has rows of shape (7,) and dtype int64, those before (5,) and int64: give batches of one kind; pad "
+        "ids has rows of shape (7,) and dtype int32, those before (5,) and int32: give batches of one kind; pad "
         "sequences to one length"
     )
     assert "a batch has the arrays ids, those before ids, mask" in refused(x=[(X, LABELS), ({"ids": X["ids"]}, LABELS)])

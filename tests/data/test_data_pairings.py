@@ -105,6 +105,7 @@ def auxiliary_of(run):
     return json.loads((run / "config.json").read_text())["config"]["data"]["aux"]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_choice_that_it_began_with(home, capsys):
     trained()
     pairing_arrives(home)

@@ -240,7 +240,9 @@ def test_malformed_arrays_are_named(tmp_path, case):
 
 def test_malformed_files(tmp_path):
     path = tmp_path / "w.npz"
-    with pytest.raises(UserError, match=r"no file .*w\.npz; make it with python -m gpz_jax\.inversion\.lpips w\.npz$"):
+    with pytest.raises(
+        UserError, match=r"no file .*w\.npz; make it with python -m gpz_jax\.inversion\.lpips_weights w\.npz$"
+    ):
         lpips.load(path)
     with pytest.raises(UserError, match="no file"):
         lpips.load(tmp_path)

@@ -38,7 +38,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case == "five runs" else ()) for case in CASES]
+)
 def test_every_figure_is_drawn(case, tmp_path):
     found = CASES[case]
     cut = str(next(iter(found.values())).cut.values[0])

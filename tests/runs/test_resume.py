@@ -156,6 +156,7 @@ def test_resume_where_there_is_nothing_starts(tmp_path):
     assert latest(tmp_path / "new").epoch == 1
 
 
+@pytest.mark.slow
 def test_reverse_smoothing_warms_up_and_says_so(tmp_path):
     workflow.train_run(config(ls=-0.05, epochs=5), folder=str(tmp_path / "run"))
     written = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -220,6 +221,7 @@ def test_killed_between_the_ledger_and_the_checkpoint(tracked, tracked_copy, met
     assert_same_run(tracked, tracked_copy)
 
 
+@pytest.mark.slow
 def test_steps_behind_no_checkpoint_are_not_in_the_ledger_of_a_resumed_run(tracked_copy, monkeypatch):
     # What a kill leaves before the first step after resuming: that of the epochs behind the checkpoint, and no more.
     shutil.rmtree(tracked_copy / "checkpoints" / "6")

@@ -244,6 +244,7 @@ def test_every_third_step_from_a_recipe(steps, tmp_path):
     xr.testing.assert_identical(found, expected)
 
 
+@pytest.mark.slow
 def test_the_feature_ledger_is_the_full_one_without_the_parameters(steps, tmp_path):
     folder = workflow.train_run(config(track={"ledger": "feature"}), folder=str(tmp_path / "run")).folder
     found = read_steps(folder)
@@ -255,6 +256,7 @@ def test_the_feature_ledger_is_the_full_one_without_the_parameters(steps, tmp_pa
         np.testing.assert_allclose(found[name], steps[name], rtol=1e-3, atol=1e-5 * scale, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", ["train", pytest.param("validation", marks=pytest.mark.slow)])
 def test_the_probe_is_of_the_split_that_was_asked_for(loaded, tmp_path, split):
     track = {"track_split": split, "track_every": 100}

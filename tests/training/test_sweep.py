@@ -227,6 +227,7 @@ def test_a_vmapped_step_from_the_same_states_is_the_same_step(stepper):
         carry = looped
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_vmapped_row_of_the_ledger_is_the_same_row(stepper, full):
     carry, batch, step, recipe, mesh, parts = stepper
@@ -268,7 +269,7 @@ def test_members_share_one_copy_of_the_images_where_they_can():
 # The record of all ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["loop", "vmap"])
+@pytest.mark.parametrize("how", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_the_record_of_all_holds_every_members(whole, how):
     home = whole(how)
     with (
@@ -339,6 +340,7 @@ def test_killed_in_the_first_epoch_begins_again(whole, copy):
     assert_same_members(home, whole("loop"))
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_said_with_its_member(whole, copy, capsys):
     home = copy("loop")
     newest = home / "ls0.3-seed4" / "checkpoints" / str(EPOCHS)
@@ -378,6 +380,16 @@ def test_killed_and_resumed_by_the_command(tmp_path, epochs):
     main([*flags, "--run", str(tmp_path / "whole")])
     for name in ("ls0-seed0", "ls0-seed1"):
         assert_same_run(tmp_path / "killed" / name, tmp_path / "whole" / name)
+
+
+def test_a_sweep_goes_on_with_what_each_alpha_worked_out_for_itself(separate):
+    """LS- warms up and LS+ does not: the settings of the first run must not become everyone's."""
+    begun = workflow.begun(str(separate))
+    assert (begun.seeds, begun.alphas) == (SEEDS, tuple(sorted(ALPHAS)))
+    for alpha, seed in MEMBERS:
+        training = dataclasses.replace(begun.config.training, ls=alpha)
+        asked = resolve(dataclasses.replace(begun.config, training=training, seed=seed))
+        assert asked == runs.open_run(separate / name_of(alpha, seed)).config
 
 
 # Refusals ------------------------------------------------------------------------------------------------------------
@@ -438,9 +450,9 @@ def test_seeds_that_groups_give_different_numbers_of_images(capsys, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.usefixtures("no_training")
-def test_folders_that_hold_something_else(capsys, tmp_path, copy, separate):
+def test_folders_that_hold_something_else(capsys, tmp_path, copy, separate, request):
     home = copy("loop")
+    request.getfixturevalue("no_training")  # from here on
     two = ("--seeds", "1", "--seeds", "4")
     flags = (*two, "--alphas", "0.3", "--alphas", "-0.05")
     track = ("--track-every", "4", "--probe-size", "40", "--ledger", "feature")
@@ -451,7 +463,7 @@ def test_folders_that_hold_something_else(capsys, tmp_path, copy, separate):
             ("--seeds", "1", *track, "--resume"),
             f"{home} also holds ls-0.05-seed4, ls0.3-seed4; give all of its --seeds",
         ),
-        ((*flags, "--resume"), "holds a run of another configuration: track-every 4 (not None)"),
+        ((*flags, "--track-every", "2", "--resume"), "holds a run of another configuration: track-every 4 (not 2)"),
         (
             (*flags, "--seeds", "5", *track, "--resume"),
             "ls0.3-seed5 has no checkpoint, ls0.3-seed1 one of epoch 2: they cannot go on together; train what is new",
