@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import jax
+import numpy as np
 import pytest
 from tiny_runs import refused
 
@@ -22,13 +23,14 @@ FOUND = {
     "he2019": ("cut attack psnr psnr_published ssim ssim_published", "published PSNR"),
     "tour": ("targets seed cut accuracy radius_test rho_test rho_null zone_null mse ratio", "LS+ over one-hot"),
     "neural_vortex": ("setting targets cut radius_first realised optimiser feature_correlation", "first positive"),
+    "text": ("targets view cut within rho evidence zone_null zone_paper linear decoder label_only unigram", "words"),
 }
 
 #: Those in every run of the tests: the linear attack, a decoder, the likelihood attack; tables, grids and bars.
 QUICK = {"template"}
 
 #: What experiments share.
-SHARED = {"common", "targets", "tracked_runs", "naming"}
+SHARED = {"common", "targets", "tracked_runs", "naming", "text_target", "text_attackers", "text_answer"}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,7 @@ def test_every_experiment_is_here():
     "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FOUND]
 )
 def test_runs_at_its_tiny_size(name, main_of, targets, tmp_path, capsys):
-    shared = [] if name in ("tour", "neural_vortex", "he2019") else ["--runs", str(targets)]
+    shared = [] if name in ("tour", "neural_vortex", "he2019", "text") else ["--runs", str(targets)]
     with jax.numpy_dtype_promotion("standard"):  # as where it is started; optax relies on it
         main_of(name)(["--size", "tiny", "--out", str(tmp_path), *shared])
     columns, verdict = FOUND[name]
@@ -80,3 +82,32 @@ def test_bad_flags_are_one_line(main_of, tmp_path, capsys):
 def test_experiments_are_short():
     lengths = {name: len((EXPERIMENTS / f"{name}.py").read_text().splitlines()) for name in FOUND}
     assert {name: length for name, length in lengths.items() if not 40 <= length <= 90} == {}
+
+
+def test_sentences_are_written_alike_and_are_all_different(main_of):
+    main_of("text")
+    target, attackers = sys.modules["text_target"], sys.modules["text_attackers"]
+    size = target.SIZES["tiny"]
+    first, again = target.splits(size, 0), target.splits(size, 0)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    rows = [tuple(row) for part in first for row in part.x["ids"]]
+    assert len(set(rows)) == len(rows) == sum(size[:4])
+    for part in first:
+        np.testing.assert_array_equal(part.x["mask"], part.x["ids"] != target.PAD)
+        lengths = part.x["mask"].sum(1) - 1
+        assert target.SHORTEST <= lengths.min() <= lengths.max() <= target.LONGEST
+    x = first[0].x
+    perfect = attackers.recovered(attackers.one_hot(attackers.words_of(x)[0]), x)
+    np.testing.assert_array_equal(perfect.tokens, x["mask"].sum(1) - 1)
+    np.testing.assert_array_equal(perfect.words, attackers.present(x).sum(1))
+
+
+def test_floors_of_words_say_the_commonest(main_of):
+    main_of("text")
+    attackers = sys.modules["text_attackers"]
+    ids = np.zeros((3, 25), np.int32)
+    ids[:, :4] = [[1, 5, 6, 6], [1, 5, 6, 6], [1, 7, 8, 6]]
+    x, classes = {"ids": ids, "mask": ids != 0}, np.array([0, 0, 1])
+    found = attackers.floors(x, classes, np.array([1, 0, 2]), 3)
+    assert found["unigram"].argmax(-1)[:, :3].tolist() == [[6, 6, 6]] * 3
+    assert found["label_only"].argmax(-1)[:, :3].tolist() == [[7, 8, 6], [5, 6, 6], [5, 6, 6]]  # 2: of all sentences
