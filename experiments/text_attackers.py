@@ -153,7 +153,7 @@ def decoder_loss(model: nn.Module, variables: Any, rows: tuple[Array, X]) -> Arr
     """Mean cross-entropy of the words, padding left out."""
     z, x = rows
     real = x["mask"][:, 1:]
-    scores = model.apply(variables, z, x["mask"])
+    scores: Any = model.apply(variables, z, x["mask"])
     errors = optax.softmax_cross_entropy_with_integer_labels(scores, x["ids"][:, 1:])
     return jnp.sum(errors * real) / jnp.sum(real)
 
@@ -174,7 +174,7 @@ def decoder_scores(
     mean, deviation = known[0].mean(axes), known[0].std(axes) + 1e-6
     model = WordDecoder(width)
     (first, of_first), (second, of_second) = (((of - mean) / deviation, given) for of, given in (known, held))
-    variables = _fresh(model, z.shape[1:], seed)
+    variables = _fresh(model, z.shape[1:], seed)  # pyright: ignore[reportArgumentType]  # modules do have a hash
     found = fit(
         model,
         decoder_loss,

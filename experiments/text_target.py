@@ -224,7 +224,8 @@ def _epoch(variables, state, known, order, held, *, model, loss, rate):
 def classifier_loss(model: nn.Module, variables: Any, rows: tuple[Any, Array]) -> Array:
     """Mean cross-entropy to soft targets, of inputs and those."""
     x, targets = rows
-    return jnp.mean(gpz_jax.cross_entropy(model.apply(variables, x), targets))
+    logits: Any = model.apply(variables, x)
+    return jnp.mean(gpz_jax.cross_entropy(logits, targets))
 
 
 def train(

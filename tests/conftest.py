@@ -1,5 +1,6 @@
 """House rules while testing: two CPU devices, strict dtype promotion, shapes checked, one key."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -33,6 +34,14 @@ DATA_DIR = pathlib.Path(os.environ.get("GPZ_DATA", "data"))
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_left_over():
+    """What a module compiled is let go: a worker grew to 5 GB, which the garbage collector walked again and again."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 def pytest_unconfigure():

@@ -349,9 +349,9 @@ def deviations(
     sums, seen = (jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)), 0
     for x, labels, mask in map(with_mask, batches):
         real = np.asarray(mask)
-        real = real.reshape(len(real), -1).any(axis=1)
+        real = np.any(real.reshape(real.shape[0], -1), axis=1)
         position = seen + np.cumsum(real) - 1
-        group = position if images <= GROUPS else rng.integers(groups, size=len(real))
+        group = position if images <= GROUPS else rng.integers(groups, size=real.shape[0])
         group = jnp.asarray(np.clip(group, 0, groups - 1), jnp.int32)
         sums = _add_deviations(network, variables, sums, means, x, labels, mask, group, view)
         seen += int(real.sum())

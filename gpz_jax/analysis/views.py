@@ -57,8 +57,8 @@ class View(NamedTuple):
             return found
         if z.ndim != 3:
             return z
-        if self.token_mask is not None:
-            real = _mask(cut, z, x, self.token_mask)
+        real = None if self.token_mask is None else _mask(cut, z, x, self.token_mask)
+        if real is not None:
             # Not a product: 0 times an infinity or NaN in the padding would be NaN.
             z = jnp.where(real[..., None], z, jnp.zeros((), z.dtype))
         if self.how == "tokens":
@@ -66,7 +66,7 @@ class View(NamedTuple):
         if self.how == "first":
             return z[:, 0]
         wide = z.astype(jnp.promote_types(z.dtype, jnp.float32))
-        if self.token_mask is None:
+        if real is None:
             return jnp.mean(wide, axis=1)
         count = jnp.sum(real, axis=1, keepdims=True).astype(jnp.float32)
         return jnp.sum(wide, axis=1) / jnp.maximum(count, 1).astype(wide.dtype)

@@ -64,7 +64,9 @@ class Picked:
 
 def _split(given: Inputs) -> tuple[Any, Any]:
     """Inputs and labels, or None where no labels are given."""
-    return given if isinstance(given, tuple | list) and len(given) == 2 else (given, None)
+    if isinstance(given, tuple | list) and len(given) == 2:
+        return given[0], given[1]
+    return given, None
 
 
 def _is_array(x: Any) -> bool:

@@ -19,7 +19,12 @@ MOST = 16_384
 
 @dataclasses.dataclass(frozen=True)
 class LinearAttack(Attack):
-    """Ridge regression in closed form (``linear.py``); its penalty is chosen on the attacker's held-out inputs."""
+    """Ridge regression in closed form (``linear.py``); its penalty is chosen on the attacker's held-out inputs.
+
+    Of tokens ``(T, C)`` from which as many rows ``(T, F)`` are to be rebuilt, words or steps of a signal, there are two
+    maps: one from all tokens to all rows, and one from a token to its row that all places share, which has T times the
+    examples and a T-th of the width. The one of less held-out error is taken.
+    """
 
     name: str = "linear"
 
@@ -29,29 +34,37 @@ class LinearAttack(Attack):
         """Solve for the map."""
         fit, selection = target.fit_and_selection()
         fit, key = rows_of(fit, slice(MOST)), jax.random.fold_in(target.key, 3)
-        known, unseen = (_flat(target, x, jax.random.fold_in(key, i)) for i, x in enumerate((fit, selection)))
-        ridge, penalty, errors = linear.fit_best(*known, *unseen, clip=target.images)
-        shape = target.x_shape
+        pairs = [_received(target, x, jax.random.fold_in(key, i)) for i, x in enumerate((fit, selection))]
+        z_shape, shape = target.z_shape, target.x_shape
+        tokens = len(z_shape) == len(shape) == 2 and z_shape[0] == shape[0]
+        found = {}
+        for shared in (False, True) if tokens else (False,):
+            rows = [_rows(array, shared) for pair in pairs for array in pair]
+            found[shared] = linear.fit_best(*rows, clip=target.images)
+        shared = min(found, key=lambda shared: min(found[shared][2].values()))
+        ridge, penalty, errors = found[shared]
 
         def reconstruct(z: Array, start: Array | None = None) -> Reconstruction:
-            flat = z.reshape(len(z), -1)
+            flat = _rows(z, shared)
             x = ridge.pixels(flat) if target.images else ridge(flat)
             return Reconstruction(x.reshape(len(z), *shape))
 
+        chosen = {"penalty": penalty, "images": batch_size(fit), **({"shared": shared} if tokens else {})}
         return Fitted(
             reconstruct,
-            Training(
-                np.array(list(errors.values())),
-                chosen={"penalty": penalty, "images": batch_size(fit)},
-                note="closed form",
-            ),
+            Training(np.array(list(errors.values())), chosen=chosen, note="closed form"),
             {name: value for name, value in ridge._asdict().items() if value is not None},
             sum(leaf.size for leaf in jax.tree.leaves(ridge)),
         )
 
 
-def _flat(target: Target, x: Any, key: Array) -> tuple[Array, Array]:
-    """What is received of inputs, and what is to be rebuilt, ``(N, …)`` each as rows."""
-    pairs = [(z.reshape(len(z), -1), x.reshape(len(x), -1)) for x, z in target.batches(x, key)]
-    z, x_rows = (jnp.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-    return z, x_rows
+def _received(target: Target, x: Any, key: Array) -> tuple[Array, Array]:
+    """What is received of inputs, and what is to be rebuilt, ``(N, …)`` each."""
+    pairs = [(z, originals) for originals, z in target.batches(x, key)]
+    z, originals = (jnp.concatenate(arrays) for arrays in zip(*pairs, strict=True))
+    return z, originals
+
+
+def _rows(array: Array, shared: bool) -> Array:
+    """A row an input, or where places share the map a row a token."""
+    return array.reshape(-1, array.shape[-1]) if shared else array.reshape(len(array), -1)

@@ -87,6 +87,34 @@ def test_words_are_rebuilt_as_what_pixels_makes_of_them():
     np.testing.assert_array_equal(found.best.reconstructions.argmax(-1), IDS["ids"][60:])
 
 
+def test_few_sentences_are_enough_where_all_places_share_the_map():
+    """One map from all tokens to all words has more entries than examples; one from a token to its word has not."""
+    rng = np.random.default_rng(1)
+    x = {"ids": rng.integers(0, WORDS, (60, 30)).astype(np.int32), "mask": np.ones((60, 30), np.float32)}
+    network, variables = tapped(Words(), x)
+    parts = [rows_of(x, part) for part in (slice(0, 40), slice(40, 60))]
+    found = gpz_jax.attack_cut(network, variables, "embed", *parts, public="mask", pixels=one_hot, key=KEY)
+    assert found.best.training.chosen["shared"]
+    np.testing.assert_array_equal(found.best.reconstructions.argmax(-1), parts[1]["ids"])
+    assert found.best.parameter_count < 30 * WORDS * 8 * WORDS
+
+
+def test_places_that_differ_do_not_share_the_map():
+    """Each step is scaled by a factor of its own, which no shared map undoes."""
+
+    class Scaled(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            h = nn.Dense(8, name="block")(x * jnp.array([1.0, -2.0, 4.0, -8.0])[:, None])
+            return nn.Dense(3)(h.sum(1))
+
+    x = np.asarray(X["signal"])
+    network, variables = tapped(Scaled(), x)
+    found = gpz_jax.attack_cut(network, variables, "block", *halves(x), key=KEY)
+    assert not found.best.training.chosen["shared"]
+    assert found.best.scores.ratio < 0.01
+
+
 @pytest.mark.parametrize(
     ("x", "how", "said"),
     [
