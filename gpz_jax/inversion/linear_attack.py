@@ -39,8 +39,8 @@ class LinearAttack(Attack):
         tokens = len(z_shape) == len(shape) == 2 and z_shape[0] == shape[0]
         found = {}
         for shared in (False, True) if tokens else (False,):
-            rows = [_rows(array, shared) for pair in pairs for array in pair]
-            found[shared] = linear.fit_best(*rows, clip=target.images)
+            z, x, z_selection, x_selection = (_rows(array, shared) for pair in pairs for array in pair)
+            found[shared] = linear.fit_best(z, x, z_selection, x_selection, clip=target.images)
         shared = min(found, key=lambda shared: min(found[shared][2].values()))
         ridge, penalty, errors = found[shared]
 
