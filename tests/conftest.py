@@ -38,7 +38,7 @@ def key():
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_left_over():
-    """What a module compiled is let go: a worker grew to 5 GB, which the garbage collector walked again and again."""
+    """What a module compiled is let go: a worker grew to 5 GB, and slower with it."""
     yield
     jax.clear_caches()
     gc.collect()

@@ -53,7 +53,7 @@ def test_the_snippet_of_the_readme_pastes_into_a_plain_session(tmp_path):
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # CI runs them with the notebooks
 @pytest.mark.parametrize("page", SNIPPETS, ids=lambda page: page.stem)
 def test_snippets_of_the_pages(page):
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

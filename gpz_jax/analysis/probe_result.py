@@ -22,7 +22,7 @@ class Probe:
       cuts: the L names.
       shapes: of what is measured of one image's z at each cut.
       valid: (L,) False where information bypasses the cut.
-      count: (K,) N_c, images of each class.
+      count: (K,) N_c, images of each class; tokens, where every token has a class.
       radius: (L, K) R_c², squared units of z; NaN for a class without two images.
       within: (L,) W, the count-weighted mean of R_c².
       between: (L,) B.

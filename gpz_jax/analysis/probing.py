@@ -11,7 +11,7 @@ from jax import Array
 from gpz_jax.analysis import bounds
 from gpz_jax.analysis.labelled_batches import Batches, check_runs, reader
 from gpz_jax.analysis.probe_result import Probe
-from gpz_jax.analysis.radius import Moments, Summary, deviations, measure, summarise
+from gpz_jax.analysis.radius import Moments, Summary, deviations, moments_of, summarise
 from gpz_jax.analysis.views import View, view_of, viewed_shapes
 from gpz_jax.analysis.zone import RULES, CutStatistics, Zone, bootstrap_rho, locate
 from gpz_jax.errors import UserError, did_you_mean
@@ -90,7 +90,7 @@ def probe_network(
         raise UserError(f"bootstrap must be at least 1, got {bootstrap}", field="bootstrap")
     rules = None if rules is None else tuple(rules)
     rules_to_apply(rules, len(nulls) if isinstance(nulls, Sized) else 2)  # refuse before anything is measured
-    read = reader(batches, network, variables, num_classes)
+    read = reader(batches, network, variables, num_classes, seen.token_mask)
     trained = _measure(network, variables, read, num_classes, unbiased, seen)
     untrained = [
         _measure(network, _checked(null, variables, number), read, num_classes, unbiased, seen)._replace(
@@ -102,7 +102,7 @@ def probe_network(
     seed = seed_of(key)
     example = _example(read)
     measured = viewed_shapes(network, variables, example, seen)
-    if check_runs(network, variables, example):
+    if check_runs(network, variables, example) is not None:  # a class a token: what is measured is one of them
         measured = {cut: shape[1:] for cut, shape in measured.items()}
     return Probe(
         cuts=network.cuts,
@@ -160,7 +160,7 @@ class _Measured(NamedTuple):
 def _measure(
     network: TappedNetwork, variables: Any, read: Read, num_classes: int, unbiased: bool, view: View
 ) -> _Measured:
-    moments = measure(network, variables, read(), num_classes, view=view)
+    moments = moments_of(network, variables, read(), num_classes, view)
     sums = deviations(network, variables, read(), moments, unbiased=unbiased, view=view)
     found = jax.device_get(summarise(moments, unbiased=unbiased))
     radius, within, between, rho = (

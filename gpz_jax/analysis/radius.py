@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
-from gpz_jax.analysis.labelled_batches import Batch, checked, with_mask
+from gpz_jax.analysis.labelled_batches import Batch, checked, counted
 from gpz_jax.analysis.views import View, view_of
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork, check_real
@@ -257,8 +257,17 @@ def measure(
       >>> found["logits"].count.tolist()
       [2, 2]
     """
-    view, moments = view_of(view, token_mask), None
-    for x, labels, mask in checked(batches, network, variables, num_classes):
+    seen = view_of(view, token_mask)
+    rows = checked(batches, network, variables, num_classes, seen.token_mask)
+    return moments_of(network, variables, rows, num_classes, seen)
+
+
+def moments_of(
+    network: TappedNetwork, variables: Any, batches: Iterable[tuple[Any, Any, Any]], num_classes: int, view: View
+) -> dict[str, Moments]:
+    """:func:`measure` of batches that ``labelled_batches.checked`` gave."""
+    moments = None
+    for x, labels, mask in batches:
         if moments is None:
             moments = _nothing_yet(network, variables, x, labels, num_classes, view)
         moments = _add_batch(network, variables, moments, x, labels, mask, view)
@@ -347,7 +356,7 @@ def deviations(
     rng = np.random.default_rng(0)
     shape = (len(network.cuts), groups)
     sums, seen = (jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)), 0
-    for x, labels, mask in map(with_mask, batches):
+    for x, labels, mask in (counted(batch, view.token_mask) for batch in batches):
         real = np.asarray(mask)
         real = np.any(real.reshape(real.shape[0], -1), axis=1)
         position = seen + np.cumsum(real) - 1

@@ -57,8 +57,9 @@ class View(NamedTuple):
             return found
         if z.ndim != 3:
             return z
-        real = None if self.token_mask is None else _mask(cut, z, x, self.token_mask)
-        if real is not None:
+        real = None
+        if self.token_mask is not None:
+            real = _of_cut(real_tokens(x, self.token_mask), cut, z, self.token_mask)
             # Not a product: 0 times an infinity or NaN in the padding would be NaN.
             z = jnp.where(real[..., None], z, jnp.zeros((), z.dtype))
         if self.how == "tokens":
@@ -72,16 +73,30 @@ class View(NamedTuple):
         return jnp.sum(wide, axis=1) / jnp.maximum(count, 1).astype(wide.dtype)
 
 
-def _mask(cut: str, z: Array, x: Any, name: str) -> Array:
+def real_tokens(x: Any, token_mask: str) -> Any:
+    """Where the input's array of that name is not 0, ``(N, T)``: no padding.
+
+    Raises:
+      UserError: the input has none of that name.
+
+    Example:
+      >>> real_tokens({"mask": jnp.array([[1, 0]])}, "mask").tolist()
+      [[True, False]]
+    """
     arrays = dict(zip(leaf_names(x), jax.tree.leaves(x), strict=True))
-    if name not in arrays:
-        raise UserError(f"token_mask names {name!r}, which the input does not have{did_you_mean(name, arrays)}")
-    if arrays[name].shape != z.shape[:2]:
+    if token_mask not in arrays:
+        known = did_you_mean(token_mask, arrays)
+        raise UserError(f"token_mask names {token_mask!r}, which the input does not have{known}")
+    return arrays[token_mask] != 0
+
+
+def _of_cut(real: Array, cut: str, z: Array, token_mask: str) -> Array:
+    if real.shape != z.shape[:2]:
         raise UserError(
-            f"token_mask {name!r} has shape {arrays[name].shape}, cut {cut!r} {z.shape}: it needs one entry a token; "
+            f"token_mask {token_mask!r} has shape {real.shape}, cut {cut!r} {z.shape}: it needs one entry a token; "
             "leave the cut out of cuts=, or give view a function of (z, x)"
         )
-    return arrays[name] != 0
+    return real
 
 
 def view_of(view: str | Callable[[Array, Any], Array] | View, token_mask: str | None = None) -> View:

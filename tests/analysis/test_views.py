@@ -100,7 +100,13 @@ def test_a_class_a_token():
     np.testing.assert_allclose(gpz_jax.radius(found), oracle(rows, classes), rtol=1e-5)
     masked = gpz_jax.measure(network, variables, [(X, labels, X["mask"] > 0)], K)
     np.testing.assert_allclose(gpz_jax.radius(masked["block"]), oracle(rows[real], classes[real]), rtol=1e-5)
+    # The padding's labels are what other libraries put there; token_mask leaves it out as the mask does.
+    padded = np.where(X["mask"], labels, -100)
+    named = gpz_jax.measure(network, variables, [(X, padded)], K, token_mask="mask")
+    np.testing.assert_array_equal(gpz_jax.radius(named["block"]), gpz_jax.radius(masked["block"]))
+    again = gpz_jax.deviations(network, variables, [(X, padded)], named, token_mask="mask")
     within, total = gpz_jax.deviations(network, variables, [(X, labels, X["mask"] > 0)], masked)
+    np.testing.assert_array_equal(again, (within, total))
     assert within.shape == (len(network.cuts), N)  # a sequence is resampled whole
     rho = [float(gpz_jax.scatter(masked[cut]).rho) for cut in network.cuts]
     np.testing.assert_allclose(within.sum(1) / total.sum(1), rho, rtol=1e-4)

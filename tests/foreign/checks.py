@@ -78,6 +78,15 @@ def reached(kept, cut):
     return np.asarray(eval(f"value{suffix}", {"value": kept[path][int(number or 1) - 1]}))
 
 
+def check_all(case):
+    """All that the tests of this folder hold of a Linen model; returns its network and variables."""
+    network, variables = tapped(case)
+    kept = intercepted(case, variables)
+    check(case, network, variables, kept)
+    check_radius(case, network, variables, kept)
+    return network, variables
+
+
 def check(case, network, variables, kept):
     """All that the tests of this folder hold of a network."""
     assert network.cuts == (*case.expected, "logits")
@@ -96,10 +105,12 @@ def check(case, network, variables, kept):
 
 
 def check_radius(case, network, variables, kept):
-    """The radius of the middle one of the three cuts, against numpy in float64."""
-    cut = case.split[1]
-    moments = gpz_jax.measure(network, variables, [(case.x, LABELS, np.ones(6, bool))], 2)[cut]
-    z = reached(kept, cut).astype(np.float64).reshape(6, -1)
-    expected = [np.mean(np.sum((z[c::2] - z[c::2].mean(axis=0)) ** 2, axis=1)) for c in range(2)]
+    """The radius of the middle one of the three cuts, against numpy in float64; of a sequence's logits, of tokens."""
+    cut, logits = case.split[1], kept["logits"][0]
+    labels = LABELS if logits.ndim == 2 else (LABELS[:, None] + np.arange(logits.shape[1])) % 2
+    moments = gpz_jax.measure(network, variables, [(case.x, labels, np.ones(6, bool))], 2)[cut]
+    z = reached(kept, cut).astype(np.float64).reshape(labels.size, -1)
+    of_class = [z[labels.ravel() == c] for c in range(2)]
+    expected = [np.mean(np.sum((rows - rows.mean(axis=0)) ** 2, axis=1)) for rows in of_class]
     assert min(expected) > 0
     np.testing.assert_allclose(gpz_jax.radius(moments), expected, rtol=1e-4)

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from checks import Case, check, check_radius, intercepted, needs, tapped
+from checks import Case, check_all, needs
 
 import gpz_jax
 from gpz_jax.errors import UserError
@@ -137,11 +137,7 @@ def clip():
 
 @pytest.mark.parametrize("build", [bert, albert, distilbert, gpt2, vit, resnet, clip])
 def test_a_model(build):
-    case = build()
-    network, variables = tapped(case)
-    kept = intercepted(case, variables)
-    check(case, network, variables, kept)
-    check_radius(case, network, variables, kept)
+    check_all(build())
 
 
 class WithMask(nn.Module):
@@ -170,10 +166,7 @@ def test_a_mask_that_passes_by_the_blocks_may_be_public(build, wrapper):
 
     names, split = within(alone.expected), within(alone.split)
     case = Case(wrapper(alone.model), {"ids": IDS, "mask": MASK}, within(alone.cuts), names, split, {}, ("mask",))
-    network, variables = tapped(case)
-    kept = intercepted(case, variables)
-    check(case, network, variables, kept)
-    check_radius(case, network, variables, kept)
+    network, variables = check_all(case)
     assert not gpz_jax.valid_cuts(network, variables, case.x)[split[1]]
     with pytest.raises(UserError, match=r"the input 'mask' by another way.*public=\('mask',\)"):
         gpz_jax.split_at(network, variables, case.x, split[1])

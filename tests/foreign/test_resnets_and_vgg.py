@@ -2,7 +2,7 @@
 
 import jax
 import pytest
-from checks import Case, check, check_radius, intercepted, needs, tapped
+from checks import Case, check_all, needs
 
 IMAGES = jax.random.uniform(jax.random.key(1), (6, 32, 32, 3))
 
@@ -42,8 +42,4 @@ def jax_resnet():
     ],
 )
 def test_a_model(build):
-    case = build()
-    network, variables = tapped(case)
-    kept = intercepted(case, variables)
-    check(case, network, variables, kept)
-    check_radius(case, network, variables, kept)
+    check_all(build())
