@@ -25,6 +25,7 @@ from gpz_jax.inversion.attack_inputs import (
     what_is_rebuilt,
 )
 from gpz_jax.inversion.floors import Guesses, class_means, mean_image
+from gpz_jax.inversion.identification import chosen_images
 from gpz_jax.inversion.ladder import attacks_of
 from gpz_jax.inversion.metrics import as_pixels
 from gpz_jax.inversion.protocol import BATCH, Attack, Edge, Progress, Target, defend, pieces, send, silent
@@ -254,7 +255,8 @@ def make_attempt(
     best = best_of(before) if before and attack.follows else None
     fitted = attack.fit(target, best=best, progress=progress)
     x = rows_of(exam.x, slice(attack.test_images(target.settings)))
-    tally, at, afterwards = Tally(exam, keep), 0, []
+    tally = Tally(exam, keep, chosen=chosen_images(batch_size(x) or 0, target.seed))
+    at, afterwards = 0, []
     for originals, z in target.batches(x, target.test_key()):
         start = None if best is None else jnp.asarray(best.reconstructions[at : at + len(z)])
         found = fitted.reconstruct(z, start if start is not None and len(start) == len(z) else None)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gpz_jax.errors import UserError, did_you_mean
+from gpz_jax.inversion.identification import Identification
 from gpz_jax.presentation import html_table, number, text_table
 
 NAN = math.nan
@@ -68,7 +69,11 @@ class Floors(NamedTuple):
 
 
 class PerImage(NamedTuple):
-    """One number a test image, float64 ``(N,)``, in the order of the images; None where a measure is not defined."""
+    """One number a test image, float64 ``(N,)``, in the order of the images; None where a measure is not defined.
+
+    ``identified`` is 1 where a reconstruction is nearest to its own original, 1/n of a tie; NaN where the image was not
+    among those that were held against each other.
+    """
 
     label: np.ndarray
     mse: np.ndarray
@@ -80,6 +85,7 @@ class PerImage(NamedTuple):
     ssim: np.ndarray | None = None
     lpips: np.ndarray | None = None
     cosine: np.ndarray | None = None
+    identified: np.ndarray | None = None
 
     def columns(self) -> dict[str, np.ndarray]:
         """Name -> numbers of what is defined, without the labels."""
@@ -161,6 +167,7 @@ class Attempt:
       first: originals and reconstructions of the first test images.
       best_inverted: the same of ``leaks.best_images``.
       worst_inverted: the same of ``leaks.worst_images``.
+      identified: how often reconstructions name their images.
       accuracy: of the network on what a defended edge sends; NaN without a defence.
       accuracy_undefended: without the defence.
     """
@@ -179,6 +186,7 @@ class Attempt:
     first: Pictures = NO_PICTURES
     best_inverted: Pictures = NO_PICTURES
     worst_inverted: Pictures = NO_PICTURES
+    identified: Identification = Identification()
     accuracy: float = NAN
     accuracy_undefended: float = NAN
 
@@ -213,6 +221,7 @@ class Attempt:
             **scores,
             **ends,
             **{f"floor_{name}": value for name, value in self.floors._asdict().items()},
+            **_identified(self.identified),
             "prior_collapse": self.prior_collapse,
             "flattened": self.training.flattened,
             "last_gain": self.training.last_gain,
@@ -221,6 +230,19 @@ class Attempt:
 
 
 ACCURACIES = ("accuracy", "accuracy_undefended")
+
+
+def _identified(found: Identification) -> dict[str, Any]:
+    """As flat columns; none where nothing was measured."""
+    if not found.images:
+        return {}
+    low, high = found.top1_interval
+    return {
+        "identified": found.top1, "identified_low": low, "identified_high": high, "identified_top5": found.top5,
+        "identified_within": found.within, "identified_within_low": found.within_interval[0],
+        "identified_within_high": found.within_interval[1], "identified_images": found.images,
+        "chance": found.chance, "chance_label": found.chance_label, "chance_within": found.chance_within,
+    }  # fmt: skip
 
 
 def best_of(attempts: Iterable[Attempt]) -> Attempt:
@@ -346,6 +368,8 @@ class AttackResult:
             }
             head = "/class mean" if name == "ratio" else name
             columns[head] = [number(getattr(a.scores, name)) for a in self.attempts] + of_floors.get(name, empty)
+        if any(attempt.identified.images for attempt in self.attempts):
+            columns["identified"] = [number(a.identified.top1) for a in self.attempts] + empty
         columns["flattened?"] = [flattened(a.training) for a in self.attempts] + empty
         return columns
 

@@ -15,6 +15,7 @@ from jax import Array
 from gpz_jax.inversion import lpips as perceptual
 from gpz_jax.inversion import metrics
 from gpz_jax.inversion.floors import Guesses, floor_errors
+from gpz_jax.inversion.identification import Identification, identify
 from gpz_jax.inversion.intervals import bootstrap_interval, bootstrap_ratio_interval
 from gpz_jax.inversion.results import (
     LEAKS,
@@ -63,6 +64,7 @@ class Scored(NamedTuple):
     floors: Floors
     per_image: PerImage
     prior_collapse: float
+    identified: Identification
     leaks: Leaks
     first: Pictures
     best_inverted: Pictures
@@ -77,6 +79,8 @@ class Tally(NamedTuple):
       keep: how many of the first pictures are kept.
       columns: numbers of every image, a mapping a batch.
       whole: what is no mean over images.
+      chosen: places of the images that are held against each other, in order.
+      pairs: those originals and reconstructions, a pair a batch.
       first: the first pictures, a pair a batch.
       ends: pictures at either end of the leak list so far, by the place of their image.
     """
@@ -85,6 +89,8 @@ class Tally(NamedTuple):
     keep: int = 64
     columns: tuple[Mapping[str, np.ndarray], ...] = ()
     whole: metrics.OverImages = metrics.OverImages()
+    chosen: np.ndarray = np.zeros(0, int)
+    pairs: tuple[Pictures, ...] = ()
     first: tuple[Pictures, ...] = ()
     ends: Mapping[int, tuple[np.ndarray, np.ndarray]] = {}
 
@@ -95,11 +101,13 @@ class Tally(NamedTuple):
         columns = (*self.columns, _measured(self.exam, x, x_hat, place))
         known, rebuilt = np.asarray(x), np.asarray(x_hat)
         left = max(self.keep - at, 0)
+        own = self.chosen[(self.chosen >= at) & (self.chosen < at + len(x))] - at
         errors = np.concatenate([batch["mse"] for batch in columns])
         wanted = {int(i) for end in _ends(errors) for i in end}
         return self._replace(
             columns=columns,
             whole=self.whole.add(x, x_hat, images=self.exam.images),
+            pairs=(*self.pairs, Pictures(known[own], rebuilt[own])),
             first=(*self.first, Pictures(known[:left], rebuilt[:left])),
             ends={i: self.ends[i] if i < at else (known[i - at], rebuilt[i - at]) for i in wanted},
         )
@@ -114,6 +122,7 @@ class Tally(NamedTuple):
         error, floor = columns["mse"], columns["floor_class_mean"]
         labels = self.exam.labels[:count]
         first = Pictures(*(np.concatenate(parts)[: self.keep] for parts in zip(*self.first, strict=True)))
+        found, columns["identified"] = self._identified(count)
         best, worst = (
             Pictures(*(np.stack(parts) for parts in zip(*(self.ends[int(i)] for i in end), strict=True)))
             for end in _ends(error)
@@ -132,11 +141,23 @@ class Tally(NamedTuple):
             floors,
             PerImage(label=labels, **columns),
             self.whole.prior_collapse,
+            found,
             _leaks(error, labels),
             first,
             best,
             worst,
         )
+
+    def _identified(self, count: int) -> tuple[Identification, np.ndarray | None]:
+        """How often the chosen images are named, and each image's own part."""
+        if not len(self.chosen):
+            return Identification(), None
+        x, x_hat = (np.concatenate(parts) for parts in zip(*self.pairs, strict=True))
+        guesses = np.asarray(self.exam.guesses.label_only)[self.exam.predicted[self.chosen]]
+        found, each = identify(x, x_hat, self.exam.labels[self.chosen], guesses.reshape(x.shape))
+        of_image = np.full(count, np.nan)
+        of_image[self.chosen] = each.top1
+        return found, of_image
 
 
 def _measured(exam: Exam, x: Array, x_hat: Array, place: slice) -> dict[str, np.ndarray]:

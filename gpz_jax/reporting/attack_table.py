@@ -1,9 +1,9 @@
 """What attacks scored, as tables."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from gpz_jax.inversion.results import AttackResult, Attempt, Scores, flattened
-from gpz_jax.presentation import number, quantity
+from gpz_jax.presentation import interval, number, quantity
 from gpz_jax.reporting.tables import Column, Sheet
 
 #: Scores that decide, and those that are shown with ``--wide`` beside them.
@@ -44,6 +44,7 @@ def attack_table(title: str, results: Sequence[AttackResult], *, wide: bool = Fa
             column("cut", [result.cut for result, _ in rows], ["floor"] * floors, words=True),
             column("attack", starred, [name.replace("_", " ") for name in FLOORS[:floors]], words=True),
             *scores(SCORES),
+            *_identified(attempts, column),
             column("loss\nflat?", [word.split(" (")[0].replace("closed form", "exact") for word in words], words=True),
             *scores(WIDE_SCORES, wide=True),
             column("D", [str(result.dimension) for result, _ in rows], wide=True),
@@ -58,10 +59,29 @@ def attack_table(title: str, results: Sequence[AttackResult], *, wide: bool = Fa
     )
 
 
+def _identified(attempts: list[Attempt], column: Callable[..., Column]) -> list[Column]:
+    """The share of images that their reconstructions name, where measured; wide, with what it is held against."""
+    if not any(attempt.identified.images for attempt in attempts):
+        return []
+    found = [attempt.identified for attempt in attempts]
+    return [
+        column("identi-\nfied", [number(one.top1) for one in found]),
+        column("[95 %]", [interval(*one.top1_interval) for one in found], wide=True),
+        column("chance", [number(one.chance) for one in found], wide=True),
+        column("label's", [number(one.chance_label) for one in found], wide=True),
+        column("top 5", [number(one.top5) for one in found], wide=True),
+        column(
+            "in class", [f"{number(one.within)} {interval(*one.within_interval)}".strip() for one in found], wide=True
+        ),
+        column("chance in class", [number(one.chance_within) for one in found], wide=True),
+    ]
+
+
 def _caption(wide: bool, ladder: bool, few: dict[str, int], short: bool) -> str:
     said = (
         "mse per element, pixels in [0, 1]; /class mean: mse over that of the class-mean floor, with its 95 % interval "
-        "over images, 1 or more means that z gave no more than the label; flat?: whether more training promised "
+        "over images, 1 or more means that z gave no more than the label; identified: share of images that their "
+        "reconstructions name among all; flat?: whether more training promised "
         "nothing (exact: solved, not trained)"
     )
     if short:
@@ -73,7 +93,8 @@ def _caption(wide: bool, ladder: bool, few: dict[str, int], short: bool) -> str:
     if wide:
         said += (
             "; _paper: as in the paper (summed over channels; PSNR of batches); collapse: variance of the "
-            "reconstructions over that of the images; last fifth: what it still gained"
+            "reconstructions over that of the images; last fifth: what it still gained; chance: of naming an image by "
+            "luck, label's: by the predicted label alone; in class: among the images of its class"
         )
     return said
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from gpz_jax.errors import UserError
+from gpz_jax.inversion import identification
 from gpz_jax.inversion.results import (
     ACCURACIES,
     AttackResult,
@@ -111,6 +112,7 @@ def _written(cut: str, shape: tuple[int, ...], attempt: Attempt, asked: Mapping[
         "scores": scores,
         "intervals": intervals,
         "floors": attempt.floors._asdict(),
+        "identified": identification.written(attempt.identified),
         "prior_collapse": attempt.prior_collapse,
         "leaks": {name: [entry._asdict() for entry in part] for name, part in attempt.leaks._asdict().items()},
         "best_epoch": training.best_epoch,
@@ -208,6 +210,7 @@ def _attempt(written: Mapping[str, Any]) -> Attempt:
             written["note"],
         ),
         int(written["parameters"]),
+        identified=identification.read(written.get("identified", {})),
         accuracy=float(written.get("accuracy", math.nan)),
         accuracy_undefended=float(written.get("accuracy_undefended", math.nan)),
     )
