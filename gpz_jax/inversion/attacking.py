@@ -29,7 +29,7 @@ from gpz_jax.inversion.identification import chosen_images
 from gpz_jax.inversion.ladder import attacks_of
 from gpz_jax.inversion.metrics import as_pixels
 from gpz_jax.inversion.protocol import BATCH, Attack, Edge, Progress, Target, defend, pieces, send, silent
-from gpz_jax.inversion.results import AttackResult, Attempt, best_of
+from gpz_jax.inversion.results import Answers, AttackResult, Attempt, best_of, joined
 from gpz_jax.inversion.scoring import Exam, Tally
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.taps.batch_axis import batch_size, rows_of
@@ -188,8 +188,14 @@ def exam_for(
         jnp.asarray(label_only),
     )
     weights = lpips if lpips is None or isinstance(lpips, perceptual.Weights) else perceptual.load(lpips)
-    labels = predicted if test[1] is None else test[1]
-    return Exam(test[0], labels, predicted, guesses, images, weights, notes)
+    if test[1] is None:
+        return Exam(test[0], predicted, predicted, guesses, images, weights, notes)
+    return Exam(test[0], test[1], predicted, guesses, images, weights, notes, _answers(predicted, test[1]))
+
+
+def _answers(predicted: np.ndarray, labels: np.ndarray) -> Answers:
+    commonest = np.max(np.bincount(labels)) / len(labels)
+    return Answers(float(np.mean(predicted == labels)), float(commonest), len(labels))
 
 
 @partial(jax.jit, static_argnames="network")
@@ -217,7 +223,7 @@ def attack_target(
     *,
     keep: int = 64,
     recall: Callable[[Attack, tuple[Attempt, ...]], Attempt | None] = lambda attack, before: None,
-    on_attempt: Callable[[Attack, tuple[Attempt, ...]], None] = lambda attack, attempts: None,
+    on_attempt: Callable[[Attack, AttackResult], None] = lambda attack, result: None,
     progress: Progress = silent,
 ) -> AttackResult:
     """Make every attack in turn.
@@ -228,18 +234,19 @@ def attack_target(
       exam: what they are scored with.
       keep: how many of the first pictures are kept.
       recall: an attempt that was made before, given the attack and the attempts before it; None: make it.
-      on_attempt: called after an attack was made, with all attempts so far, its own last.
+      on_attempt: called after an attack was made, with the result so far, its own attempt last.
       progress: told how far each attack is.
     """
-    attempts: tuple[Attempt, ...] = ()
+    result = AttackResult(target.cut, target.z_shape, (), exam.notes, exam.answers, batch_size(target.auxiliary) or 0)
     for attack in attacks:
-        found = recall(attack, attempts)
+        found = recall(attack, result.attempts)
         if found is not None:
-            attempts = (*attempts, found)
+            result = joined(result, [found])
             continue
-        attempts = (*attempts, make_attempt(target, attack, exam, attempts, keep=keep, progress=progress))
-        on_attempt(attack, attempts)
-    return AttackResult(target.cut, target.z_shape, attempts, exam.notes)
+        made = make_attempt(target, attack, exam, result.attempts, keep=keep, progress=progress)
+        result = joined(result, [made])
+        on_attempt(attack, result)
+    return result
 
 
 def make_attempt(

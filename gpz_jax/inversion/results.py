@@ -144,6 +144,36 @@ class Training(NamedTuple):
     note: str = ""
 
 
+#: Standard errors by which a network must beat the commonest class.
+STANDARD_ERRORS = 3
+
+
+class Answers(NamedTuple):
+    """How well the attacked network itself answers: one that answers by chance proves nothing of its cuts.
+
+    Attributes:
+      accuracy: its share of right answers on the test images.
+      majority: the share of the commonest class among them, what a constant answer scores.
+      images: how many there are.
+    """
+
+    accuracy: float = math.nan
+    majority: float = math.nan
+    images: int = 0
+
+    @property
+    def near_chance(self) -> bool:
+        """Whether it is not more than three standard errors better than a constant answer; False if unknown.
+
+        >>> Answers(0.33, 0.30, 359).near_chance, Answers(0.99, 0.10, 359).near_chance, Answers().near_chance
+        (True, False, False)
+        """
+        if math.isnan(self.accuracy):
+            return False
+        error = math.sqrt(self.majority * (1 - self.majority) / max(self.images, 1))
+        return self.accuracy <= self.majority + STANDARD_ERRORS * error
+
+
 #: What stands for pictures that were not read.
 NO_PICTURES = Pictures(np.zeros(0), np.zeros(0))
 
@@ -266,6 +296,8 @@ class AttackResult:
       shape: of one z.
       attempts: one an attack, in the order in which they were made; at least one.
       notes: what was done about the images, in words.
+      answers: how well the attacked network answers the test images.
+      auxiliary: how many inputs the attackers had; 0 if that is not known.
 
     Example:
       >>> floors, nothing = Floors(0.5, 0.4, 0.45), Training(np.zeros(1), note="closed form")
@@ -286,6 +318,8 @@ class AttackResult:
     shape: tuple[int, ...]
     attempts: tuple[Attempt, ...]
     notes: tuple[str, ...] = ()
+    answers: Answers = Answers()
+    auxiliary: int = 0
 
     @property
     def dimension(self) -> int:

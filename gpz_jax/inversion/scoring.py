@@ -19,6 +19,7 @@ from gpz_jax.inversion.identification import Identification, identify
 from gpz_jax.inversion.intervals import bootstrap_interval, bootstrap_ratio_interval
 from gpz_jax.inversion.results import (
     LEAKS,
+    Answers,
     Floors,
     Intervals,
     LeakedClass,
@@ -44,6 +45,7 @@ class Exam(NamedTuple):
       images: whether images in [0, 1] are rebuilt; other numbers are scored by mse and cosine alone.
       lpips: weights of LPIPS, or None to leave it out.
       notes: what was done about the images, in words.
+      answers: how well the network answers them; unknown without labels.
     """
 
     x: Any
@@ -53,6 +55,7 @@ class Exam(NamedTuple):
     images: bool = True
     lpips: perceptual.Weights | None = None
     notes: tuple[str, ...] = ()
+    answers: Answers = Answers()
 
 
 class Scored(NamedTuple):

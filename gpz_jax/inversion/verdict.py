@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gpz_jax.inversion.intervals import bootstrap_interval
-from gpz_jax.inversion.results import AttackResult, Attempt, best_of
+from gpz_jax.inversion.results import Answers, AttackResult, Attempt, best_of
 
 LEAKS = "leaks"
 NO_LEAK_FOUND = "no leak found"
@@ -37,36 +37,7 @@ FEWEST_EPOCHS = 20
 #: Share of the originals' variance under which reconstructions are one guess.
 COLLAPSED = 0.05
 
-#: Standard errors by which a network must beat the commonest class.
-STANDARD_ERRORS = 3
-
 LINEAR = "linear"
-
-
-class Answers(NamedTuple):
-    """How well the attacked network itself answers: one that answers by chance proves nothing of its cuts.
-
-    Attributes:
-      accuracy: its share of right answers on the test images.
-      majority: the share of the commonest class among them, what a constant answer scores.
-      images: how many there are.
-    """
-
-    accuracy: float = math.nan
-    majority: float = math.nan
-    images: int = 0
-
-    @property
-    def near_chance(self) -> bool:
-        """Whether it is not more than three standard errors better than a constant answer; False if unknown.
-
-        >>> Answers(0.33, 0.30, 359).near_chance, Answers(0.99, 0.10, 359).near_chance, Answers().near_chance
-        (True, False, False)
-        """
-        if math.isnan(self.accuracy):
-            return False
-        error = math.sqrt(self.majority * (1 - self.majority) / max(self.images, 1))
-        return self.accuracy <= self.majority + STANDARD_ERRORS * error
 
 
 class Verdict(NamedTuple):
@@ -155,13 +126,11 @@ def grade_of(attempt: Attempt) -> str:
     return PARTLY if scores.ratio <= PARTLY_RATIO else TRACES
 
 
-def verdict_of(result: AttackResult, answers: Answers = Answers(), *, auxiliary: int | None = None) -> Verdict:
+def verdict_of(result: AttackResult) -> Verdict:
     """The verdict of one cut.
 
     Args:
-      result: of all attacks that were made on it.
-      answers: how well the network answers.
-      auxiliary: how many images the attacker had, for the words.
+      result: of all attacks that were made on it, with how well the network answers.
 
     Example:
       >>> from gpz_jax.inversion.results import Floors, Intervals, Leaks, PerImage, Scores, Training
@@ -174,6 +143,7 @@ def verdict_of(result: AttackResult, answers: Answers = Answers(), *, auxiliary:
     attempts = result.attempts
     linear = next((attempt for attempt in attempts if attempt.attack == LINEAR), None)
     faults = {attempt.attack: found for attempt in attempts if (found := faults_of(attempt, linear))}
+    answers = _answers(result)
     if answers.near_chance:
         sentence = (
             f"{result.cut}: no verdict. The network's accuracy, {answers.accuracy:.3f}, is within three standard "
@@ -189,12 +159,18 @@ def verdict_of(result: AttackResult, answers: Answers = Answers(), *, auxiliary:
     missing = _missing(attempts, linear, faults)
     names = ", ".join(attempt.attack for attempt in attempts if attempt.attack not in faults or attempt is linear)
     if not missing:
-        images = "" if auxiliary is None else f"; {auxiliary:,} auxiliary images"
+        images = f"; {result.auxiliary:,} auxiliary images" if result.auxiliary else ""
         sentence = f"{result.cut}: no leak found, by {names}{images}."
         return Verdict(result.cut, NO_LEAK_FOUND, "", best_of(attempts).attack, sentence, faults)
     why = "; ".join(f"{attack}: {', '.join(found).replace('_', ' ')}" for attack, found in faults.items())
     sentence = f"{result.cut}: not tested enough; {'; '.join(missing)}." + (f" ({why})" if why else "")
     return Verdict(result.cut, NOT_TESTED, "", "", sentence, faults, missing)
+
+
+def _answers(result: AttackResult) -> Answers:
+    """Of the network as it is attacked: behind a defence, if there is one."""
+    behind = [attempt.accuracy for attempt in result.attempts if not math.isnan(attempt.accuracy)]
+    return result.answers._replace(accuracy=behind[-1]) if behind else result.answers
 
 
 def _missing(

@@ -24,6 +24,7 @@ from gpz_jax.errors import UserError
 from gpz_jax.inversion import identification
 from gpz_jax.inversion.results import (
     ACCURACIES,
+    Answers,
     AttackResult,
     Attempt,
     Floors,
@@ -74,17 +75,16 @@ def forget_attempt(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def write_attempt(folder: Path, cut: str, shape: tuple[int, ...], attempt: Attempt, asked: Mapping[str, Any]) -> None:
-    """Write an attempt; its result.json last, so that its presence says that all the rest is there and of one attack.
+def write_attempt(folder: Path, result: AttackResult, asked: Mapping[str, Any]) -> None:
+    """Write the last attempt of a result; its result.json last, so that its presence says that all the rest is there.
 
     Args:
       folder: as :func:`attack_folder` names it; must exist.
-      cut: what was attacked.
-      shape: of one z there.
-      attempt: what came of it.
-      asked: what it depends on, for :func:`read_attempt`.
+      result: what came of the attacks on a cut so far.
+      asked: what the last of them depends on, for :func:`read_attempt`.
     """
     forget_attempt(folder)
+    attempt = result.attempts[-1]
     columns = attempt.per_image.columns()
     rows = [
         {"image": i, "label": int(label), **{name: values[i] for name, values in columns.items()}}
@@ -94,24 +94,26 @@ def write_attempt(folder: Path, cut: str, shape: tuple[int, ...], attempt: Attem
     np.savez(folder / PICTURES, **attempt.first._asdict())
     if attempt.parameters is not None:
         save_tree(folder / PARAMETERS, attempt.parameters)
-    write_json(folder / RESULT, _written(cut, shape, attempt, asked))
+    write_json(folder / RESULT, _written(result, attempt, asked))
 
 
-def _written(cut: str, shape: tuple[int, ...], attempt: Attempt, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _written(result: AttackResult, attempt: Attempt, asked: Mapping[str, Any]) -> dict[str, Any]:
     training = attempt.training
     scores = {name: value for name, value in attempt.scores._asdict().items() if not math.isnan(value)}
     intervals = {name: list(pair) for name, pair in attempt.intervals._asdict().items() if not math.isnan(pair[0])}
     return {
         "schema_version": SCHEMA_VERSION,
-        "cut": cut,
-        "shape": list(shape),
-        "dimension": math.prod(shape),
+        "cut": result.cut,
+        "shape": list(result.shape),
+        "dimension": result.dimension,
         "attack": attempt.attack,
         "parameters": attempt.parameter_count,
         "test_images": attempt.test_images,
         "scores": scores,
         "intervals": intervals,
         "floors": attempt.floors._asdict(),
+        "auxiliary_images": result.auxiliary,
+        "answers": None if math.isnan(result.answers.accuracy) else result.answers._asdict(),
         "identified": identification.written(attempt.identified),
         "prior_collapse": attempt.prior_collapse,
         "leaks": {name: [entry._asdict() for entry in part] for name, part in attempt.leaks._asdict().items()},
@@ -216,6 +218,13 @@ def _attempt(written: Mapping[str, Any]) -> Attempt:
     )
 
 
+def _result(written: Mapping[str, Any], attempt: Attempt) -> AttackResult:
+    """The result that this attempt alone makes."""
+    answers = Answers(**(written.get("answers") or {}))
+    known = int(written.get("auxiliary_images", 0))
+    return AttackResult(str(written["cut"]), tuple(written["shape"]), (attempt,), answers=answers, auxiliary=known)
+
+
 def _with_arrays(attempt: Attempt, folder: Path) -> Attempt:
     with (folder / SCORES).open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -268,12 +277,12 @@ def read_results(home: Path, on_problem: Problem) -> list[AttackResult]:
         try:
             written = read_result(file)
             attempt = _with_arrays(_attempt(written), file.parent)
-            cut, shape = str(written["cut"]), tuple(written["shape"])
+            alone = _result(written, attempt)
         except UserError as error:  # a newer schema
             on_problem(file, str(error))
             continue
         except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             on_problem(file, f"{file} cannot be read ({type(error).__name__})")
             continue
-        found[cut] = joined(found.get(cut, AttackResult(cut, shape, ())), [attempt])
+        found[alone.cut] = joined(found[alone.cut], [attempt]) if alone.cut in found else alone
     return list(found.values())

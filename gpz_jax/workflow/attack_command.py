@@ -180,9 +180,10 @@ class _Shelf:
             say(f"{folder} holds another attack, which is replaced; --into NAME keeps both")
         return found
 
-    def keep(self, attack: Attack, attempts: tuple[Attempt, ...]) -> None:
+    def keep(self, attack: Attack, result: AttackResult) -> None:
         """Write the last attempt, and its grids."""
-        attempt, cut = attempts[-1], self.target.cut
+        *before, attempt = result.attempts
+        cut = result.cut
         folder = runs.make_folder(self.folder(attack))
         runs.forget_attempt(folder)
         first = attempt.first
@@ -191,7 +192,7 @@ class _Shelf:
         for end, found in (("best", attempt.best_inverted), ("worst", attempt.worst_inverted)):
             rows = {f"{end} inverted": found.reconstructions}
             figures.reconstruction_grid(found.originals, rows, folder / f"{end}.png")
-        runs.write_attempt(folder, cut, self.target.z_shape, attempt, self.settings(attack, attempts[:-1]))
+        runs.write_attempt(folder, result, self.settings(attack, tuple(before)))
 
 
 def _attack(target: Target, attacks: tuple[Attack, ...], exam: Exam, shelf: _Shelf, keep: int) -> AttackResult:
@@ -207,10 +208,10 @@ def _attack(target: Target, attacks: tuple[Attack, ...], exam: Exam, shelf: _She
             name, _, _ = bar.tasks[0].description.partition("  ")
             bar.update(task, completed=done, total=total, description=f"{name}  {words}".rstrip())
 
-        def on_attempt(attack: Attack, attempts: tuple[Attempt, ...]) -> None:
-            shelf.keep(attack, attempts)
+        def on_attempt(attack: Attack, so_far: AttackResult) -> None:
+            shelf.keep(attack, so_far)
             if bar.disable:
-                _say_scores(target.cut, attempts[-1], bar.tasks[0].elapsed)
+                _say_scores(target.cut, so_far.attempts[-1], bar.tasks[0].elapsed)
 
         result = attacking.attack_target(
             target, attacks, exam, keep=keep, recall=recall, on_attempt=on_attempt, progress=progress

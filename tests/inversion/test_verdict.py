@@ -7,8 +7,18 @@ import pytest
 
 from gpz_jax.inversion.identification import Identification, wilson_interval
 from gpz_jax.inversion.intervals import bootstrap_ratio_interval
-from gpz_jax.inversion.results import AttackResult, Attempt, Floors, Intervals, Leaks, PerImage, Scores, Training
-from gpz_jax.inversion.verdict import Answers, faults_of, leaks, verdict_of
+from gpz_jax.inversion.results import (
+    Answers,
+    AttackResult,
+    Attempt,
+    Floors,
+    Intervals,
+    Leaks,
+    PerImage,
+    Scores,
+    Training,
+)
+from gpz_jax.inversion.verdict import faults_of, leaks, verdict_of
 
 N = 200
 RNG = np.random.default_rng(0)
@@ -38,7 +48,7 @@ def attempt(name, ratio, *, training=None, named=0.0, collapse=1.0, spread=0.1):
 
 
 def verdict(*attempts, answers=Answers(0.99, 0.1, 359), **more):
-    return verdict_of(AttackResult("block_3", (4, 4, 8), attempts), answers, **more)
+    return verdict_of(AttackResult("block_3", (4, 4, 8), attempts, answers=answers, **more))
 
 
 def test_a_weak_decoder_does_not_hide_what_the_linear_attack_reads():

@@ -10,6 +10,7 @@ import pytest
 from gpz_jax import runs
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.results import (
+    Answers,
     AttackResult,
     Attempt,
     Floors,
@@ -40,7 +41,7 @@ def attempt(name="linear", mse=(0.25, 0.5, 0.75), **more):
 
 def write(home, found, cut="fc", asked=ASKED):
     folder = runs.make_folder(runs.attack_folder(home, cut, found.attack))
-    runs.write_attempt(folder, cut, (8,), found, asked)
+    runs.write_attempt(folder, AttackResult(cut, (8,), (found,), answers=Answers(0.9, 0.1, 4), auxiliary=30), asked)
     return folder
 
 
@@ -63,6 +64,8 @@ def test_an_attempt_is_read_as_it_was_written(tmp_path):
     }  # fmt: skip
     assert json.loads((folder / "result.json").read_text())["schema_version"] == runs.SCHEMA_VERSION
     assert_equal(runs.read_attempt(folder, ASKED), found)
+    (result,) = runs.read_results(tmp_path, lambda file, why: pytest.fail(why))
+    assert (result.answers, result.auxiliary) == (Answers(0.9, 0.1, 4), 30)
 
 
 def test_other_settings_and_damage_are_not_read(tmp_path):
@@ -131,7 +134,7 @@ def test_a_record_of_0_1_0_is_read_in_the_words_of_now(old):
 
 
 def test_what_replaces_a_record_of_0_1_0_leaves_nothing_of_it(old):
-    runs.write_attempt(old, "fc", (8,), attempt("residual-se"), ASKED)
+    runs.write_attempt(old, AttackResult("fc", (8,), (attempt("residual-se"),)), ASKED)
     assert not (old / "shown.npz").exists()
     assert not (old / "decoder").exists()
 
