@@ -11,6 +11,7 @@ from gpz_jax import workflow
 from gpz_jax.config import AttackConfig, RunIdentity
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
+from gpz_jax.inversion.verdict import verdict_of
 from gpz_jax.reporting import attack_table, tables
 
 DESCRIPTION = """Rebuild the input from what is sent at each cut, by attackers trained on images of their own, and score
@@ -62,6 +63,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
     tables.console().print(attack_table.attack_table(title, results, wide=flags.wide))
     leaks = attack_table.leak_table("leak list: the best attack on each cut", results, wide=flags.wide)
     tables.console().print(leaks)
+    if not flags.attack.null:
+        for result in results:
+            print(verdict_of(result).sentence)
     for result in results:
         if not math.isnan(result.best.accuracy):
             workflow.say(

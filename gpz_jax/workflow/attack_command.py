@@ -15,7 +15,7 @@ from gpz_jax.config import AttackConfig, check_attack, resolve
 from gpz_jax.data.batches import Pixels, normalise
 from gpz_jax.errors import flag_of
 from gpz_jax.inversion import attacking, lpips
-from gpz_jax.inversion.ladder import attacks_of
+from gpz_jax.inversion.ladder import attacks_of, with_linear
 from gpz_jax.inversion.protocol import Attack, Target
 from gpz_jax.inversion.results import AttackResult, Attempt
 from gpz_jax.inversion.scoring import Exam
@@ -59,7 +59,7 @@ def attack_run(
     options = check_attack(options)
     seed = loaded.run.config.seed if seed is None else seed
     resolve(dataclasses.replace(loaded.run.config, seed=seed))  # for its check of the seed
-    attacks = attacks_of(options.attack or ("deconvolution",), options, ladder=options.ladder)
+    attacks = with_linear(attacks_of(options.attack or ("deconvolution",), options, ladder=options.ladder))
     defences.parse(options.defence)
     cuts = _cuts_to_attack(loaded, options.cut)
     exam = _exam(loaded, options)
