@@ -157,7 +157,8 @@ def verdict_of(result: AttackResult) -> Verdict:
         sentence = f"{result.cut} leaks: {grade}. By {best.attack}: {_evidence(best)}."
         return Verdict(result.cut, LEAKS, grade, best.attack, sentence, faults)
     missing = _missing(attempts, linear, faults)
-    names = ", ".join(attempt.attack for attempt in attempts if attempt.attack not in faults or attempt is linear)
+    counted = [attempt for attempt in attempts if attempt.attack not in faults or attempt is linear]
+    names = ", ".join(attempt.attack for attempt in sorted(counted, key=lambda attempt: attempt is not linear))
     if not missing:
         images = f"; {result.auxiliary:,} auxiliary images" if result.auxiliary else ""
         sentence = f"{result.cut}: no leak found, by {names}{images}."

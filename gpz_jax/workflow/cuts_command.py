@@ -315,9 +315,7 @@ def _limits(options: CutsConfig, parameters: int, *, attacked: bool) -> list[Lim
     for flag in ("min_ratio", "max_identified"):
         if (value := getattr(options, flag)) is not None:
             if not attacked:
-                raise UserError(
-                    f"{flag} needs a trained run that was attacked; a bare model has no verdict", field=flag
-                )
+                raise UserError(f"{flag} is for a run that was attacked; a bare model has no verdict", field=flag)
             limits.append(limit_of_leak(flag, value))
     return limits
 
