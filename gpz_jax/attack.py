@@ -16,8 +16,9 @@ from gpz_jax.reporting import attack_table, tables
 
 DESCRIPTION = """Rebuild the input from what is sent at each cut, by attackers trained on images of their own, and score
 them on test images against floors: the mean image, the class mean, and a decoder that sees the predicted label only.
---ladder tries every attack from the linear map to the likelihood, and the best of them scores the cut. Prints
-tables; writes RUN/attacks/ and grids of originals over reconstructions. Examples:
+--ladder tries every attack from the linear map to the likelihood, and the best of them scores the cut. The linear
+attack is made in any case: it takes seconds, and a decoder that stays behind it says nothing of the cut. Prints tables
+and the verdict of every cut; writes RUN/attacks/ and grids of originals over reconstructions. Examples:
 
   python -m gpz_jax.attack runs/digits-cnn16-ls0.3-seed0 --cut block_4 --cut logits
   python -m gpz_jax.attack runs/digits-cnn16-ls0.3-seed0 --cut block_4 --ladder --patience 10 --resume

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gpz_jax.analysis.budget import NearMiss
 from gpz_jax.presentation import number, quantity
 from gpz_jax.reporting.tables import Column, Sheet
 
@@ -96,12 +95,13 @@ def _caption(columns: Sequence[Column], shown: Rows, count: int, wide: bool) -> 
     return caption.removeprefix("; ")
 
 
-def near_table(near: Sequence[NearMiss]) -> Sheet:
-    """The cuts that came nearest to budget and limits, and what each of them misses."""
+def near_table(near: Sequence[tuple[str, str, Sequence[str]]]) -> Sheet:
+    """The cuts that came nearest to budget and limits: name, verdict, and what each of them misses."""
+    cuts, verdicts, misses = zip(*near, strict=True)
     columns = [
-        Column("cut", [one.cut for one in near], words=True),
-        Column("verdict", [one.verdict for one in near], words=True),
-        Column("misses", ["\n".join(one.misses) for one in near], words=True),
+        Column("cut", cuts, words=True),
+        Column("verdict", verdicts, words=True),
+        Column("misses", ["\n".join(words) for words in misses], words=True),
     ]
     return Sheet("near misses: what would have to give", columns)
 

@@ -23,7 +23,7 @@ def evidence(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
     "attacked" (not enough for a verdict), "probe only", or "" where there is neither. NaN where nothing was measured.
     """
     cuts = loaded.network.cuts
-    probed, judged = _probed(loaded), _judged(loaded)
+    probed, judged = _probed(loaded), {cut: _judged(result) for cut, result in attacked(loaded).items()}
     columns = {name: "" if name.startswith("zone_") else math.nan for row in probed.values() for name in row}
     scores = dict.fromkeys(("mse", "ratio", "identified", "identified_within"), math.nan)
     none = {"within": math.nan, "rho": math.nan, **columns, **scores, "flattened": True}
@@ -63,23 +63,30 @@ def _probed(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def _judged(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
-    """What the attacks on each cut came to, and its verdict; cuts without attacks too."""
-    made = runs.read_results(
-        loaded.run.folder / "attacks", lambda file, why: say(f"{why}; it is left out"), loaded.epoch
-    )
-    results = {result.cut: result for result in made}
+def attacked(loaded: LoadedRun, answers: Answers | None = None) -> dict[str, AttackResult]:
+    """Cut -> the attacks that were made on it, in the network's order; those on another epoch's network are left out.
+
+    Args:
+      loaded: the run.
+      answers: how well its network answers; measured if that is needed and not given.
+    """
+    home = loaded.run.folder / "attacks"
+    made = runs.read_results(home, lambda file, why: say(f"{why}; it is left out"), loaded.epoch)
     known = [result.answers for result in made if not math.isnan(result.answers.accuracy)]
-    answers = known[0] if known else answers_of(loaded)
-    found = {}
-    for cut in loaded.network.cuts:
-        result = results.get(cut, AttackResult(cut, (), ()))
-        if math.isnan(result.answers.accuracy):  # of an earlier version, or no attack at all
-            result = dataclasses.replace(result, answers=answers)
-        verdict = verdict_of(result)
-        scores = _scores(result) if result.attempts else {}
-        found[cut] = {**scores, "verdict": str(verdict), "sentence": verdict.sentence, "best_attack": verdict.best}
-    return found
+    if answers is None:
+        answers = known[0] if known else answers_of(loaded)
+    results = {cut: AttackResult(cut, (), (), answers=answers) for cut in loaded.network.cuts}
+    for result in made:
+        unknown = math.isnan(result.answers.accuracy)  # written by an earlier version
+        results[result.cut] = dataclasses.replace(result, answers=answers) if unknown else result
+    return {cut: results[cut] for cut in loaded.network.cuts}
+
+
+def _judged(result: AttackResult) -> dict[str, Any]:
+    """What the attacks on a cut came to, and its verdict."""
+    verdict = verdict_of(result)
+    scores = _scores(result) if result.attempts else {}
+    return {**scores, "verdict": str(verdict), "sentence": verdict.sentence, "best_attack": verdict.best}
 
 
 def _scores(result: AttackResult) -> dict[str, Any]:
@@ -95,11 +102,11 @@ def _scores(result: AttackResult) -> dict[str, Any]:
     }
 
 
-def answers_of(loaded: LoadedRun) -> Answers:
-    """How well the run's network answers its test images, measured."""
+def answers_of(loaded: LoadedRun, accuracy: float | None = None) -> Answers:
+    """How well the run's network answers its test images; measured where the accuracy is not given."""
     labels = loaded.splits.test.take()[1]
     majority = float(np.max(np.bincount(labels)) / len(labels))
-    return Answers(report_accuracy(loaded), majority, len(labels))
+    return Answers(report_accuracy(loaded) if accuracy is None else accuracy, majority, len(labels))
 
 
 def _note_epoch(what: str, epoch: Any, loaded: LoadedRun) -> None:
