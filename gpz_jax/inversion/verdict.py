@@ -147,7 +147,8 @@ def verdict_of(result: AttackResult) -> Verdict:
     if answers.near_chance:
         sentence = (
             f"{result.cut}: no verdict. The network's accuracy, {answers.accuracy:.3f}, is within three standard "
-            f"errors of the commonest class, {answers.majority:.3f}: it has learnt nothing that a cut could keep back."
+            f"errors of the commonest class, {answers.majority:.3f}: it answers by chance, which proves nothing of its "
+            "cuts."
         )
         return Verdict(result.cut, NO_VERDICT, "", "", sentence, faults, ("train the network",))
     leaking = [attempt for attempt in attempts if leaks(attempt)]

@@ -13,7 +13,6 @@ from gpz_jax import defences, runs
 from gpz_jax.analysis.nulls import null_variables
 from gpz_jax.config import AttackConfig, check_attack, resolve
 from gpz_jax.data.batches import Pixels, normalise
-from gpz_jax.errors import flag_of
 from gpz_jax.inversion import attacking, lpips
 from gpz_jax.inversion.ladder import attacks_of, with_linear
 from gpz_jax.inversion.protocol import Attack, Target
@@ -129,7 +128,7 @@ def _exam(loaded: LoadedRun, options: AttackConfig) -> Exam:
     """The test images, and the floors from the target's own training images."""
     weights = lpips.weights_file(options.lpips_weights)
     if weights is None:
-        say(lpips.HOW_TO_GET.replace("lpips_weights", flag_of("lpips_weights")))
+        say(lpips.HOW_TO_GET)
     splits = loaded.splits
     exam = attacking.exam_for(
         loaded.network, loaded.variables, splits.auxiliary.take()[0], splits.test.take(), splits.train.take(),
