@@ -177,7 +177,13 @@ def draw_grid(attempts: Mapping[str, Attempt], file: Path, count: int = 10) -> N
 
 
 def draw_by_cut(
-    rows: Sequence[Row], panels: Mapping[str, str], file: Path, *, group: str, levels: Mapping[str, Sequence[str]]
+    rows: Sequence[Row],
+    panels: Mapping[str, str],
+    file: Path,
+    *,
+    group: str,
+    levels: Mapping[str, Sequence[str]],
+    apart: Mapping[str, str] = {},
 ) -> None:
     """Mean and standard deviation over seeds of a value at every cut, a line for each group.
 
@@ -187,19 +193,25 @@ def draw_by_cut(
       file: a .png to write.
       group: what is compared, a value of the rows.
       levels: value -> further values that are drawn in its panel as grey lines, means over all rows of a cut.
+      apart: value -> the group that has an axis of its own there, on the right: it would flatten the others.
     """
     figure, (axes,) = figures.new_figure(1, len(panels), (4.7 * len(panels), 4.0))
     cuts, groups = (list(dict.fromkeys(row[key] for row in rows)) for key in ("cut", group))
     for axis, (key, title) in zip(axes, panels.items(), strict=True):
-        values = np.zeros(0)
-        for name in groups:
+        own = axis.twinx() if apart.get(key) in groups else axis
+        for i, name in enumerate(groups):
             values = np.array([[row[key] for row in where(rows, cut=cut, **{group: name})] for cut in cuts])  # (L, n)
-            axis.errorbar(cuts, values.mean(1), yerr=values.std(1), fmt="o-", capsize=3, label=name)
+            on, side = (own, ", axis on the right") if apart.get(key) == name else (axis, "")
+            style = {"fmt": "o-", "capsize": 3, "color": f"C{i}"}
+            on.errorbar(cuts, values.mean(1), yerr=values.std(1), label=name, **style)
+            if side:  # its line in the legend of all
+                axis.errorbar([], [], label=f"{name}{side}", **style)
+                own.tick_params(axis="y", colors=style["color"])
+            if "log" in title:
+                figures.set_logarithmic(on, values)
         for further, style in zip(levels.get(key, ()), ("--", ":", "-."), strict=False):
             means = [np.mean([row[further] for row in where(rows, cut=cut)]) for cut in cuts]
             axis.plot(cuts, means, style, color="0.5", label=further.replace("_", " "))
-        if "log" in title:
-            figures.set_logarithmic(axis, values)
         axis.set_title(title, fontsize=10)
         axis.legend(fontsize=8)
     figure.savefig(file, dpi=120)

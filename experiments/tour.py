@@ -64,7 +64,7 @@ def experiment(flags: Flags, out: Path) -> Outcome:
     rows = [row for seed in flags.seeds() for name in ALPHAS for row in one_run(flags, name, seed)]
     panels = {"radius_test": "$R_c^2$, test images, log", "rho_test": r"$\rho$, test images", "mse": "attack: mse"}
     levels = {"rho_test": ["rho_null"], "mse": ["floor_class_mean", "floor_mean_image"]}
-    common.draw_by_cut(rows, panels, out / "tour.png", group="targets", levels=levels)
+    common.draw_by_cut(rows, panels, out / "tour.png", group="targets", levels=levels, apart={"radius_test": "LS-"})
     columns = {"accuracy": "accuracy", "R_c^2\ntest": "radius_test", "R_c^2\ntrain": "radius_train"}
     columns |= {"rho\ntest": "rho_test", "rho\ntrain": "rho_train", "rho\nnull": "rho_null"}
     columns |= {"attack\nmse": "mse", "/class\nmean": "ratio"}

@@ -101,7 +101,7 @@ def training_figure(dynamics, file: Path) -> None:
 
 
 def reconstruction_grid(originals: np.ndarray, rows: Mapping[str, np.ndarray] | Sequence, file: Path) -> None:
-    """A row of originals over one row of reconstructions for each name.
+    """A row of originals over one row of reconstructions for each name, the mse of each below it.
 
     Args:
       originals: pixels in [0, 1], ``(n, H, W, C)``.
@@ -110,20 +110,27 @@ def reconstruction_grid(originals: np.ndarray, rows: Mapping[str, np.ndarray] | 
     """
     rows = {"original": originals, **dict(rows)}
     height, width, channels = originals.shape[1:]
-    gap = max(1, width // 8)
+    gap, below = max(1, width // 8), max(2, height // 4)  # beside a picture; below it, for its score
     # One picture of all of them: an axis an image takes seconds to lay out.
     framed = [
         [
-            np.pad(image, ((gap, 0), (gap, 0), (0, 0)), constant_values=1.0)
+            np.pad(image, ((0, below), (gap, 0), (0, 0)), constant_values=1.0)
             for _, image in zip(originals, images, strict=True)
         ]
         for images in rows.values()
     ]
-    picture = np.concatenate([np.concatenate(images, axis=1) for images in framed])  # (rows (H + gap), n (W + gap), C)
-    figure, ((axis,),) = new_figure(1, 1, (0.9 * len(originals) + 1.2, 0.95 * len(rows)))
+    picture = np.concatenate(
+        [np.concatenate(images, axis=1) for images in framed]
+    )  # (rows (H + below), n (W + gap), C)
+    figure, ((axis,),) = new_figure(1, 1, (0.9 * len(originals) + 1.2, 1.1 * len(rows)))
     grey = {"cmap": "gray"} if channels == 1 else {}
     axis.imshow(np.clip(picture[..., 0] if channels == 1 else picture, 0, 1), vmin=0, vmax=1, **grey)
-    axis.set_yticks(gap + height / 2 + (height + gap) * np.arange(len(rows)), list(rows), fontsize=9)
+    for i, images in list(enumerate(rows.values()))[1:]:
+        for j, (x, x_hat) in enumerate(zip(originals, images, strict=True)):
+            error = np.mean(np.square(x.astype(np.float64) - x_hat))
+            at = gap + width / 2 + j * (width + gap), i * (height + below) + height + below / 2
+            axis.text(*at, f"{error:.2g}", ha="center", va="center", fontsize=6, color="0.3")
+    axis.set_yticks(height / 2 + (height + below) * np.arange(len(rows)), list(rows), fontsize=9)
     axis.tick_params(length=0)
     axis.set_xticks([])
     axis.spines[:].set_visible(False)

@@ -14,6 +14,12 @@ def _mark(axis, curves, colour: str = "0.4") -> None:
         axis.axvline(turn, color=colour, linestyle=":", linewidth=1)
 
 
+def _explain_mark(axis, records: Mapping[str, Any]) -> None:
+    """A line of the legend for the dotted verticals, where there are any."""
+    if any(curves.attrs["turn"] is not None for curves in records.values()):
+        axis.plot([], [], ":", color="0.4", label="sign change of the mean coefficient")
+
+
 def _smooth(values: np.ndarray) -> np.ndarray:
     """A running mean over about a fortieth of the steps; single steps are too noisy to be compared by eye."""
     width = max(1, len(values) // 40)
@@ -52,6 +58,7 @@ def overview_figure(records: Mapping[str, Any], file: Path) -> None:
             _mark(axis, curves, colour if len(records) > 1 else "0.4")
     set_logarithmic(radius, np.concatenate([curves.within.values.ravel() for curves in records.values()]))
     coefficient.axhline(0, color="0.8", linewidth=1, zorder=0)
+    _explain_mark(coefficient, records)
     coefficient.plot([], [], "--", color="0.4", label="share past $p_c > 1-\\alpha$")
     radius.set_title("within-class radius $R_c^2$ (squared units of z)", fontsize=10)
     rho.set_title(r"within-class fraction $\rho$", fontsize=10)
@@ -113,8 +120,9 @@ def terms_figure(records: Mapping[str, Any], cuts: Sequence[str], file: Path) ->
                 axis.set_xlabel("step", fontsize=7)
         above[0].set_ylabel(f"{name}\nfeature space, of R_c² a step", fontsize=8, parse_math=False)
         below[0].set_ylabel(f"{name}\nparameter space, of R_c² a step", fontsize=8, parse_math=False)
-        above[0].legend(fontsize=7)
-        below[0].legend(fontsize=7)
+        for axis in (above[0], below[0]):
+            _explain_mark(axis, {name: curves})
+            axis.legend(fontsize=7)
     figure.savefig(file, dpi=120)
 
 
