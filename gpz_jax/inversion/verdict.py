@@ -196,6 +196,8 @@ def _evidence(attempt: Attempt) -> str:
     """What an attack got, in numbers with their intervals."""
     low, high = attempt.intervals.ratio
     said = f"mse {attempt.scores.ratio:.3g} [{low:.3g}, {high:.3g}] of the class-mean floor"
+    if attempt.scores.ratio > READABLE_RATIO and grade_of(attempt) == READABLE:
+        said += f" and {attempt.scores.mse_paper:.2g} in the paper's convention, which calls under 0.02 readable"
     found = attempt.identified
     if not found.images:
         return said

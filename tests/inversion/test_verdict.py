@@ -85,6 +85,7 @@ def test_the_papers_mse_makes_a_leak_readable():
     small = attempt("linear", 0.45)  # 0.45 of 0.04 is under 0.02 in the paper's convention
     assert small.scores.mse_paper < 0.02
     assert verdict(small).grade == "readable"
+    assert " and 0.018 in the paper's convention, which calls under 0.02 readable" in verdict(small).sentence
 
 
 def test_a_decoder_that_never_beat_the_mean_image_has_not_converged():
