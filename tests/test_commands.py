@@ -65,8 +65,8 @@ def table_rows(text):
 
 
 def attack_tables(text):
-    """Rows of the two tables that the attack command prints: the scores, and the leak list."""
-    scores, leaks = text.split("leak list")
+    """Rows of the first two tables that the attack command prints: the scores, and the leak list."""
+    scores, leaks = text.partition("under the attacks")[0].split("leak list")
     return table_rows(scores), table_rows(leaks)
 
 
@@ -304,7 +304,7 @@ SHORT = ("--epochs", "5", "--decoder-width", "4")
 def test_attack_as_a_process_and_resumed(home, run, capsys):
     said = tiny_runs.command("attack", "run", "--cut", "logits", *SHORT, cwd=home)
     assert said.returncode == 0, said.stderr
-    assert table_heads(said.stdout) == ("cut", "attack", "mse", "/class mean", "ssim", "loss flat?")
+    assert table_heads(said.stdout) == ("cut", "attack", "mse", "/class mean", "ssim", "identi- fied", "loss flat?")
     rows, leaks = attack_tables(said.stdout)
     assert tuple(rows) == ("logits", "floor")
     assert rows["logits"][1] == "deconvolution"
@@ -332,9 +332,19 @@ def test_attack_as_a_process_and_resumed(home, run, capsys):
     assert [entry["image"] for entry in result["leaks"]["best_images"]] == [int(s["image"]) for s in ordered[:5]]
     assert [entry["image"] for entry in result["leaks"]["worst_images"]] == [int(s["image"]) for s in ordered[:-6:-1]]
 
+    floor = json.loads((run / "attacks" / "guarantees.json").read_text())["cuts"]["logits"]
+    assert floor["images"] == 359
+    assert 0 < floor["mse_floor"] < mse
+    assert 0 <= floor["mse_entropy"] < mse
+    under = table_rows(said.stdout.partition("under the attacks")[2])["logits"]
+    assert under[1] == rows["logits"][2]
+    assert under[2].startswith(f"{floor['mse_floor']:.3g} ± ")
+
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    kept = (run / "attacks" / "guarantees.json").stat().st_mtime_ns
     attack.main([str(run), "--cut", "logits", *SHORT, "--resume"])
     again = capsys.readouterr()
+    assert (run / "attacks" / "guarantees.json").stat().st_mtime_ns == kept
     assert "deconvolution on logits: already done, read from" in again.err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert attack_tables(again.out) == (rows, leaks)
@@ -370,6 +380,15 @@ def test_attack_with_other_images_as_many_is_run_again(attacked, tmp_path, capsy
     (tmp_path / "data").mkdir()
     np.savez(tmp_path / "data" / "other.npz", **arrays(train=359))
     assert attacked_again(attacked, tmp_path, capsys, "--aux", "other", "--data-dir", "data")
+
+
+def test_a_damaged_guarantee_is_said_and_replaced(attacked, tmp_path, capsys):
+    spoilt = shutil.copytree(attacked, tmp_path / "spoilt")
+    file = spoilt / "attacks" / "guarantees.json"
+    file.write_text('{"cuts": [')
+    assert not attacked_again(spoilt, tmp_path, capsys)
+    again = json.loads((tmp_path / "again" / "attacks" / "guarantees.json").read_text())
+    assert again == json.loads((attacked / "attacks" / "guarantees.json").read_text())
 
 
 def test_a_damaged_attack_is_run_again(attacked, tmp_path, capsys):

@@ -39,7 +39,7 @@ from gpz_jax.taps.batch_axis import batch_size, rows_of
 from gpz_jax.taps.input_leaves import values_by_name
 
 #: Jvps an input, and inputs whose slopes are taken; numbers of inputs that are kept for their covariances.
-PROBES, SLOPES, KEPT = 16, 512, 1 << 26
+PROBES, SLOPES, KEPT = 8, 256, 1 << 26
 
 #: Standard deviation of an image of bytes that is known to the next byte.
 BYTE = 1 / 255 / math.sqrt(12)

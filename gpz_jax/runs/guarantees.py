@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpz_jax.errors import UserError
 from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.runs.records import SCHEMA_VERSION, schema_of, write_json
 
@@ -36,6 +37,8 @@ def read_guarantees(home: Path, on_problem: Callable[[str], None] = lambda why: 
         return {str(cut): _read(str(cut), entry) for cut, entry in written["cuts"].items()}
     except FileNotFoundError:
         return {}
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         on_problem(f"{file} cannot be read ({type(error).__name__})")
         return {}
