@@ -60,7 +60,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
         f"{loaded.run.folder.name}{_what(flags.attack)}: attacked with {len(loaded.splits.auxiliary)} auxiliary images"
     )
     tables.console().print(attack_table.attack_table(title, results, wide=flags.wide))
-    leaks = attack_table.leak_table("leak list: the best attack on each cut", results, wide=flags.wide)
+    leaks = attack_table.leak_table(
+        "leak list: the best attack on each cut", results, wide=flags.wide, class_names=loaded.run.class_names
+    )
     tables.console().print(leaks)
     under = workflow.guarantees_beside(loaded, workflow.attack_home(flags.attack))
     tables.console().print(guarantee_table.guarantee_table(results, under, wide=flags.wide))

@@ -420,15 +420,19 @@ def test_an_attack_that_is_killed_while_it_is_scored_is_not_taken_for_finished(a
 @pytest.mark.slow
 def test_an_npz_data_set_and_another_as_the_attackers_images(tmp_path, capsys):
     (tmp_path / "data").mkdir()
-    np.savez(tmp_path / "data" / "mine.npz", **arrays())
+    names = ["[red]x", "<script>", *(f"class {c}" for c in range(2, 10))]
+    np.savez(tmp_path / "data" / "mine.npz", **arrays(), class_names=np.array(names))
     np.savez(tmp_path / "data" / "theirs.npz", **arrays(train=359, channels=3))
     train.main(["--data", "mine", *ONE_EPOCH, "--run", "r"])
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["class_names"] == names
     assert "359 test images" in capsys.readouterr().out
     assert settings(tmp_path / "r")["data"]["data"] == "mine"
     attack.main(["r", "--aux", "theirs", "--cut", "logits", "--epochs", "1", "--decoder-width", "4"])
     said = capsys.readouterr()
     assert "auxiliary 'theirs' converted from 3 to 1 channels" in said.err
     assert "attacked with 359 auxiliary images" in said.out
+    leaks = " ".join(attack_tables(said.out)[1]["logits"])
+    assert sum(name in leaks for name in names) >= 2
     shutil.move(tmp_path / "data", tmp_path / "elsewhere")
     probe.main(["r", "--null-seeds", "0", "--data-dir", "elsewhere", "--data", "mine", "--width", "4"])
     assert_csv_equals_zarr(tmp_path / "r", "test")

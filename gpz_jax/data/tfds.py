@@ -20,6 +20,8 @@ TFDS_NAMES = {
     "emnist_letters": "emnist/letters",
     "celeb_a": "celeb_a",
 }
+#: Names of classes, where these are not those of the data set: see :func:`_example`.
+_NAMES = {"emnist_letters": "abcdefghijklmnopqrstuvwxyz", "celeb_a": ("not male", "male")}
 _INSTALL = "pip install 'gpz-jax[tfds]'"
 
 
@@ -45,6 +47,7 @@ def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False
                 count = builder.info.splits[part].num_examples
                 for what, array in _stack(name, count, _records(tfds, builder, part)).items():
                     arrays[f"{part}_{what}"] = array
+            names = _class_names(name, builder)
     except Exception as error:  # no network, no disk, no TensorFlow to prepare it with
         if not _has_tensorflow():
             raise UserError(
@@ -56,7 +59,15 @@ def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False
             f"data set {name!r} is {place} and TensorFlow Datasets cannot provide it ({why}); it needs a network and "
             f"{_INSTALL}"
         ) from error
-    return from_arrays(name, **arrays, auxiliary=auxiliary)
+    return from_arrays(name, **arrays, class_names=names, auxiliary=auxiliary)
+
+
+def _class_names(name: str, builder: Any) -> list[str] | None:
+    """What the data set calls its classes; None where that is no more than their numbers."""
+    if name in _NAMES:
+        return list(_NAMES[name])
+    names = [str(one) for one in builder.info.features["label"].names]
+    return None if names == list(map(str, range(len(names)))) else names
 
 
 def _has_tensorflow() -> bool:
