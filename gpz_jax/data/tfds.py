@@ -47,7 +47,7 @@ def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False
                 count = builder.info.splits[part].num_examples
                 for what, array in _stack(name, count, _records(tfds, builder, part)).items():
                     arrays[f"{part}_{what}"] = array
-            names = _class_names(name, builder)
+            names = _class_names(name, builder, int(arrays["train_labels"].max()) + 1)
     except Exception as error:  # no network, no disk, no TensorFlow to prepare it with
         if not _has_tensorflow():
             raise UserError(
@@ -62,12 +62,12 @@ def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False
     return from_arrays(name, **arrays, class_names=names, auxiliary=auxiliary)
 
 
-def _class_names(name: str, builder: Any) -> list[str] | None:
-    """What the data set calls its classes; None where that is no more than their numbers."""
-    if name in _NAMES:
-        return list(_NAMES[name])
-    names = [str(one) for one in builder.info.features["label"].names]
-    return None if names == list(map(str, range(len(names)))) else names
+def _class_names(name: str, builder: Any, num_classes: int) -> list[str] | None:
+    """What the data set calls its classes; None where that is no more than their numbers, or not one a class."""
+    features = getattr(builder.info, "features", None) or {}
+    known = _NAMES.get(name) or getattr(features.get("label"), "names", None) or ()
+    names = [str(one) for one in known]
+    return names if len(names) == num_classes and names != list(map(str, range(num_classes))) else None
 
 
 def _has_tensorflow() -> bool:
