@@ -27,7 +27,7 @@ import numpy as np
 from jax import Array
 
 from gpz_jax.inversion import mixture
-from gpz_jax.inversion.attack_inputs import Inputs, Picked, checked_inputs, what_is_rebuilt
+from gpz_jax.inversion.attack_inputs import Inputs, Picked, check_cut, checked_inputs, inputs_of, what_is_rebuilt
 from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.metrics import as_pixels
 from gpz_jax.inversion.payload_noise import Noise
@@ -87,7 +87,7 @@ def guarantees_at(
       :class:`Guarantee`. Where there is none (no noise; ids in place of numbers; no way to differentiate) it says why.
 
     Raises:
-      UserError: an unknown cut; inputs or labels of a wrong kind or number.
+      UserError: an unknown or bypassed cut; inputs or labels of a wrong kind or number.
 
     Example:
       >>> import flax.linen as nn
@@ -98,7 +98,7 @@ def guarantees_at(
       >>> found.mse_floor, round(found.mse_entropy, 1)  # unbiased: 1/4; biased, of unit variance: 1/(1 + 4)
       (0.25, 0.2)
     """
-    network.check(cut)
+    check_cut(network, variables, cut, inputs_of(test), public=public)
     noise = noise if isinstance(noise, Noise) else Noise(float(noise), ("the noise is Gaussian",))
     why_not, sent, rebuilt = _way(network, cut, test, pixels, public, white_box)
     if why_not or not noise.variance > 0:
@@ -140,7 +140,7 @@ def _way(
     white_box: TappedNetwork | None,
 ) -> tuple[str, Sent, Callable[[Any], Array]]:
     """Why z cannot be differentiated (empty: it can), z as a function of what is rebuilt, and what that is."""
-    x = test[0] if isinstance(test, tuple | list) and len(test) == 2 else test
+    x = inputs_of(test)
     leaves = jax.tree.leaves(x)
     no = Sent(network, cut, None, "float32")
     if (

@@ -44,12 +44,12 @@ class Spread(NamedTuple):
     """Streamed moments of z in each component.
 
     Attributes:
-      count: images.
+      images: how many.
       mean: means.
       scatter: sums of squared deviations, ``(K, D)``, or of their products, ``(K, D, D)``.
     """
 
-    count: Float[Array, " K"]
+    images: Float[Array, " K"]
     mean: Float[Array, "K D"]
     scatter: Float[Array, "K D ..."]
 
@@ -70,18 +70,18 @@ def _products(d: Array, component: Array, classes: int, *, full: bool) -> Array:
 @jax.jit
 def widened(spread: Spread, z: Float[Array, "N D"], component: Int[Array, " N"], counts: Float[Array, " N"]) -> Spread:
     """The spread with a batch more (Chan, Golub and LeVeque 1983); ``counts`` is 1 for an image and 0 for padding."""
-    classes = len(spread.count)
+    classes = len(spread.images)
     sums = partial(jax.ops.segment_sum, segment_ids=component, num_segments=classes)
     count = sums(counts)
     mean = sums(z * counts[:, None]) / jnp.maximum(count, 1)[:, None]
     d = (z - mean[component]) * counts[:, None]
-    total = jnp.maximum(spread.count + count, 1)
+    total = jnp.maximum(spread.images + count, 1)
     apart = mean - spread.mean
     full = spread.scatter.ndim == 3
     square = apart[:, :, None] * apart[:, None, :] if full else apart * apart
-    weight = (spread.count * count / total).reshape(-1, *[1] * (square.ndim - 1))
+    weight = (spread.images * count / total).reshape(-1, *[1] * (square.ndim - 1))
     return Spread(
-        spread.count + count,
+        spread.images + count,
         spread.mean + apart * (count / total)[:, None],
         spread.scatter + _products(d, component, classes, full=full) + weight * square,
     )
@@ -130,7 +130,7 @@ def told(spread: Spread, variance: float) -> Told:
       >>> round(found.information, 4), found.precision.tolist()  # ½ ln 2, and 1/16 for three images
       (0.4091, [[[0.125]]])
     """
-    count, scatter = np.asarray(spread.count, np.float64), np.asarray(spread.scatter, np.float64)
+    count, scatter = np.asarray(spread.images, np.float64), np.asarray(spread.scatter, np.float64)
     free, units = np.maximum(count - 1, 1), spread.mean.shape[1]
     nats, precision = np.zeros(len(count)), np.zeros_like(scatter)
     for c, k in enumerate(free):

@@ -250,6 +250,12 @@ def test_without_noise_there_is_no_floor(curved):
     )
 
 
+class Branched(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="head")(x + nn.Dense(6, name="branch")(x))
+
+
 class Tokens(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -298,6 +304,9 @@ def test_what_is_refused(curved):
     network, variables, x, _ = curved
     with pytest.raises(UserError, match="unknown cut"):
         guarantees_at(network, variables, "hiden", x, noise=1.0, key=KEY)
+    branched = gpz_jax.tap(Branched(), Branched().init(KEY, x), x)
+    with pytest.raises(UserError, match="bypassed"):
+        guarantees_at(branched, Branched().init(KEY, x), "branch", x, noise=1.0, key=KEY)
     with pytest.raises(UserError, match="not finite"):
         guarantees_at(network, variables, "hidden", np.full((4, 6), np.nan, np.float32), noise=Noise(1.0), key=KEY)
 
