@@ -36,7 +36,7 @@ from gpz_jax.inversion.slopes import Sent, send_flat, squared_slopes
 from gpz_jax.seeds import seed_of
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.taps.batch_axis import batch_size, rows_of
-from gpz_jax.taps.input_leaves import values_by_name
+from gpz_jax.taps.input_leaves import public_leaves, values_by_name
 
 #: Jvps an input, and inputs whose slopes are taken; numbers of inputs that are kept for their covariances.
 PROBES, SLOPES, KEPT = 8, 256, 1 << 26
@@ -143,10 +143,9 @@ def _way(
     x = inputs_of(test)
     leaves = jax.tree.leaves(x)
     no = Sent(network, cut, None, "float32")
-    if (
-        not any(jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype == np.uint8 for leaf in leaves)
-        and pixels is None
-    ):
+    hidden = [leaf for leaf, known in zip(leaves, public_leaves(x, public), strict=True) if not known]
+    real = any(jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype == np.uint8 for leaf in hidden)
+    if pixels is None and not real:
         return "the input holds ids and no real numbers: there is no Fisher information of it", no, as_pixels
     rebuilt = what_is_rebuilt(test, pixels, public) or as_pixels
     if white_box is not None:
