@@ -18,7 +18,7 @@ from gpz_jax.config import Config
 from gpz_jax.data.sources import load
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
-from gpz_jax.inversion.results import Attempt
+from gpz_jax.inversion.results import AttackResult, Attempt
 from gpz_jax.presentation import number
 from gpz_jax.reporting import figures, tables
 from gpz_jax.workflow import LoadedRun
@@ -100,6 +100,15 @@ def run(kind: type[F], experiment: Callable[[F, Path], Outcome], argv: Sequence[
 def train(config: Config, folder: str) -> LoadedRun:
     """A run in that folder, trained unless it has been."""
     return workflow.load_run(str(workflow.train_run(config, folder=folder, resume=True).folder))
+
+
+def without_linear(results: Iterable[AttackResult]) -> list[AttackResult]:
+    """The results without the linear attack, which every call makes: for experiments that did not ask for it."""
+
+    def others(result: AttackResult) -> AttackResult:
+        return dataclasses.replace(result, attempts=tuple(a for a in result.attempts if a.attack != "linear"))
+
+    return [others(result) for result in results]
 
 
 def write_table(rows: Sequence[Row], file: Path) -> None:

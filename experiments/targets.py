@@ -122,7 +122,10 @@ def target_run(flags: TargetFlags, name: str) -> LoadedRun:
 def attack_cuts(target: LoadedRun, network: Network, options: AttackConfig, **changes: Any) -> dict[str, AttackResult]:
     """Level -> the attacks on its cut, with changes to the options."""
     options = dataclasses.replace(options, cut=tuple(network.cuts.values()), **changes)
-    return dict(zip(network.cuts, workflow.attack_run(target, options, resume=True), strict=True))
+    results = workflow.attack_run(target, options, resume=True)
+    if not options.ladder and "linear" not in options.attack:
+        results = common.without_linear(results)
+    return dict(zip(network.cuts, results, strict=True))
 
 
 def rows_of(name: str, found: dict[str, AttackResult], **more: Any) -> list[Row]:

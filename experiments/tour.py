@@ -48,7 +48,8 @@ def one_run(flags: Flags, name: str, seed: int) -> list[Row]:
     vectors = tuple(str(cut) for cut in test.cut.values if cut not in maps)
     rows = []
     for cuts, epochs in ((maps, of_maps), (vectors, of_vectors)):
-        for result in workflow.attack_run(loaded, dataclasses.replace(attack, cut=cuts, epochs=epochs), resume=True):
+        options = dataclasses.replace(attack, cut=cuts, epochs=epochs)
+        for result in common.without_linear(workflow.attack_run(loaded, options, resume=True)):
             at_test, at_train = test.sel(cut=result.cut), train.sel(cut=result.cut)
             found |= {"radius_test": float(at_test.within), "radius_train": float(at_train.within)}
             found |= {"rho_test": float(at_test.rho), "rho_train": float(at_train.rho)}

@@ -6,6 +6,7 @@ Importing this does no I/O and starts no device. The names below are what the co
     gpz_jax.valid_cuts(network, variables, x)                     # does information bypass a cut?
     probe = gpz_jax.probe_network(network, variables, batches, 10, key=key)  # R_c², rho and the zone at every cut
     found = gpz_jax.attack_cut(network, variables, "fc", auxiliary, test, key=key)  # what comes back from z?
+    print(gpz_jax.verdict_of(found).sentence)                     # does the cut leak, and was it tested enough?
     terms = gpz_jax.feature_terms(network, variables, x, labels, targets, step_size=0.01)  # what will move it
 
 Whole runs (train, probe, attack a run folder) are functions of ``gpz_jax.workflow``.
@@ -41,6 +42,7 @@ from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.guarantees import guarantees_at
 from gpz_jax.inversion.protocol import Attack, Fitted, Reconstruction, Target
 from gpz_jax.inversion.results import AttackResult, Attempt, Training
+from gpz_jax.inversion.verdict import Verdict, verdict_of
 from gpz_jax.models import CNN
 from gpz_jax.taps import Tap, TappedNetwork, split_at, tap, tap_shapes, valid_cuts
 from gpz_jax.taps_nnx import tap_nnx
@@ -78,6 +80,7 @@ __all__ = [
     "TrainingConfig",
     "TransposedConv",
     "UserError",
+    "Verdict",
     "Zone",
     "attack_cut",
     "bootstrap_rho",
@@ -118,4 +121,5 @@ __all__ = [
     "tap_shapes",
     "update",
     "valid_cuts",
+    "verdict_of",
 ]

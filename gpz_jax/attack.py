@@ -11,12 +11,14 @@ from gpz_jax import workflow
 from gpz_jax.config import AttackConfig, RunIdentity
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
+from gpz_jax.inversion.verdict import verdict_of
 from gpz_jax.reporting import attack_table, guarantee_table, tables
 
 DESCRIPTION = """Rebuild the input from what is sent at each cut, by attackers trained on images of their own, and score
 them on test images against floors: the mean image, the class mean, and a decoder that sees the predicted label only.
---ladder tries every attack from the linear map to the likelihood, and the best of them scores the cut. Prints
-tables; writes RUN/attacks/ and grids of originals over reconstructions. Examples:
+--ladder tries every attack from the linear map to the likelihood, and the best of them scores the cut. The linear
+attack is made in any case: it takes seconds, and a decoder that stays behind it says nothing of the cut. Prints tables
+and the verdict of every cut; writes RUN/attacks/ and grids of originals over reconstructions. Examples:
 
   python -m gpz_jax.attack runs/digits-cnn16-ls0.3-seed0 --cut block_4 --cut logits
   python -m gpz_jax.attack runs/digits-cnn16-ls0.3-seed0 --cut block_4 --ladder --patience 10 --resume
@@ -66,6 +68,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
     tables.console().print(leaks)
     under = workflow.guarantees_beside(loaded, workflow.attack_home(flags.attack))
     tables.console().print(guarantee_table.guarantee_table(results, under, wide=flags.wide))
+    if not flags.attack.null:
+        for result in results:
+            print(verdict_of(result).sentence)
     for result in results:
         if not math.isnan(result.best.accuracy):
             workflow.say(

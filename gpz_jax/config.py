@@ -174,7 +174,7 @@ class AttackConfig(AttackSettings):
     deconvolution, residual, attention, enriched, likelihood."""
     attack: tuple[str, ...] = ()
     """Attack to try: linear, deconvolution, residual, attention, enriched, likelihood, or residual-ir152 (as deep as
-    IR-152); repeat the flag for several. Default: deconvolution."""
+    IR-152); repeat the flag for several. Default: deconvolution. The linear attack is made in any case."""
     defence: str = "none"
     """Perturbation of z at the edge, which the attacker meets in training too, joined by +: gaussian:S, laplace:S
     (noise of S times the spread of z), dropout:P (units zeroed with probability P), topk:F (only the share F of largest

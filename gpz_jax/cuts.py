@@ -14,14 +14,19 @@ from gpz_jax.workflow import BareModel, CutsConfig
 
 DESCRIPTION = """Say what every cut of a network costs: parameters, FLOPs, peak activation memory and latency of the
 edge and the cloud half, and the payload between them. Of a RUN the table also says what python -m gpz_jax.probe and
-python -m gpz_jax.attack found there, so that price and privacy stand side by side.
+python -m gpz_jax.attack found there, with the verdict of every cut: leaks (readable, partly, traces), no leak found by
+the attacks that are named, or not tested enough.
 
-A budget keeps the cuts that meet it and names the most private of them: the highest attack ratio where a cut was
-attacked, else the lowest rho in the null rule's zone, else the deepest. Which criterion decided is printed. Examples:
+A budget keeps the cuts that meet it. Recommended is the one of them that leaks least, by verdict, then by the share of
+images named within their class, then by the ratio to the class-mean floor; never one that can be read, nor one that was
+not tested enough: then the next attack to make is named. Where nothing is left, the nearest cuts are listed with what
+would have to give. Examples:
 
   python -m gpz_jax.cuts ir152 --no-latency                        # the paper's, from shapes alone, in seconds
   python -m gpz_jax.cuts vgg19 --budget-params 10% --budget-payload 40000
   python -m gpz_jax.cuts runs/digits-cnn16-ls0.3-seed0 --budget-ms 2 --cut block_2
+  python -m gpz_jax.cuts runs/digits-cnn16-ls0.3-seed0 --min-ratio 0.8 --max-identified 0.1
+  python -m gpz_jax.cuts runs/digits-cnn16-ls0.3-seed0 --bandwidth 5Mbps --rtt 20ms
 
 Latency is measured on this machine, piece by piece between cuts; the recommended cut and every --cut are also timed
 as two whole halves, to show what fusion changes. All the rest follows from the network alone.

@@ -45,6 +45,7 @@ def test_the_files_that_the_readme_names_are_there():
         assert (ROOT / target).exists(), target
 
 
+@pytest.mark.slow
 def test_the_snippet_of_the_readme_pastes_into_a_plain_session(tmp_path):
     (snippet,) = (block for language, block in BLOCKS if language == "python")
     done = run("-i", "-q", cwd=tmp_path, typed=snippet)
@@ -72,6 +73,7 @@ def test_notebooks_run(notebook, tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs gpz-jax[docs]")
+@pytest.mark.slow
 def test_the_site_builds(tmp_path):
     done = run("-m", "mkdocs", "build", "--strict", "-d", str(tmp_path), cwd=ROOT, GPZ_DOCS_EXECUTE="false")
     assert done.returncode == 0, done.stderr

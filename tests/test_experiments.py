@@ -26,9 +26,6 @@ FOUND = {
     "text": ("targets view cut within rho evidence zone_null zone_paper linear decoder label_only unigram", "words"),
 }
 
-#: Those in every run of the tests: the linear attack, a decoder, the likelihood attack; tables, grids and bars.
-QUICK = {"template"}
-
 #: What experiments share.
 SHARED = {"common", "targets", "tracked_runs", "naming", "text_target", "text_attackers", "text_answer"}
 
@@ -53,9 +50,8 @@ def test_every_experiment_is_here():
     assert set(FOUND) == {path.stem for path in EXPERIMENTS.glob("*.py")} - SHARED
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in FOUND]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FOUND)
 def test_runs_at_its_tiny_size(name, main_of, targets, tmp_path, capsys):
     shared = [] if name in ("tour", "neural_vortex", "he2019", "text") else ["--runs", str(targets)]
     with jax.numpy_dtype_promotion("standard"):  # as where it is started; optax relies on it

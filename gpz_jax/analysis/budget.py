@@ -1,6 +1,7 @@
-"""What a cut may cost, and which of those that cost no more is the most private. Rows are those of ``cuts.csv``."""
+"""What a cut may cost and may leak, and which cuts keep within it. Rows are those of ``cuts.csv``."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gpz_jax.errors import UserError
@@ -8,12 +9,44 @@ from gpz_jax.presentation import number
 
 
 class Limit(NamedTuple):
-    """The most that a column of the table may be; ``flag`` as it was given, ``words`` for what a cut costs there."""
+    """The most, or the least, that a column of the table may be.
+
+    Attributes:
+      key: the column.
+      bound: what it is held against.
+      flag: as it was given.
+      words: for what a cut has there, with a place for the number.
+      least: whether the bound is the least; what was not measured then misses it.
+      leak: whether it limits what a cut leaks, not what it costs.
+    """
 
     key: str
-    most: float
+    bound: float
     flag: str
     words: str
+    least: bool = False
+    leak: bool = False
+
+    def missed(self, row: dict[str, Any]) -> bool:
+        """Whether the row is beyond it; what has not been measured is not beyond a cost."""
+        value = row.get(self.key, math.nan)
+        if math.isnan(value):
+            return self.leak
+        return value < self.bound if self.least else value > self.bound
+
+    def miss(self, row: dict[str, Any]) -> str:
+        """By how much a row misses it, in words: "12,345 edge parameters (--budget-params 5000)"."""
+        value = row.get(self.key, math.nan)
+        had = "not measured" if math.isnan(value) else self.words.format(value)
+        return f"{had} ({self.flag})"
+
+    def factor(self, row: dict[str, Any]) -> float:
+        """How many times the bound a row is, 1 or less if it keeps it; infinite where nothing was measured."""
+        value = row.get(self.key, math.nan)
+        if math.isnan(value):
+            return math.inf if self.leak else 1.0
+        low, high = (value, self.bound) if self.least else (self.bound, value)
+        return high / low if low > 0 else math.inf if high > 0 else 1.0
 
 
 def parse_parameters(text: str, total: int) -> float:
@@ -37,42 +70,68 @@ def parse_parameters(text: str, total: int) -> float:
     return most
 
 
-def hold(rows: list[dict[str, Any]], limits: list[Limit], name: str) -> None:
-    """Hold every row against the limits. Raises :class:`UserError` with the closest cut if no valid one is within."""
+def hold(rows: Sequence[dict[str, Any]], limits: Sequence[Limit]) -> bool:
+    """Hold every row against what it may cost; say whether a valid one keeps within that. Marks ``within_budget``."""
+    costs = [limit for limit in limits if not limit.leak]
     for row in rows:
-        row["within_budget"] = not any(row[limit.key] > limit.most for limit in limits)
-    valid = [row for row in rows if row["valid"]]
-    if not any(row["within_budget"] for row in valid):
-        closest = min(valid, key=lambda row: max(row[limit.key] / limit.most for limit in limits))
-        costs = " and ".join(limit.words.format(closest[limit.key]) for limit in limits)
-        flags = " and ".join(limit.flag for limit in limits)
-        raise UserError(f"no cut of {name} is within {flags}: the closest is {closest['cut']!r}, with {costs}")
+        row["within_budget"] = not any(limit.missed(row) for limit in costs)
+    return any(row["valid"] and row["within_budget"] for row in rows)
 
 
-def recommend(rows: list[dict[str, Any]]) -> tuple[str, str]:
-    """The cut with the best privacy among the valid rows within budget, and the criterion in words.
+class NearMiss(NamedTuple):
+    """A valid cut that misses a limit, and what it misses, in words."""
 
-    The highest attack ratio where any was attacked; else the lowest rho in the null rule's zone; else the lowest rho;
-    else, where nothing was measured, the deepest.
+    cut: str
+    verdict: str
+    misses: tuple[str, ...]
+
+
+def near_misses(rows: Sequence[dict[str, Any]], limits: Sequence[Limit], count: int = 5) -> list[NearMiss]:
+    """The valid cuts that miss fewest limits, and by the smallest factor, nearest first.
 
     Args:
-      rows: what :class:`Priced` holds; at least one valid row within budget.
+      rows: what cuts cost and leak.
+      limits: budgets and limits of leaks.
+      count: how many, at most.
 
     Example:
-      >>> row = {"valid": True, "within_budget": True}
-      >>> recommend([{**row, "cut": "a", "ratio": 0.2}, {**row, "cut": "b", "ratio": 0.9}, {**row, "cut": "c"}])
-      ('b', 'attack: the highest ratio to the class-mean floor, 0.9, of the attacked cuts, 2 of 3')
+      >>> limit = Limit("edge_parameters", 10, "--budget-params 10", "{:,} edge parameters")
+      >>> rows = [{"cut": cut, "valid": True, "edge_parameters": n} for cut, n in (("a", 50), ("b", 20), ("c", 5))]
+      >>> [(near.cut, *near.misses) for near in near_misses(rows, [limit])]
+      [('b', '20 edge parameters (--budget-params 10)'), ('a', '50 edge parameters (--budget-params 10)')]
     """
-    inside = [row for row in rows if row["valid"] and row["within_budget"]]
-    attacked = [row for row in inside if math.isfinite(row.get("ratio", math.nan))]
-    if attacked:
-        best = max(attacked, key=lambda row: row["ratio"])
-        criterion = f"attack: the highest ratio to the class-mean floor, {number(best['ratio'])}"
-        return best["cut"], f"{criterion}, of the attacked cuts, {len(attacked)} of {len(inside)}"
-    probed = [row for row in inside if math.isfinite(row.get("rho", math.nan))]
-    zone = [row for row in probed if row.get("zone_null")]
-    if probed:
-        best = min(zone or probed, key=lambda row: row["rho"])
-        where = ", in the null rule's zone" if zone else f"; none of {len(inside)} cuts lies in the null rule's zone"
-        return best["cut"], f"probe: the lowest rho, {number(best['rho'])}{where}"
-    return inside[-1]["cut"], f"depth: the deepest of {len(inside)}; neither probed nor attacked"
+
+    def far(row: dict[str, Any]) -> tuple[int, float]:
+        missed = [limit for limit in limits if limit.missed(row)]
+        return len(missed), max((limit.factor(row) for limit in missed), default=1.0)
+
+    missing = sorted((row for row in rows if row["valid"] and far(row)[0]), key=far)
+    return [
+        NearMiss(
+            row["cut"],
+            str(row.get("verdict") or "not tested enough"),
+            tuple(limit.miss(row) for limit in limits if limit.missed(row)),
+        )
+        for row in missing[:count]
+    ]
+
+
+def limit_of_leak(flag: str, value: float) -> Limit:
+    """A limit on what the best attack on a cut may get.
+
+    Args:
+      flag: "min_ratio", the least mse over the class-mean floor's, in (0, 2]; or "max_identified", the largest share
+        of images that reconstructions name, in (0, 1].
+      value: of it.
+
+    Raises:
+      UserError: out of range.
+    """
+    top = 2 if flag == "min_ratio" else 1
+    if not 0 < value <= top:
+        raise UserError(f"{flag} must lie in (0, {top}], got {value:g}", field=flag)
+    if flag == "min_ratio":
+        said = f"--min-ratio {number(value)}"
+        return Limit("ratio", value, said, "{:.3g} of the class-mean floor", least=True, leak=True)
+    said = f"--max-identified {number(value)}"
+    return Limit("identified", value, said, "{:.3g} of the images named", leak=True)

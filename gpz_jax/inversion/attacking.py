@@ -26,7 +26,7 @@ from gpz_jax.inversion.attack_inputs import (
 )
 from gpz_jax.inversion.floors import Guesses, class_means, mean_image
 from gpz_jax.inversion.identification import chosen_images
-from gpz_jax.inversion.ladder import attacks_of
+from gpz_jax.inversion.ladder import attacks_of, with_linear
 from gpz_jax.inversion.metrics import as_pixels
 from gpz_jax.inversion.protocol import BATCH, Attack, Edge, Progress, Target, defend, pieces, send, silent
 from gpz_jax.inversion.results import Answers, AttackResult, Attempt, best_of, joined
@@ -68,7 +68,7 @@ def attack_cut(
       auxiliary: the attacker's inputs ``(N, …)``, as the network takes them, or a pair of them and their labels.
       test: inputs that neither has trained on, likewise; without labels the network's predictions stand for them.
       attacks: names of ``inversion.ladder.ATTACKS`` or attacks of your own, in order. "linear" takes any numbers, the
-        others images.
+        others images; it is made whatever else is asked for.
       key: of the attacker's chance: ``jax.random.key(seed)`` gives what the command gives for that seed.
       pixels: inputs -> what is rebuilt, images ``(N, H, W, C)`` in [0, 1], or numbers of other axes: a function at
         module level, such as one that undoes a normalisation. Default: bytes are divided by 255, floats are taken as
@@ -101,7 +101,7 @@ def attack_cut(
       >>> found.best.attack, found.shape, bool(found.best.scores.ratio < 0.01)
       ('linear', (8,), True)
     """
-    chosen = attacks_of(attacks, settings)
+    chosen = with_linear(attacks_of(attacks, settings))
     pixels = what_is_rebuilt(auxiliary, pixels, public)
     check_cut(network, variables, cut, checked_inputs("auxiliary", auxiliary)[0], public=public)
     sides = {"auxiliary": auxiliary, "test": test, **({} if known is None else {"known": known})}

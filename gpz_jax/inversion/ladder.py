@@ -32,6 +32,18 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
+def with_linear(attacks: tuple[Attack, ...]) -> tuple[Attack, ...]:
+    """The attacks with the linear one, which comes last where it was not asked for, so that none begins at its answer.
+
+    It takes seconds and cannot fail to converge: a decoder that stays behind it says nothing of the cut, and a cut that
+    it reads is read. So every call makes it, and there is no flag against it.
+
+    >>> [attack.name for attack in with_linear(attacks_of("deconvolution"))]
+    ['deconvolution', 'linear']
+    """
+    return attacks if any(isinstance(attack, LinearAttack) for attack in attacks) else (*attacks, LinearAttack())
+
+
 def attacks_of(
     asked: Iterable[str | Attack], settings: AttackSettings = AttackSettings(), *, ladder: bool = False
 ) -> tuple[Attack, ...]:

@@ -33,7 +33,7 @@ PIP = "pip install torchvision lpips"
 
 #: What to tell a person who has no weights.
 HOW_TO_GET = (
-    f"LPIPS left out, for want of its weights: {PIP}; {COMMAND} lpips_alex.npz; then lpips_weights lpips_alex.npz or "
+    f"LPIPS left out, for want of its weights: {PIP}; {COMMAND} lpips_alex.npz; then --lpips-weights lpips_alex.npz or "
     f"export {VARIABLE}=lpips_alex.npz"
 )
 

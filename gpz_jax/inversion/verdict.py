@@ -147,7 +147,8 @@ def verdict_of(result: AttackResult) -> Verdict:
     if answers.near_chance:
         sentence = (
             f"{result.cut}: no verdict. The network's accuracy, {answers.accuracy:.3f}, is within three standard "
-            f"errors of the commonest class, {answers.majority:.3f}: it has learnt nothing that a cut could keep back."
+            f"errors of the commonest class, {answers.majority:.3f}: it answers by chance, which proves nothing of its "
+            "cuts."
         )
         return Verdict(result.cut, NO_VERDICT, "", "", sentence, faults, ("train the network",))
     leaking = [attempt for attempt in attempts if leaks(attempt)]
@@ -157,7 +158,8 @@ def verdict_of(result: AttackResult) -> Verdict:
         sentence = f"{result.cut} leaks: {grade}. By {best.attack}: {_evidence(best)}."
         return Verdict(result.cut, LEAKS, grade, best.attack, sentence, faults)
     missing = _missing(attempts, linear, faults)
-    names = ", ".join(attempt.attack for attempt in attempts if attempt.attack not in faults or attempt is linear)
+    counted = [attempt for attempt in attempts if attempt.attack not in faults or attempt is linear]
+    names = ", ".join(attempt.attack for attempt in sorted(counted, key=lambda attempt: attempt is not linear))
     if not missing:
         images = f"; {result.auxiliary:,} auxiliary images" if result.auxiliary else ""
         sentence = f"{result.cut}: no leak found, by {names}{images}."

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Sequence
 
 from gpz_jax.inversion.results import AttackResult, Attempt, Scores, flattened
+from gpz_jax.inversion.verdict import LINEAR, faults_of
 from gpz_jax.presentation import class_label, interval, number, quantity
 from gpz_jax.reporting.tables import Column, Sheet
 
 #: Scores that decide, and those that are shown with ``--wide`` beside them.
-SCORES, WIDE_SCORES = ("mse", "ratio", "ssim"), ("mse_paper", "psnr", "psnr_paper", "lpips", "cosine")
+SCORES, WIDE_SCORES = ("mse", "ratio"), ("ssim", "mse_paper", "psnr", "psnr_paper", "lpips", "cosine")
 
 FLOORS = ("class_mean", "label_only", "mean_image")
 
@@ -52,6 +53,9 @@ def attack_table(title: str, results: Sequence[AttackResult], *, wide: bool = Fa
             column("images", [str(a.test_images) for a in attempts], wide=True),
             column("collapse", [number(a.prior_collapse) for a in attempts], wide=True),
             column("last fifth", [_gain(a) for a in attempts], words=True, wide=True),
+            column(
+                "does not count: why", [_faults(result, attempt) for result, attempt in rows], words=True, wide=True
+            ),
         ],
         _caption(wide, ladder, few, any("under 5 epochs" in word for word in words)),
         wide,
@@ -123,6 +127,12 @@ def _floor(results: Sequence[AttackResult], name: str) -> list[str] | None:
     floors = results[0].floors
     scale = 1.0 if name == "mse" else floors.class_mean
     return [number(getattr(floors, floor) / scale) for floor in FLOORS]
+
+
+def _faults(result: AttackResult, attempt: Attempt) -> str:
+    """Why the attack proves nothing where it shows no leak."""
+    linear = next((one for one in result.attempts if one.attack == LINEAR), None)
+    return ", ".join(faults_of(attempt, linear)).replace("_", " ")
 
 
 def _gain(attempt: Attempt) -> str:

@@ -38,6 +38,7 @@ from gpz_jax.inversion.results import (
     Training,
     joined,
 )
+from gpz_jax.inversion.verdict import verdict_of
 from gpz_jax.presentation import csv_text
 from gpz_jax.runs.records import SCHEMA_VERSION, save_tree, schema_of, write_json, write_text
 
@@ -264,18 +265,38 @@ def write_table(home: Path, results: Iterable[AttackResult], on_problem: Problem
             none = dataclasses.replace(result, attempts=())
             found[result.cut] = joined(found.get(result.cut, none), earlier)
         count += len(earlier)
-    rows = [row for result in found.values() for row in result.rows()]
+    rows = [row for result in found.values() for row in _judged(result)]
     names = dict.fromkeys(name for row in rows for name in row)  # some know of LPIPS or of a defence, some not
     write_text(home / "table.csv", csv_text([dict.fromkeys(names, "") | row for row in rows]))
     return count
 
 
-def read_results(home: Path, on_problem: Problem) -> list[AttackResult]:
-    """Every finished attack of a folder, a result a cut, by name; ``on_problem`` is told of what cannot be read."""
+def _judged(result: AttackResult) -> list[dict[str, Any]]:
+    """Its rows, with the verdict of the cut and why an attack does not count against a leak."""
+    verdict = verdict_of(result)
+    return [
+        {**row, "faults": " ".join(verdict.faults.get(row["attack"], ())), "verdict": str(verdict)}
+        for row in result.rows()
+    ]
+
+
+def read_results(home: Path, on_problem: Problem, epoch: int | None = None) -> list[AttackResult]:
+    """Every finished attack of a folder, a result a cut, by name.
+
+    Args:
+      home: the folder.
+      on_problem: told of what is left out.
+      epoch: leave out attacks on the network of another epoch of the run.
+    """
     found: dict[str, AttackResult] = {}
     for file in sorted(home.glob(f"*/{RESULT}")):
         try:
             written = read_result(file)
+            of = written["asked"].get("epoch_of_run")
+            if epoch is not None and of is not None and of != epoch:
+                what = f"the attack {written['attack']} on {written['cut']}"
+                on_problem(file, f"{what} is of epoch {of}, the run's best is now {epoch}: make it again")
+                continue
             attempt = _with_arrays(_attempt(written), file.parent)
             alone = _result(written, attempt)
         except UserError as error:  # a newer schema

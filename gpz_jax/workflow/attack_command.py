@@ -13,9 +13,8 @@ from gpz_jax import defences, runs
 from gpz_jax.analysis.nulls import null_variables
 from gpz_jax.config import AttackConfig, check_attack, resolve
 from gpz_jax.data.batches import Pixels, normalise
-from gpz_jax.errors import flag_of
 from gpz_jax.inversion import attacking, lpips
-from gpz_jax.inversion.ladder import attacks_of
+from gpz_jax.inversion.ladder import attacks_of, with_linear
 from gpz_jax.inversion.protocol import Attack, Target
 from gpz_jax.inversion.results import AttackResult, Attempt
 from gpz_jax.inversion.scoring import Exam
@@ -60,7 +59,7 @@ def attack_run(
     options = check_attack(options)
     seed = loaded.run.config.seed if seed is None else seed
     resolve(dataclasses.replace(loaded.run.config, seed=seed))  # for its check of the seed
-    attacks = attacks_of(options.attack or ("deconvolution",), options, ladder=options.ladder)
+    attacks = with_linear(attacks_of(options.attack or ("deconvolution",), options, ladder=options.ladder))
     defences.parse(options.defence)
     cuts = _cuts_to_attack(loaded, options.cut)
     exam = _exam(loaded, options)
@@ -132,7 +131,7 @@ def _exam(loaded: LoadedRun, options: AttackConfig) -> Exam:
     """The test images, and the floors from the target's own training images."""
     weights = lpips.weights_file(options.lpips_weights)
     if weights is None:
-        say(lpips.HOW_TO_GET.replace("lpips_weights", flag_of("lpips_weights")))
+        say(lpips.HOW_TO_GET)
     splits = loaded.splits
     exam = attacking.exam_for(
         loaded.network, loaded.variables, splits.auxiliary.take()[0], splits.test.take(), splits.train.take(),

@@ -1,26 +1,43 @@
 """What a run's probe and attacks found at each cut, to stand beside its price."""
 
+import dataclasses
 import math
 from typing import Any
 
+import numpy as np
+
 from gpz_jax import runs
 from gpz_jax.errors import UserError
+from gpz_jax.inversion.results import Answers, AttackResult
+from gpz_jax.inversion.verdict import NOT_TESTED, verdict_of
 from gpz_jax.workflow.common import say
-from gpz_jax.workflow.loaded_run import LoadedRun
+from gpz_jax.workflow.loaded_run import LoadedRun, report_accuracy
 
 
 def evidence(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
-    """What the run's probe and attacks say of each cut: within, rho, zone_RULE, mse, ratio, flattened.
+    """What the run's probe and attacks say of each cut, as columns of ``cuts.csv``.
 
-    NaN where nothing was measured; ``flattened`` is False for an attack that was still improving when it ended.
-    Of several probes the one of the test images is read, else the first by name. Of several attacks on a cut the
-    strongest counts, the one with the lowest ratio.
+    ``within``, ``rho`` and ``zone_RULE`` of the probe of the test images, else of the first by name; ``mse``, ``ratio``
+    and ``flattened`` of the best attack, False if that was still improving when it ended; ``identified`` and
+    ``identified_within``, the largest of any attack; ``verdict`` with its ``sentence``, and ``evidence``: "verdict",
+    "attacked" (not enough for a verdict), "probe only", or "" where there is neither. NaN where nothing was measured.
     """
     cuts = loaded.network.cuts
-    probed, attacked = _probed(loaded), _attacked(loaded)
+    probed, judged = _probed(loaded), {cut: _judged(result) for cut, result in attacked(loaded).items()}
     columns = {name: "" if name.startswith("zone_") else math.nan for row in probed.values() for name in row}
-    none = {"within": math.nan, "rho": math.nan, **columns, "mse": math.nan, "ratio": math.nan, "flattened": True}
-    return {cut: {**none, **probed.get(cut, {}), **attacked.get(cut, {})} for cut in cuts}
+    scores = dict.fromkeys(("mse", "ratio", "identified", "identified_within"), math.nan)
+    none = {"within": math.nan, "rho": math.nan, **columns, **scores, "flattened": True}
+    return {
+        cut: {**none, **probed.get(cut, {}), **judged[cut], "evidence": _evidence(probed.get(cut), judged[cut])}
+        for cut in cuts
+    }
+
+
+def _evidence(probed: dict[str, Any] | None, judged: dict[str, Any]) -> str:
+    """The class of what is known of a cut."""
+    if "ratio" not in judged:
+        return "probe only" if probed else ""
+    return "attacked" if judged["verdict"] == NOT_TESTED else "verdict"
 
 
 def _probed(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
@@ -46,23 +63,50 @@ def _probed(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def _attacked(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for file in sorted((loaded.run.folder / "attacks").glob("*/result.json")):
-        try:
-            result = runs.read_result(file)
-            cut, scores = str(result["cut"]), {name: float(result["scores"][name]) for name in ("mse", "ratio")}
-            scores["flattened"] = bool(result["flattened"])
-            epoch = result["asked"]["epoch_of_run"]
-        except UserError:  # of a newer schema
-            raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            say(f"the attack in {file} cannot be read ({type(error).__name__}); it is left out")
-            continue
-        if cut in loaded.network.cuts and not scores["ratio"] >= found.get(cut, {}).get("ratio", math.inf):
-            found[cut] = scores
-            _note_epoch(f"the attack on {cut}", epoch, loaded)
-    return found
+def attacked(loaded: LoadedRun, answers: Answers | None = None) -> dict[str, AttackResult]:
+    """Cut -> the attacks that were made on it, in the network's order; those on another epoch's network are left out.
+
+    Args:
+      loaded: the run.
+      answers: how well its network answers; measured if that is needed and not given.
+    """
+    home = loaded.run.folder / "attacks"
+    made = runs.read_results(home, lambda file, why: say(f"{why}; it is left out"), loaded.epoch)
+    known = [result.answers for result in made if not math.isnan(result.answers.accuracy)]
+    if answers is None:
+        answers = known[0] if known else answers_of(loaded)
+    results = {cut: AttackResult(cut, (), (), answers=answers) for cut in loaded.network.cuts}
+    for result in made:
+        unknown = math.isnan(result.answers.accuracy)  # written by an earlier version
+        results[result.cut] = dataclasses.replace(result, answers=answers) if unknown else result
+    return {cut: results[cut] for cut in loaded.network.cuts}
+
+
+def _judged(result: AttackResult) -> dict[str, Any]:
+    """What the attacks on a cut came to, and its verdict."""
+    verdict = verdict_of(result)
+    scores = _scores(result) if result.attempts else {}
+    return {**scores, "verdict": str(verdict), "sentence": verdict.sentence, "best_attack": verdict.best}
+
+
+def _scores(result: AttackResult) -> dict[str, Any]:
+    """What the best attack got; of the images that are named the most that any did."""
+    best = result.best
+    named = [attempt.identified for attempt in result.attempts if attempt.identified.images]
+    return {
+        "mse": best.scores.mse,
+        "ratio": best.scores.ratio,
+        "flattened": best.training.flattened,
+        "identified": max((one.top1 for one in named), default=math.nan),
+        "identified_within": max((one.within for one in named), default=math.nan),
+    }
+
+
+def answers_of(loaded: LoadedRun, accuracy: float | None = None) -> Answers:
+    """How well the run's network answers its test images; measured where the accuracy is not given."""
+    labels = loaded.splits.test.take()[1]
+    majority = float(np.max(np.bincount(labels)) / len(labels))
+    return Answers(report_accuracy(loaded) if accuracy is None else accuracy, majority, len(labels))
 
 
 def _note_epoch(what: str, epoch: Any, loaded: LoadedRun) -> None:

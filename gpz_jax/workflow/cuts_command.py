@@ -4,23 +4,25 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+import tyro
 from rich.console import Console
 
 from gpz_jax import presentation
-from gpz_jax.analysis import latency
-from gpz_jax.analysis.budget import Limit, hold, parse_parameters, recommend
+from gpz_jax.analysis.advice import recommend, words_on_payload
+from gpz_jax.analysis.budget import Limit, NearMiss, hold, limit_of_leak, near_misses, parse_parameters
+from gpz_jax.analysis.link import parse_link
 from gpz_jax.analysis.price import BYTES, Price, price_traced
-from gpz_jax.analysis.program import Traced, trace
+from gpz_jax.analysis.program import trace
 from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.models import MODELS, build
 from gpz_jax.reporting import cuts_table, figures, tables
 from gpz_jax.taps import TappedNetwork, tap
-from gpz_jax.workflow.common import progress_bar
+from gpz_jax.workflow import cut_timing
+from gpz_jax.workflow.common import short
 from gpz_jax.workflow.cut_evidence import evidence
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run
 
@@ -65,6 +67,15 @@ class CutsConfig:
     """Images that are sent at once; FLOPs, payload, memory and latency are the batch's."""
     repeats: int = 20
     """Timed runs behind every median."""
+    min_ratio: Annotated[float | None, tyro.conf.arg(aliases=["--max-ratio"])] = None
+    """The least that the best attack must be left with: mse over the class-mean floor's, in (0, 2]. Cuts where an
+    attack gets below it are not recommended. (--max-ratio is taken for the same: a lower ratio leaks more.)"""
+    max_identified: float | None = None
+    """The largest share of test images that reconstructions may name, in (0, 1]."""
+    bandwidth: str | None = None
+    """Of the network from edge to cloud, such as 5Mbps: adds the time from image to answer to every cut."""
+    rtt: str | None = None
+    """Its round trip, such as 20ms. Default: 0."""
     no_latency: bool = False
     """Time nothing; what is left is worked out from the traced program in seconds."""
 
@@ -78,6 +89,7 @@ class Priced(NamedTuple):
       payload: how z is sent.
       choice: name of the recommended cut, or None.
       words: sentences for the person who asked: the recommendation, what fusion changes.
+      near: valid cuts that miss a budget or a limit, where nothing is recommended; nearest first.
     """
 
     title: str
@@ -85,6 +97,7 @@ class Priced(NamedTuple):
     payload: str
     choice: str | None
     words: list[str]
+    near: list[NearMiss]
 
 
 def price(
@@ -161,17 +174,18 @@ def price_run(loaded: LoadedRun, options: CutsConfig = CutsConfig(), *, folder: 
       folder: where ``cuts.csv`` and ``cuts.png`` go; default: the run folder and its ``figures/``.
 
     Returns:
-      One row a cut, and the recommended cut within the budget.
+      One row a cut, and the recommended cut within the budget, or why there is none.
 
     Raises:
-      UserError: an unknown or bypassed ``cut``; a budget that no valid cut meets (the closest is named).
+      UserError: an unknown or bypassed ``cut``; settings out of range.
     """
     _check(options)
     x = jax.ShapeDtypeStruct((options.batch_size, *loaded.splits.test.images.shape[1:]), jnp.uint8)
     found = evidence(loaded)
     own = (loaded.run.folder / "cuts.csv", loaded.run.subfolder("figures") / "cuts.png")
     files = own if folder is None else (folder / "cuts.csv", folder / "cuts.png")
-    return _price(loaded.run.folder.name, loaded.network, loaded.variables, x, options, found, files)
+    run = str(short(loaded.run.folder))
+    return _price(loaded.run.folder.name, loaded.network, loaded.variables, x, options, found, files, run)
 
 
 def _check(options: CutsConfig) -> None:
@@ -181,7 +195,12 @@ def _check(options: CutsConfig) -> None:
             raise UserError(f"--{flag.replace('_', '-')} must be at least 1, got {value}")
     if options.budget_ms is not None and not options.budget_ms > 0:
         raise UserError(f"--budget-ms must be a positive number, got {options.budget_ms:g}")
-    for flag, given in (("--budget-ms", options.budget_ms is not None), ("--cut", bool(options.cut))):
+    parse_link(options.bandwidth, options.rtt)
+    for flag, given in (
+        ("--budget-ms", options.budget_ms is not None),
+        ("--bandwidth", options.bandwidth is not None),
+        ("--cut", bool(options.cut)),
+    ):
         if options.no_latency and given:
             raise UserError(f"{flag} needs what --no-latency leaves out; give one of the two")
 
@@ -202,6 +221,7 @@ def _price(
     options: CutsConfig,
     found: Mapping[str, Mapping[str, Any]],
     files: tuple[Path, Path] | None,
+    run: str = "RUN",
 ) -> Priced:
     traced = trace(network, variables, x)
     rows = [_row(priced, found.get(priced.cut, {})) for priced in price_traced(traced)]
@@ -209,31 +229,43 @@ def _price(
     for row in rows:
         row["edge_share"] = row["edge_parameters"] / max(total["edge_parameters"], 1)
     _check_cuts(network, rows, options.cut)
-    limits = _limits(options, total["edge_parameters"])
-    hold(rows, [limit for limit in limits if limit.key != "edge_ms"], name)  # refuse before anything is timed
+    limits = _limits(options, total["edge_parameters"], attacked=bool(found))
+    image = math.prod(x.shape)  # in bytes, as images come in
     title = (
         f"{name}: {total['edge_parameters']:,} parameters, {presentation.quantity(total['edge_flops'])}FLOP, "
         f"{'x'.join(map(str, x.shape[1:]))} images ({presentation.quantity(math.prod(x.shape[1:]), 1024)}B), "
         f"batch of {options.batch_size}"
     )
-    inputs = None if options.no_latency else (_values(variables), _images(x))
-    if inputs is not None:
+    inputs = None
+    if hold(rows, limits) and not options.no_latency:  # where nothing is within the budget nothing is timed
+        inputs = cut_timing.random_values(variables), cut_timing.random_images(x)
         title += f"; median of {options.repeats} runs on {jax.devices()[0].device_kind}"
-        _time_pieces(traced, inputs, rows, options.repeats)
-        hold(rows, limits, name)
-    # A bare model without a budget leaves nothing to weigh: the deepest cut is always the logits.
-    choice, why = recommend(rows) if found or limits else (None, "")
-    words = [] if choice is None else _recommendation(rows, choice, why, limits)
+        cut_timing.time_pieces(traced, inputs, rows, options.repeats)
+        hold(rows, limits)
+        words_of_link = cut_timing.add_link(rows, parse_link(options.bandwidth, options.rtt), options.payload, image)
+    else:
+        words_of_link = []
+    choice, words = _advice(name, rows, limits, found, run)
     for row in rows:
-        if inputs is not None and (row["recommended"] or row["cut"] in options.cut):
-            words.append(_time_halves(traced, inputs, row, options.repeats))
+        if inputs is not None and (row["cut"] == choice or row["cut"] in options.cut):
+            words.append(cut_timing.time_halves(traced, inputs, row, options.repeats))
+    words += [*words_of_link, *filter(None, [words_on_payload(rows, options.payload, image)])]
     if files is not None:
-        tables.write_csv(rows, files[0])
-        drawn = {limit.key: limit.most for limit in limits}
-        if "edge_parameters" in drawn:
-            drawn["edge_share"] = drawn["edge_parameters"] / max(total["edge_parameters"], 1)
-        figures.cuts_figure(rows, files[1], title=title, payload=options.payload, limits=drawn)
-    return Priced(title, rows, options.payload, choice, words)
+        _write(rows, files, limits, title, options.payload, total["edge_parameters"])
+    recommended = next((row["cut"] for row in rows if row["recommended"]), None)
+    untested = choice is not None  # a cut to begin with, or of a bare model the deepest
+    near = [] if recommended or untested else near_misses(rows, limits)
+    return Priced(title, rows, options.payload, recommended, words, near)
+
+
+def _write(
+    rows: list[dict[str, Any]], files: tuple[Path, Path], limits: list[Limit], title: str, payload: str, total: int
+) -> None:
+    tables.write_csv(rows, files[0])
+    drawn = {limit.key: limit.bound for limit in limits if not limit.leak}
+    if "edge_parameters" in drawn:
+        drawn["edge_share"] = drawn["edge_parameters"] / max(total, 1)
+    figures.cuts_figure(rows, files[1], title=title, payload=payload, limits=drawn)
 
 
 def _check_cuts(network: TappedNetwork, rows: list[dict[str, Any]], asked: tuple[str, ...]) -> None:
@@ -259,14 +291,14 @@ def _row(priced: Price, found: Mapping[str, Any]) -> dict[str, Any]:
         "cloud_flops": priced.cloud_flops,
         **{f"payload_{dtype}": priced.payload(dtype) for dtype in BYTES},
         "edge_memory": priced.edge_memory,
-        **dict.fromkeys(("edge_ms", "cloud_ms", "edge_ms_whole", "cloud_ms_whole"), math.nan),
+        **dict.fromkeys(cut_timing.TIMES, math.nan),
         **found,
         "within_budget": True,
         "recommended": False,
     }
 
 
-def _limits(options: CutsConfig, parameters: int) -> list[Limit]:
+def _limits(options: CutsConfig, parameters: int, *, attacked: bool) -> list[Limit]:
     limits = []
     if options.budget_params is not None:
         most = parse_parameters(options.budget_params, parameters)
@@ -280,69 +312,44 @@ def _limits(options: CutsConfig, parameters: int) -> list[Limit]:
         limits.append(
             Limit("edge_ms", options.budget_ms, f"--budget-ms {options.budget_ms:g}", "{:.3g} ms on the edge")
         )
+    for flag in ("min_ratio", "max_identified"):
+        if (value := getattr(options, flag)) is not None:
+            if not attacked:
+                raise UserError(f"{flag} is for a run that was attacked; a bare model has no verdict", field=flag)
+            limits.append(limit_of_leak(flag, value))
     return limits
 
 
-def _recommendation(rows: list[dict[str, Any]], choice: str, why: str, limits: list[Limit]) -> list[str]:
-    """Mark the row, and say why it, and what to beware of."""
-    within = f" within {' and '.join(limit.flag for limit in limits)}" if limits else ""
-    words = [f"recommended cut{within}: {choice} ({why})"]
-    row = next(row for row in rows if row["cut"] == choice)
-    row["recommended"] = True
-    if math.isfinite(row.get("ratio", math.nan)) and not row["flattened"]:
-        words.append(f"the attack on {choice} was still improving: give it more --epochs before you trust its failure")
-    if row["cloud_flops"] == 0:
-        words.append(f"{choice} leaves the cloud nothing to do; --budget-params or --budget-ms bounds the edge")
-    return words
+# What to do -----------------------------------------------------------------------------------------------------------
 
 
-# What is timed -------------------------------------------------------------------------------------------------------
-
-
-def _time_pieces(traced: Traced, inputs: tuple[Any, Any], rows: list[dict[str, Any]], repeats: int) -> None:
-    with progress_bar() as bar:
-        task = bar.add_task("timing", total=sum(row["valid"] for row in rows) + repeats)
-        timed = latency.time_pieces(traced, *inputs, repeats=repeats, on_piece=lambda: bar.advance(task))
-    for row in rows:
-        if row["cut"] in timed:
-            row["edge_ms"], row["cloud_ms"] = (1000 * seconds for seconds in timed[row["cut"]])
-
-
-def _time_halves(traced: Traced, inputs: tuple[Any, Any], row: dict[str, Any], repeats: int) -> str:
-    halves = latency.time_halves(traced, *inputs, row["cut"], repeats=repeats)
-    row["edge_ms_whole"], row["cloud_ms_whole"] = (1000 * seconds for seconds in halves)
-    edge, cloud, edge_whole, cloud_whole = (
-        presentation.number(row[key]) for key in ("edge_ms", "cloud_ms", "edge_ms_whole", "cloud_ms_whole")
-    )
-    return (
-        f"{row['cut']}: edge {edge} ms, cloud {cloud} ms by pieces; {edge_whole} ms and {cloud_whole} ms as two whole "
-        "halves"
-    )
-
-
-def _values(variables: Any) -> Any:
-    """Variables to time: a run's own; shapes become random numbers of a size that neither explodes nor vanishes.
-
-    Not the model's own initialisation: a latency does not depend on it, and compiling IR-152's takes 17 s.
-    """
-    rng = np.random.default_rng(0)
-
-    def value(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.ShapeDtypeStruct):
-            return leaf
-        uniform = rng.random(leaf.shape, np.float32)
-        if len(leaf.shape) < 2:  # scales, variances, biases
-            return (0.5 + uniform).astype(leaf.dtype)
-        return ((2 * uniform - 1) * math.sqrt(3 / math.prod(leaf.shape[:-1]))).astype(leaf.dtype)
-
-    return jax.tree.map(value, variables)
-
-
-def _images(x: jax.ShapeDtypeStruct) -> np.ndarray:
-    rng = np.random.default_rng(0)
-    if x.dtype == jnp.uint8:
-        return rng.integers(0, 256, x.shape, np.uint8)
-    return rng.standard_normal(x.shape, np.float32)
+def _advice(
+    name: str,
+    rows: list[dict[str, Any]],
+    limits: list[Limit],
+    found: Mapping[str, Mapping[str, Any]],
+    run: str,
+) -> tuple[str | None, list[str]]:
+    """The cut to look at, and what to say of it; marks the recommended one. Of a bare model none is recommended."""
+    inside = [row["cut"] for row in rows if row["valid"] and row["within_budget"]]
+    costs = " and ".join(limit.flag for limit in limits if not limit.leak)
+    if not inside:
+        return None, [f"no cut of {name} is within {costs}; the nearest are below"]
+    if not found:
+        if not limits:  # the deepest cut is always the logits
+            return None, []
+        return inside[-1], [
+            f"deepest cut within {costs}: {inside[-1]}. What it gives away nobody knows before a network is trained "
+            "and attacked: python -m gpz_jax.train, then python -m gpz_jax.attack RUN"
+        ]
+    advice = recommend(rows, limits, run=run)
+    words = list(advice.words)
+    if advice.choice is not None:
+        row = next(row for row in rows if row["cut"] == advice.choice)
+        row["recommended"] = True
+        if row["cloud_flops"] == 0:
+            words.append(f"{row['cut']} leaves the cloud nothing to do; --budget-params or --budget-ms bounds the edge")
+    return advice.choice or advice.test_first or None, words
 
 
 def report_cuts(priced: Priced, console: Console, *, wide: bool = False) -> None:
@@ -350,3 +357,5 @@ def report_cuts(priced: Priced, console: Console, *, wide: bool = False) -> None
     console.print(cuts_table.cuts_table(priced.title, priced.rows, payload=priced.payload, wide=wide))
     for sentence in priced.words:
         console.print(sentence, markup=False, highlight=False)
+    if priced.near:
+        console.print(cuts_table.near_table(priced.near))

@@ -11,7 +11,9 @@ import numpy as np
 from gpz_jax.data.batches import padded_batches
 from gpz_jax.deployment import halves_folder
 from gpz_jax.deployment.halves import export_halves
+from gpz_jax.inversion.verdict import verdict_of
 from gpz_jax.workflow.common import PROBE_BATCH, probe_batches, say, short
+from gpz_jax.workflow.cut_evidence import answers_of, attacked
 from gpz_jax.workflow.loaded_run import LoadedRun, report_accuracy
 
 
@@ -54,8 +56,15 @@ def split_run(
     names = None if loaded.run.class_names is None else list(loaded.run.class_names)
     of_run = {"run": loaded.run.folder.name, "epoch": loaded.epoch, "class_names": names}
     metadata = {**of_run, **metadata, "accuracy": accuracy}
+    metadata["verdict"] = _verdict(loaded, cut, whole)
     halves_folder.save_halves(made._replace(metadata=metadata), folder)
     return metadata
+
+
+def _verdict(loaded: LoadedRun, cut: str, accuracy: float) -> dict[str, str]:
+    """What the run's attacks say of the cut, for those who get the files without the run."""
+    verdict = verdict_of(attacked(loaded, answers_of(loaded, accuracy))[cut])
+    return {"word": verdict.word, "grade": verdict.grade, "sentence": verdict.sentence}
 
 
 def _training_images(loaded: LoadedRun) -> Iterator[Any]:
@@ -89,6 +98,7 @@ def report_split(metadata: dict[str, Any], folder: str | Path) -> None:
         lost = accuracy["whole"] - accuracy["halves"]
         line += f", {accuracy['halves']:.4f} through the files (drop {lost:.4f})"
     print(line)
+    print(metadata["verdict"]["sentence"])
     print(
         f"run them with jax alone: python {short(path / halves_folder.SCRIPT)} [IMAGES.npy]\n",
         halves_folder.RUN_HALVES,

@@ -92,6 +92,7 @@ def test_brightness_and_contrast_spans(key):
     assert abs(np.corrcoef(shift, factor)[0, 1]) < 0.1
 
 
+@pytest.mark.slow
 def test_colour_turns_the_hue_and_leaves_grey_pixels_grey(key):
     red = jnp.broadcast_to(jnp.array([0.6, 0.3, 0.3]), (64, 2, 2, 3))
     out = augment(key, red, kind="colour")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from PIL import Image
+from thinned import thinned
 
 from gpz_jax.reporting import ledger_figures
 from gpz_jax.runs.steps import PARAMETER_TERMS, VARIABLES
@@ -38,9 +39,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=pytest.mark.slow if case == "five runs" else ()) for case in CASES]
-)
+@pytest.mark.parametrize("case", thinned(list(CASES), ["turn", "feature only"]))
 def test_every_figure_is_drawn(case, tmp_path):
     found = CASES[case]
     cut = str(next(iter(found.values())).cut.values[0])

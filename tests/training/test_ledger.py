@@ -181,6 +181,7 @@ def test_what_happened_in_an_epoch_is_what_its_checkpoints_say(tracked, steps, l
         np.testing.assert_allclose(happened.sel(cut=cut), new - old, rtol=1e-3, atol=1e-4 * np.abs(new - old).max())
 
 
+@pytest.mark.slow
 def test_step_size_and_alpha_are_those_of_the_epoch(tmp_path):
     # The rate is a traced number, and so is alpha: the compiled row is that of every other run here.
     changed = config(ls=-0.05, epochs=3, warmup_epochs=1, track={"track_every": 2})
