@@ -38,6 +38,8 @@ from gpz_jax.deployment.halves_folder import load_halves, save_halves
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.attacking import attack_cut
 from gpz_jax.inversion.decoder import Decoder, TransposedConv, decoder_for
+from gpz_jax.inversion.guarantee_result import Guarantee
+from gpz_jax.inversion.guarantees import guarantees_at
 from gpz_jax.inversion.protocol import Attack, Fitted, Reconstruction, Target
 from gpz_jax.inversion.results import AttackResult, Attempt, Training
 from gpz_jax.inversion.verdict import Verdict, verdict_of
@@ -60,6 +62,7 @@ __all__ = [
     "Decoder",
     "FeatureTerms",
     "Fitted",
+    "Guarantee",
     "ModelConfig",
     "Moments",
     "ParameterTerms",
@@ -90,6 +93,7 @@ __all__ = [
     "feature_bound",
     "feature_terms",
     "gradient_parts",
+    "guarantees_at",
     "information_ceiling",
     "interference",
     "load_halves",

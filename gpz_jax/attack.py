@@ -12,7 +12,7 @@ from gpz_jax.config import AttackConfig, RunIdentity
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
 from gpz_jax.inversion.verdict import verdict_of
-from gpz_jax.reporting import attack_table, tables
+from gpz_jax.reporting import attack_table, guarantee_table, tables
 
 DESCRIPTION = """Rebuild the input from what is sent at each cut, by attackers trained on images of their own, and score
 them on test images against floors: the mean image, the class mean, and a decoder that sees the predicted label only.
@@ -62,8 +62,12 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
         f"{loaded.run.folder.name}{_what(flags.attack)}: attacked with {len(loaded.splits.auxiliary)} auxiliary images"
     )
     tables.console().print(attack_table.attack_table(title, results, wide=flags.wide))
-    leaks = attack_table.leak_table("leak list: the best attack on each cut", results, wide=flags.wide)
+    leaks = attack_table.leak_table(
+        "leak list: the best attack on each cut", results, wide=flags.wide, class_names=loaded.run.class_names
+    )
     tables.console().print(leaks)
+    under = workflow.guarantees_beside(loaded, workflow.attack_home(flags.attack))
+    tables.console().print(guarantee_table.guarantee_table(results, under, wide=flags.wide))
     if not flags.attack.null:
         for result in results:
             print(verdict_of(result).sentence)

@@ -4,6 +4,7 @@ import csv
 import html
 import io
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,33 @@ def number(value: Any, digits: int = 3) -> str:
     if isinstance(value, int | np.integer):
         return str(value)
     return "" if math.isnan(value) else f"{value:.{digits}g}"
+
+
+#: Characters that are no text: controls, halves of characters, line and paragraph separators.
+_NO_TEXT = ("Cc", "Cs", "Zl", "Zp")
+
+#: Characters that turn the direction of what stands beside a name.
+_TURNING = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def is_text(name: str) -> bool:
+    r"""Whether a name can be shown as it is: no control characters, line breaks, or marks that turn the writing round.
+
+    Example:
+      >>> is_text("[red]größe"), is_text("a\nb"), is_text("\x1b[31m")
+      (True, False, False)
+    """
+    return not any(unicodedata.category(char) in _NO_TEXT or char in _TURNING for char in name)
+
+
+def class_label(label: int, names: Sequence[str] | None) -> str:
+    """A class as people are shown it: its name where it has one, else its number.
+
+    Example:
+      >>> class_label(1, ("cat", "dog")), class_label(1, None)
+      ('dog', '1')
+    """
+    return names[label] if names is not None and 0 <= label < len(names) else str(label)
 
 
 def interval(low: float, high: float) -> str:

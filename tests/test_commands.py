@@ -66,7 +66,7 @@ def table_rows(text):
 
 def attack_tables(text):
     """Rows of the tables that the attack command prints: the scores by attack or floor, the leak list by cut."""
-    scores, leaks = text.split("leak list")
+    scores, leaks = text.partition("under the attacks")[0].split("leak list")
     lines = [line.strip().strip("│").split("│") for line in scores.splitlines() if line.lstrip().startswith("│")]
     return {row[1].strip().removesuffix(" *"): [c.strip() for c in row] for row in lines}, table_rows(leaks)
 
@@ -338,9 +338,19 @@ def test_attack_as_a_process_and_resumed(home, run, capsys):
     assert [entry["image"] for entry in result["leaks"]["best_images"]] == [int(s["image"]) for s in ordered[:5]]
     assert [entry["image"] for entry in result["leaks"]["worst_images"]] == [int(s["image"]) for s in ordered[:-6:-1]]
 
+    floor = json.loads((run / "attacks" / "guarantees.json").read_text())["cuts"]["logits"]
+    assert floor["images"] == 359
+    assert 0 < floor["mse_floor"] < mse
+    assert 0 <= floor["mse_entropy"] < mse
+    under = table_rows(said.stdout.partition("under the attacks")[2])["logits"]
+    assert under[1] in (rows["linear"][2], rows["deconvolution"][2])
+    assert under[2].startswith(f"{floor['mse_floor']:.3g} ± ")
+
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    kept = (run / "attacks" / "guarantees.json").stat().st_mtime_ns
     attack.main([str(run), "--cut", "logits", *SHORT, "--resume"])
     again = capsys.readouterr()
+    assert (run / "attacks" / "guarantees.json").stat().st_mtime_ns == kept
     assert "deconvolution on logits: already done, read from" in again.err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     assert attack_tables(again.out) == (rows, leaks)
@@ -378,6 +388,18 @@ def test_attack_with_other_images_as_many_is_run_again(attacked, tmp_path, capsy
     assert attacked_again(attacked, tmp_path, capsys, "--aux", "other", "--data-dir", "data")
 
 
+def test_a_damaged_guarantee_is_said_and_replaced(attacked, tmp_path, capsys):
+    spoilt = shutil.copytree(attacked, tmp_path / "spoilt")
+    file = spoilt / "attacks" / "guarantees.json"
+    file.write_text('{"cuts": [')
+    attack.main([str(spoilt), "--cut", "logits", "--epochs", "1", "--decoder-width", "4", "--resume"])
+    said = capsys.readouterr()
+    assert "guarantees.json cannot be read (JSONDecodeError); it is made anew" in said.err
+    assert "already done" in said.err
+    assert "mse floor" in said.out
+    assert json.loads(file.read_text()) == json.loads((attacked / "attacks" / "guarantees.json").read_text())
+
+
 def test_a_damaged_attack_is_run_again(attacked, tmp_path, capsys):
     spoilt = shutil.copytree(attacked, tmp_path / "spoilt")
     file = spoilt / "attacks" / "logits-deconvolution" / "reconstructions.npz"
@@ -407,15 +429,19 @@ def test_an_attack_that_is_killed_while_it_is_scored_is_not_taken_for_finished(a
 @pytest.mark.slow
 def test_an_npz_data_set_and_another_as_the_attackers_images(tmp_path, capsys):
     (tmp_path / "data").mkdir()
-    np.savez(tmp_path / "data" / "mine.npz", **arrays())
+    names = ["[red]x", "<script>", *(f"class {c}" for c in range(2, 10))]
+    np.savez(tmp_path / "data" / "mine.npz", **arrays(), class_names=np.array(names))
     np.savez(tmp_path / "data" / "theirs.npz", **arrays(train=359, channels=3))
     train.main(["--data", "mine", *ONE_EPOCH, "--run", "r"])
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["class_names"] == names
     assert "359 test images" in capsys.readouterr().out
     assert settings(tmp_path / "r")["data"]["data"] == "mine"
     attack.main(["r", "--aux", "theirs", "--cut", "logits", "--epochs", "1", "--decoder-width", "4"])
     said = capsys.readouterr()
     assert "auxiliary 'theirs' converted from 3 to 1 channels" in said.err
     assert "attacked with 359 auxiliary images" in said.out
+    leaks = " ".join(attack_tables(said.out)[1]["logits"])
+    assert sum(name in leaks for name in names) >= 2
     shutil.move(tmp_path / "data", tmp_path / "elsewhere")
     probe.main(["r", "--null-seeds", "0", "--data-dir", "elsewhere", "--data", "mine", "--width", "4"])
     assert_csv_equals_zarr(tmp_path / "r", "test")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -155,6 +156,17 @@ def test_uint8_spans_each_channel_of_the_training_images(run, loaded, capsys):
     error = np.abs(payload * np.array(record["quantiser"]["scale"]) - z) / record["quantiser"]["scale"]
     assert error.max() < 0.501
     assert "payload: 64 bytes an image" in capsys.readouterr().out
+
+
+def test_names_of_classes_come_along(run, written, tmp_path, capsys):
+    assert json.loads((written[0] / "halves.json").read_text())["class_names"] is None
+    names = ["[red]x", "<script>", *map(str, range(8))]
+    named = shutil.copytree(run, tmp_path / "named")
+    config = json.loads((named / "config.json").read_text())
+    (named / "config.json").write_text(json.dumps(config | {"class_names": names}))
+    split.main([str(named), "--cut", "logits", "--payload", "float32", "named_halves"])
+    assert json.loads((tmp_path / "named_halves" / "halves.json").read_text())["class_names"] == names
+    assert load_halves(tmp_path / "named_halves")[2]["class_names"] == names
 
 
 def test_other_platforms_and_an_export_is_replaced(run, capsys):

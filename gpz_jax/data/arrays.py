@@ -6,12 +6,13 @@ not many times over: uint8 arrays pass through uncopied, everything else is conv
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from gpz_jax.data.class_names import checked_names
 from gpz_jax.errors import UserError
 
 
@@ -21,7 +22,7 @@ class Source:
 
     ``aux_images`` are extra unlabelled images for the attacker; they may differ from the others in height and
     width, never in channels. ``train_group`` numbers the person or patient behind each train image, if known: whose
-    images are never dealt to two parties.
+    images are never dealt to two parties. ``class_names`` are those of the classes 0..K-1, if known.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Source:
     aux_images: UInt8[np.ndarray, "aux aux_H aux_W C"] | None
     num_classes: int
     train_group: Int32[np.ndarray, "train"] | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def from_arrays(
@@ -45,6 +47,7 @@ def from_arrays(
     train_group: np.ndarray | None = None,
     test_group: np.ndarray | None = None,
     aux_group: np.ndarray | None = None,
+    class_names: Iterable[object] | None = None,
     where: str | None = None,
     auxiliary: bool = False,
 ) -> Source:
@@ -57,7 +60,8 @@ def from_arrays(
 
     Groups (identities, patients) are integers or strings (N,); one that is in two of train, test and aux is refused,
     since the classifier, or the attacker, would then be judged on someone it knows. A part without groups is taken to
-    be of other people; with ``auxiliary=True`` groups are not looked at.
+    be of other people; with ``auxiliary=True`` groups are not looked at, nor are ``class_names``: one for each of
+    0..K-1, in their order, see :func:`~gpz_jax.data.class_names.checked_names`.
 
     Raises UserError: one line naming the array, what is wrong with it and what to do.
 
@@ -103,13 +107,14 @@ def from_arrays(
         aux_images=aux_images,
         num_classes=num_classes,
         train_group=None if train_group is None else _numbered(train_group),
+        class_names=None if class_names is None or auxiliary else checked_names(class_names, num_classes, where),
     )
 
 
 def fingerprint(source: Source) -> str:
     """Return the SHA-256 (hex) over the shapes and bytes of all arrays: equal exactly when the data (and groups) are.
 
-    The name does not enter, nor does the memory layout; nothing larger than a chunk is copied.
+    Names do not enter, nor does the memory layout; nothing larger than a chunk is copied.
 
     >>> half, labels = np.full((4, 2, 2, 1), 0.5), np.array([0, 1, 0, 1])
     >>> same = {"train_images": half, "train_labels": labels, "test_images": half, "test_labels": labels}

@@ -1,5 +1,6 @@
 """Data sets from files: an ``.npz``, or a folder of images."""
 
+import dataclasses
 import pathlib
 import zipfile
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from gpz_jax.data.arrays import Source, as_uint8, from_arrays
+from gpz_jax.data.class_names import checked_names, names_beside, names_of_array
 from gpz_jax.errors import UserError
 
 # Our key first, then the one the paper's released code writes.
@@ -18,6 +20,7 @@ _NPZ_KEYS = {
     "aux_images": ("aux_images", "auxiliary_data"),
 }
 _GROUPS = ("group", "patient")  # *_group, or *_patient where the file has none of these
+_CLASS_NAMES = "class_names"
 _PARTS = ("train", "test", "aux")
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -28,7 +31,9 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
     Keys: train_images, train_labels, test_images, test_labels and optionally aux_images; or, as the paper's
     released code writes them, train_data, test_data and auxiliary_data for the images. train_group, test_group and
     aux_group, or else train_patient and so on, optional, say whose image each is; they are not read with
-    ``auxiliary=True``. Further keys are ignored unread. Pickled objects are never loaded.
+    ``auxiliary=True``. class_names, optional, are unicode strings (K,); without them, the lines of NAME.classes.txt
+    beside the file, or of classes.txt where it is the only .npz there. Further keys are ignored unread. Pickled objects
+    are never loaded.
 
     Raises UserError for no such file, one that is not an .npz or is damaged, pickled objects, missing keys,
     and arrays that :func:`from_arrays` refuses.
@@ -51,8 +56,15 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
                 # Converted as it is read, so that only one array at a time exists in its wider type.
                 arrays[field] = as_uint8(array, f"{path}: {key}") if field.endswith("images") else array
                 del array
+            if not auxiliary and _CLASS_NAMES in file.files:
+                found = _npz_array(path, file, _CLASS_NAMES)
+                arrays[_CLASS_NAMES] = names_of_array(found, f"{path}: {_CLASS_NAMES}")
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}); copy or write it again") from error
+    if not auxiliary and _CLASS_NAMES not in arrays and (beside := names_beside(path)) is not None:
+        listed, names = beside
+        source = from_arrays(path.stem, **arrays, where=str(path))
+        return dataclasses.replace(source, class_names=checked_names(names, source.num_classes, str(listed)))
     return from_arrays(path.stem, **arrays, where=str(path), auxiliary=auxiliary)
 
 
@@ -72,9 +84,9 @@ def brings_auxiliary(path: str | pathlib.Path) -> bool:
 def read_folder(folder: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
     """Read the images in ``train/<class>/`` and ``test/<class>/`` of a folder; its name is the folder's.
 
-    Classes are numbered in the sorted order of the class folders' names. Images (.png, .jpg, .jpeg) are grey
-    if every file is (Pillow modes 1, L and 16 bits, of which the upper 8 are kept), else RGB; all must have
-    one size. Hidden and other files are ignored.
+    Classes are numbered in the sorted order of the class folders' names, and called by these. Images (.png, .jpg,
+    .jpeg) are grey if every file is (Pillow modes 1, L and 16 bits, of which the upper 8 are kept), else RGB; all must
+    have one size. Hidden and other files are ignored.
 
     Raises UserError for a missing or empty folder, classes that differ between train and test, an unreadable
     image, and the first one of another size.
@@ -99,6 +111,7 @@ def read_folder(folder: str | pathlib.Path, *, auxiliary: bool = False) -> Sourc
         train_labels=train_labels,
         test_images=_decode_all(test_paths, size, grey),
         test_labels=test_labels,
+        class_names=list(train),
         where=str(folder),
         auxiliary=auxiliary,
     )

@@ -11,6 +11,7 @@ their indices are, and nothing is copied.
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from jaxtyping import Int32, UInt8
 
 from gpz_jax.data.arrays import Source, to_channels
 from gpz_jax.errors import UserError
+from gpz_jax.presentation import class_label
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,11 +284,12 @@ def _imbalance(source: Source) -> tuple[str, ...]:
     counts = np.bincount(source.train_labels, minlength=source.num_classes)
     if counts.max() <= 1.5 * counts.min():
         return ()
-    most = int(counts.argmax())
+    most, named = int(counts.argmax()), partial(class_label, names=source.class_names)
     always = float(np.mean(source.test_labels == most))
     return (
-        f"the classes of {source.name!r} are not balanced: {counts.max()} train images of class {most}, {counts.min()} "
-        f"of class {int(counts.argmin())}; always answering {most} has test accuracy {always:.3f}",
+        f"the classes of {source.name!r} are not balanced: {counts.max()} train images of class {named(most)}, "
+        f"{counts.min()} of class {named(int(counts.argmin()))}; always answering {named(most)} has test accuracy "
+        f"{always:.3f}",
     )
 
 
@@ -326,7 +329,8 @@ def _check_counts(name: str, split: Split, source: Source, advice: str) -> None:
     if short.size:
         few = "no image" if counts[short[0]] == 0 else "only 1 image"
         more = f" (and {short.size - 1} more)" if short.size > 1 else ""
+        named = class_label(int(short[0]), source.class_names)
         raise UserError(
-            f"class {short[0]}{more} of data set {source.name!r} has {few} in the {name} split, at least 2 "
+            f"class {named}{more} of data set {source.name!r} has {few} in the {name} split, at least 2 "
             f"are needed; {advice}"
         )

@@ -20,6 +20,8 @@ TFDS_NAMES = {
     "emnist_letters": "emnist/letters",
     "celeb_a": "celeb_a",
 }
+#: Names of classes, where these are not those of the data set: see :func:`_example`.
+_NAMES = {"emnist_letters": "abcdefghijklmnopqrstuvwxyz", "celeb_a": ("not male", "male")}
 _INSTALL = "pip install 'gpz-jax[tfds]'"
 
 
@@ -45,6 +47,7 @@ def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False
                 count = builder.info.splits[part].num_examples
                 for what, array in _stack(name, count, _records(tfds, builder, part)).items():
                     arrays[f"{part}_{what}"] = array
+            names = _class_names(name, builder, int(arrays["train_labels"].max()) + 1)
     except Exception as error:  # no network, no disk, no TensorFlow to prepare it with
         if not _has_tensorflow():
             raise UserError(
@@ -56,7 +59,15 @@ def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False
             f"data set {name!r} is {place} and TensorFlow Datasets cannot provide it ({why}); it needs a network and "
             f"{_INSTALL}"
         ) from error
-    return from_arrays(name, **arrays, auxiliary=auxiliary)
+    return from_arrays(name, **arrays, class_names=names, auxiliary=auxiliary)
+
+
+def _class_names(name: str, builder: Any, num_classes: int) -> list[str] | None:
+    """What the data set calls its classes; None where that is no more than their numbers, or not one a class."""
+    features = getattr(builder.info, "features", None) or {}
+    known = _NAMES.get(name) or getattr(features.get("label"), "names", None) or ()
+    names = [str(one) for one in known]
+    return names if len(names) == num_classes and names != list(map(str, range(num_classes))) else None
 
 
 def _has_tensorflow() -> bool:

@@ -69,6 +69,11 @@ def _split(given: Inputs) -> tuple[Any, Any]:
     return given, None
 
 
+def inputs_of(given: Inputs) -> Any:
+    """The inputs alone, without their labels."""
+    return _split(given)[0]
+
+
 def _is_array(x: Any) -> bool:
     return not isinstance(x, Mapping) and jax.tree_util.treedef_is_leaf(jax.tree.structure(x))
 

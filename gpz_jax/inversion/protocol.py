@@ -174,15 +174,15 @@ class Target:
             raise UserError(f"top_k {top_k}: z has {z[0]} entries; give 1 to {z[0]}", field="top_k")
 
 
-def pieces(x: Any) -> Iterator[tuple[Any, int]]:
+def pieces(x: Any, most: int = BATCH) -> Iterator[tuple[Any, int]]:
     """Inputs up to 256 at a time, all of one shape, and how many count: the last ones are filled up with the first.
 
     >>> [(piece.tolist(), count) for piece, count in pieces(np.arange(3))]
     [([0, 1, 2], 3)]
     """
     images = batch_size(x) or 0
-    size = min(BATCH, images)
-    for start in range(0, images, BATCH):
+    size = min(most, images)
+    for start in range(0, images, most):
         count = min(size, images - start)
         places = (
             np.r_[start : start + count, np.zeros(size - count, int)] if count < size else slice(start, start + size)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from gpz_jax.inversion.results import AttackResult, Attempt, Scores, flattened
 from gpz_jax.inversion.verdict import LINEAR, faults_of
-from gpz_jax.presentation import interval, number, quantity
+from gpz_jax.presentation import class_label, interval, number, quantity
 from gpz_jax.reporting.tables import Column, Sheet
 
 #: Scores that decide, and those that are shown with ``--wide`` beside them.
@@ -148,7 +148,14 @@ def _ends(results: Sequence[AttackResult]) -> list[int]:
     return ends if any(len(result.attempts) > 1 for result in results) else ends[-1:]
 
 
-def leak_table(title: str, results: Sequence[AttackResult], *, count: int = 3, wide: bool = False) -> Sheet:
+def leak_table(
+    title: str,
+    results: Sequence[AttackResult],
+    *,
+    count: int = 3,
+    wide: bool = False,
+    class_names: tuple[str, ...] | None = None,
+) -> Sheet:
     """The images and classes that the best attack on each cut inverted best and worst, ``count`` lines a cut.
 
     Args:
@@ -156,16 +163,22 @@ def leak_table(title: str, results: Sequence[AttackResult], *, count: int = 3, w
       results: one a cut.
       count: how many at either end.
       wide: show also which attack that was.
+      class_names: what classes are called; their numbers stand for them where that is not known.
     """
     best = [result.best for result in results]
     images = {end: [getattr(a.leaks, f"{end}_images")[:count] for a in best] for end in ("best", "worst")}
     classes = {end: [getattr(a.leaks, f"{end}_classes")[:count] for a in best] for end in ("best", "worst")}
     columns = [Column("cut", [result.cut for result in results], words=True)]
     for end, found in images.items():
-        cells = ["\n".join(f"{e.image} ({e.label}): {number(e.mse)}" for e in entries) for entries in found]
+        cells = [
+            "\n".join(f"{e.image} ({class_label(e.label, class_names)}): {number(e.mse)}" for e in entries)
+            for entries in found
+        ]
         columns.append(Column(f"{end}\nimages", cells, words=True))
     for end, found in classes.items():
-        cells = ["\n".join(f"{e.label}: {number(e.mse)}" for e in entries) for entries in found]
+        cells = [
+            "\n".join(f"{class_label(e.label, class_names)}: {number(e.mse)}" for e in entries) for entries in found
+        ]
         columns.append(Column(f"{end}\nclasses", cells, words=True))
     columns.append(Column("attack", [attempt.attack for attempt in best], wide=True, words=True))
     rules = frozenset(range(len(results)))

@@ -1,7 +1,8 @@
 """The run folder: what a run writes, and how it is read again. Nothing in it is a pickle.
 
 runs/NAME/
-  config.json       everything resolved: settings, versions of the packages, fingerprint of the data, classes, channels
+  config.json       everything resolved: settings, versions of the packages, fingerprint of the data, classes and what
+                    they are called, channels
   metrics.jsonl     one line an epoch, and the radius of every cut after it
   dynamics.zarr     labelled, for xarray: group "epochs" (the same; epoch x cut x class) and, of a tracked run, group
                     "steps" (step x cut x class, see steps.py)
@@ -24,6 +25,7 @@ import jax
 
 from gpz_jax.config import Config
 from gpz_jax.errors import UserError
+from gpz_jax.presentation import is_text
 from gpz_jax.runs.records import SCHEMA_VERSION, make_folder, schema_of, write_json
 from gpz_jax.settings_files import from_mapping
 
@@ -31,7 +33,11 @@ _PACKAGES = ("gpz-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "n
 
 
 class Run(NamedTuple):
-    """A run folder and what its config.json says; ``from_torch``: of the file that its weights were read from."""
+    """A run folder and what its config.json says.
+
+    ``from_torch``: of the file that its weights were read from; ``class_names``: of classes 0 to K - 1, None where they
+    are not known.
+    """
 
     folder: Path
     config: Config
@@ -39,6 +45,7 @@ class Run(NamedTuple):
     num_classes: int
     channels: int
     from_torch: dict[str, Any] | None = None
+    class_names: tuple[str, ...] | None = None
 
     @property
     def metrics_file(self) -> Path:
@@ -77,6 +84,7 @@ def start(
     num_classes: int,
     channels: int,
     from_torch: dict[str, Any] | None = None,
+    class_names: tuple[str, ...] | None = None,
 ) -> Run:
     """A new run folder, or with ``resume`` the one that is there.
 
@@ -88,6 +96,7 @@ def start(
       num_classes: K.
       channels: of the images.
       from_torch: what is known of the file that the weights were read from; None for a run that is trained here.
+      class_names: what the data call their classes.
 
     Raises:
       UserError: the folder holds a run and ``resume`` is off; it holds a run of another configuration or other
@@ -96,7 +105,7 @@ def start(
     path = Path(folder) if folder else Path("runs") / readable_name(config)
     if folder is None and not resume:
         path = free(path)
-    run = Run(path.absolute(), config, fingerprint, num_classes, channels, from_torch)
+    run = Run(path.absolute(), config, fingerprint, num_classes, channels, from_torch, class_names)
     check_folder(run, resume=resume)
     write_config(run)
     return run
@@ -129,6 +138,7 @@ def write_config(run: Run) -> None:
             "config": dataclasses.asdict(run.config),
             "fingerprint": run.fingerprint,
             "num_classes": run.num_classes,
+            "class_names": None if run.class_names is None else list(run.class_names),
             "channels": run.channels,
             "versions": {name: _version(name) for name in _PACKAGES},
             "devices": [str(device) for device in jax.devices()],
@@ -152,11 +162,23 @@ def open_run(folder: str | Path) -> Run:
         fields = (str(written["fingerprint"]), int(written["num_classes"]), int(written["channels"]))
         from_torch = written.get("from_torch", written.get("imported"))  # the latter in 0.1.0
         from_torch = None if from_torch is None else dict(from_torch)
+        class_names = _class_names(written.get("class_names"), fields[1])  # runs of before have none
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}); is it a gpz_jax run?") from None
-    return Run(path.absolute(), config, *fields, from_torch)
+    return Run(path.absolute(), config, *fields, from_torch, class_names)
+
+
+def _class_names(written: Any, num_classes: int) -> tuple[str, ...] | None:
+    """The names in a config.json, one a class; ``ValueError`` for anything else."""
+    if written is None:
+        return None
+    if not isinstance(written, list) or len(written) != num_classes:
+        raise ValueError(f"class_names must be {num_classes} names")
+    if not all(isinstance(name, str) and is_text(name) for name in written):
+        raise ValueError("class_names must be text without control characters")
+    return tuple(written)
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:

@@ -68,6 +68,7 @@ def run_from_torch(file: str | Path, config: Config, *, folder: str | None = Non
         num_classes=dealt.num_classes,
         channels=channels,
         from_torch=from_torch,
+        class_names=source.class_names,
     )
     say(f"run folder {run.folder}")
     _write_epoch_0(run, recipe, state, measured, dealt.validation, mesh)

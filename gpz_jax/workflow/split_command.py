@@ -53,7 +53,9 @@ def split_run(
     else:
         say(f"the files are not measured: this machine is none of {', '.join(platforms)}; add it with --platform")
     accuracy = {"whole": whole, "halves": through_files, "split": "test", "images": len(test)}
-    metadata = {"run": loaded.run.folder.name, "epoch": loaded.epoch, **metadata, "accuracy": accuracy}
+    names = None if loaded.run.class_names is None else list(loaded.run.class_names)
+    of_run = {"run": loaded.run.folder.name, "epoch": loaded.epoch, "class_names": names}
+    metadata = {**of_run, **metadata, "accuracy": accuracy}
     metadata["verdict"] = _verdict(loaded, cut, whole)
     halves_folder.save_halves(made._replace(metadata=metadata), folder)
     return metadata

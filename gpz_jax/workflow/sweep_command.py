@@ -78,7 +78,8 @@ def train_sweep(
 
 def _task(root: Path, config: Config, dealt: Dealt) -> Task:
     folder, splits = (root / runs.member_name(config)).absolute(), dealt.splits
-    run = Run(folder, config, dealt.fingerprint, splits.num_classes, splits.train.images.shape[-1])
+    channels, names = splits.train.images.shape[-1], dealt.source.class_names
+    run = Run(folder, config, dealt.fingerprint, splits.num_classes, channels, class_names=names)
     return Task(run, splits)
 
 

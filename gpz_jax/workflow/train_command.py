@@ -50,6 +50,7 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
         fingerprint=sources.fingerprint(source),
         num_classes=dealt.num_classes,
         channels=channels,
+        class_names=source.class_names,
     )
     say(f"run folder {run.folder}")
     train_into([Task(run, dealt)], resume=resume)

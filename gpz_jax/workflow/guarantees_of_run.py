@@ -1,0 +1,71 @@
+"""The guarantees under the attacks on a run's cuts, and where they are kept."""
+
+from pathlib import Path
+from typing import Any
+
+from gpz_jax import defences, runs
+from gpz_jax.inversion import attacking
+from gpz_jax.inversion.guarantee_result import Guarantee
+from gpz_jax.inversion.guarantees import PROBES, SLOPES, guarantees_at
+from gpz_jax.inversion.payload_noise import noise_of
+from gpz_jax.inversion.protocol import Edge, Target, pieces, send
+from gpz_jax.runs.guarantees import read_guarantees, write_guarantees
+from gpz_jax.workflow.common import say
+from gpz_jax.workflow.loaded_run import LoadedRun
+
+#: How z is sent where guarantees are asked for, whatever the attackers are given.
+PAYLOAD = "uint8"
+
+
+class Guarantees:
+    """The guarantees in a folder of attacks; those of earlier calls stay.
+
+    Raises:
+      UserError: those that lie there are of a newer schema than this package knows.
+    """
+
+    def __init__(self, home: Path, loaded: LoadedRun, asked: dict[str, Any], *, resume: bool):
+        self._home, self._loaded, self._resume = home, loaded, resume
+        of_these = ("seed", "epoch_of_run", "defence", "null")  # what the attackers own and how they are scored is not
+        self._asked = {name: asked[name] for name in of_these} | {
+            "payload": PAYLOAD,
+            "probes": PROBES,
+            "slopes": SLOPES,
+        }
+        self._kept = read_guarantees(home, lambda why: say(f"{why}; it is made anew"))
+
+    def at(self, target: Target) -> Guarantee:
+        """The guarantee at a cut, on the test images; written before it is returned."""
+        earlier = self._kept.get(target.cut)
+        if self._resume and earlier is not None and earlier[1] == self._asked:
+            return earlier[0]
+        found = guarantee_of(self._loaded, target)
+        self._kept[target.cut] = found, self._asked
+        write_guarantees(runs.make_folder(self._home), self._kept)
+        return found
+
+
+def guarantee_of(loaded: LoadedRun, target: Target, *, payload: str = PAYLOAD) -> Guarantee:
+    """The guarantee at a target's cut on the run's test images, as if z were sent as ``payload``."""
+    reference, edge = target.reference, Edge(target.edge.network, target.cut)
+    if reference is None:
+        train = loaded.splits.train
+        owned = train.images[train.indices[: attacking.REFERENCE_IMAGES]]
+        sent = (send(target.variables, piece, edge=edge)[:count] for piece, count in pieces(owned))
+        reference = defences.reference(sent)
+    images, labels = loaded.splits.test.take()
+    return guarantees_at(
+        target.edge.network,
+        target.variables,
+        target.cut,
+        (images, labels),
+        noise=noise_of(target.edge.defence, reference, payload=payload),
+        key=target.key,
+        pixels=target.edge.pixels,
+        white_box=target.white_box,
+    )
+
+
+def guarantees_beside(loaded: LoadedRun, home: str) -> dict[str, Guarantee]:
+    """The guarantees that lie in a folder of attacks of the run's, by cut."""
+    return {cut: found for cut, (found, _) in read_guarantees(loaded.run.folder / home).items()}
