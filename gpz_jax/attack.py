@@ -68,16 +68,17 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
     tables.console().print(leaks)
     under = workflow.guarantees_beside(loaded, workflow.attack_home(flags.attack))
     tables.console().print(guarantee_table.guarantee_table(results, under, wide=flags.wide))
+    home = workflow.attack_home(flags.attack)
     if not flags.attack.null:
+        all_made = workflow.attacked(loaded, home=home)  # by earlier calls, too
         for result in results:
-            print(verdict_of(result).sentence)
+            tables.console().print(verdict_of(all_made[result.cut]).sentence, markup=False)
     for result in results:
         if not math.isnan(result.best.accuracy):
             workflow.say(
                 f"{result.cut}: test accuracy {result.best.accuracy:.4f} behind the defence, "
                 f"{result.best.accuracy_undefended:.4f} without"
             )
-    home = workflow.attack_home(flags.attack)
     figure = workflow.short(loaded.run.folder / "figures" / f"{home}.png")
     several = any(len(result.attempts) > 1 for result in results)
     every = f" (best attack on every cut), {home}-CUT.png beside it (every attack)" if several else ""

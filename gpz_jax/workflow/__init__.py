@@ -6,6 +6,7 @@ script (``experiments/tour.py``) or a notebook.
 
 from gpz_jax.workflow.attack_command import attack_home, attack_run
 from gpz_jax.workflow.common import load_data, say, short
+from gpz_jax.workflow.cut_evidence import attacked
 from gpz_jax.workflow.cuts_command import BareModel, CutsConfig, Priced, price, price_model, price_run, report_cuts
 from gpz_jax.workflow.from_torch import run_from_torch
 from gpz_jax.workflow.guarantees_of_run import guarantee_of, guarantees_beside
@@ -24,6 +25,7 @@ __all__ = [
     "Priced",
     "attack_home",
     "attack_run",
+    "attacked",
     "begun",
     "calibration_batches",
     "guarantee_of",

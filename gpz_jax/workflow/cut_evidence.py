@@ -63,15 +63,15 @@ def _probed(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
     return {}
 
 
-def attacked(loaded: LoadedRun, answers: Answers | None = None) -> dict[str, AttackResult]:
+def attacked(loaded: LoadedRun, answers: Answers | None = None, home: str = "attacks") -> dict[str, AttackResult]:
     """Cut -> the attacks that were made on it, in the network's order; those on another epoch's network are left out.
 
     Args:
       loaded: the run.
       answers: how well its network answers; measured if that is needed and not given.
+      home: the folder of the run that holds them.
     """
-    home = loaded.run.folder / "attacks"
-    made = runs.read_results(home, lambda file, why: say(f"{why}; it is left out"), loaded.epoch)
+    made = runs.read_results(loaded.run.folder / home, lambda file, why: say(f"{why}; it is left out"), loaded.epoch)
     known = [result.answers for result in made if not math.isnan(result.answers.accuracy)]
     if answers is None:
         answers = known[0] if known else answers_of(loaded)
