@@ -15,6 +15,7 @@ import json
 import math
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,11 @@ def _written(result: AttackResult, attempt: Attempt, asked: Mapping[str, Any]) -
 
 # Read -----------------------------------------------------------------------------------------------------------------
 
+#: What files that were cut short, or hold something else, are met with.
+_DAMAGE = (
+    OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+
 
 def read_attempt(folder: Path, asked: Mapping[str, Any]) -> Attempt | None:
     """A finished attempt; None if there is none, it was asked for with other settings, or it is damaged.
@@ -157,7 +163,7 @@ def read_attempt(folder: Path, asked: Mapping[str, Any]) -> Attempt | None:
         return _with_arrays(_attempt(written), folder)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except _DAMAGE:
         return None
 
 
@@ -297,7 +303,7 @@ def read_results(home: Path, on_problem: Problem) -> list[AttackResult]:
         except UserError as error:  # a newer schema
             on_problem(file, str(error))
             continue
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             on_problem(file, f"{file} cannot be read ({type(error).__name__})")
             continue
         found[alone.cut] = joined(found[alone.cut], [attempt]) if alone.cut in found else alone
