@@ -55,13 +55,14 @@ def run_record(run: Run, *, data_dir: str | None = None) -> RunRecord:
     cuts = tuple(
         CutRecord(
             cut,
-            verdict_of(results[cut]) if cut in results else _untested(cut, typed),
+            verdict_of(results[cut]) if cut in results else _untested(cut),
             shape=_shape(cut, results, probed),
             valid=costs[cut][1] if cut in costs else probed.valid.get(cut, True),
             result=results.get(cut),
             probed=probed.cuts.get(cut),
             cost=costs[cut][0] if cut in costs else None,
             guarantee=_guarantee(guaranteed[cut]) if cut in guaranteed else None,
+            command=_todo(cut, typed),
         )
         for cut in names
     )
@@ -150,10 +151,13 @@ def _absent(typed: str, why: str, attacked: bool, probed: bool) -> dict[str, Abs
 # Attacks --------------------------------------------------------------------------------------------------------------
 
 
-def _untested(cut: str, typed: str) -> Verdict:
+def _untested(cut: str) -> Verdict:
     """The verdict of a cut that nobody attacked."""
-    todo = f"gpz attack {typed} --cut {shlex.quote(cut)} {ENOUGH}"
-    return Verdict(cut, NOT_TESTED, "", "", f"{cut}: not tested enough; no attack was made. Run: {todo}", {}, (todo,))
+    return Verdict(cut, NOT_TESTED, "", "", f"{cut}: not tested enough; no attack was made.", {}, ("make attacks",))
+
+
+def _todo(cut: str, typed: str) -> str:
+    return f"gpz attack {typed} --cut {shlex.quote(cut)} {ENOUGH}"
 
 
 def _attacked(run: Run) -> tuple[dict[str, AttackResult], list[str]]:

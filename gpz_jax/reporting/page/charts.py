@@ -87,7 +87,7 @@ class Drawing(NamedTuple):
     slanted: bool = False
 
 
-LEFT, RIGHT, PANEL, GAP, HEAD = 44, 10, 92, 18, 22
+LEFT, RIGHT, PANEL, GAP, HEAD = 44, 10, 92, 16, 30
 
 
 def aligned(panels: Sequence[Panel], cuts: Sequence[str], width: int) -> Drawing:
@@ -148,7 +148,7 @@ def _line(one: Series, cuts: Sequence[str], x: Sequence[float], scale: Scale) ->
         if one.ends and all(map(math.isfinite, one.ends[i])):
             low, high = (_r(scale.place(end)) for end in one.ends[i])
             marks.append(Mark(f"M{_r(x[i])} {low}V{high}", f"whisker {classes}"))
-        marks.append(Mark(marker(one.look, *point, 2.4 if one.faint else 4), f"marker {classes}", _told(one, cuts[i], i)))
+        marks.append(Mark(marker(one.look, *point, 3.2 if one.faint else 4), f"marker {classes}", _told(one, cuts[i], i)))
     return marks
 
 
@@ -183,9 +183,9 @@ def marker(look: int, x: float, y: float, size: float) -> str:
     return shapes[look % 4]
 
 
-def plotted(plot: Plot, width: int = 340, height: int = 190) -> Drawing:
+def plotted(plot: Plot, width: int = 340, height: int = 180) -> Drawing:
     """Curves over a numeric axis, thinned to :data:`POINTS` points each."""
-    box = (LEFT, width - RIGHT, HEAD, height - 30)
+    box = (LEFT, width - RIGHT, 12, height - 26)
     xs = [value for line in plot.lines for value in line.x]
     low, high = (min(xs), max(xs)) if xs else (0.0, 1.0)
     across = Scale(low, high if high > low else low + 1.0, box[0], box[1])

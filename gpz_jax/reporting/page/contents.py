@@ -73,7 +73,10 @@ class Guarantee(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CutRecord:
-    """All that is known of one cut of one run; None where nothing was measured."""
+    """All that is known of one cut of one run; None where nothing was measured.
+
+    ``command`` is what to run where it was not tested enough.
+    """
 
     name: str
     verdict: Verdict
@@ -83,6 +86,7 @@ class CutRecord:
     probed: Probed | None = None
     cost: Cost | None = None
     guarantee: Guarantee | None = None
+    command: str = ""
 
     @property
     def attempts(self) -> tuple[Attempt, ...]:

@@ -44,7 +44,7 @@ def panels(contents: Contents) -> list[Panel]:
     guides = ((1.0, "label alone"), (READABLE_RATIO, "readable below"))
     bytes_of_image = ((float(runs[0].image_bytes), "the image itself"),) if runs[0].image_bytes else ()
     found = [
-        Panel("Error of the reconstructions, of the class-mean floor", tuple(error), guides=guides),
+        Panel("Error, as a share of the class-mean floor", tuple(error), guides=guides),
         Panel("Images named by their reconstruction, share", tuple(named)),
         Panel("ρ, share of the variance within classes", tuple(rho)),
         Panel("Evidence against untrained copies, nats", tuple(_evidence(run, i) for i, run in enumerate(runs))),

@@ -29,6 +29,11 @@ class PictureRow(NamedTuple):
     attack: str
     cells: list[Cell]
 
+    @property
+    def held(self) -> bool:
+        """Whether any image was held against the others."""
+        return any(math.isfinite(cell.named) for cell in self.cells)
+
 
 class Pair(NamedTuple):
     """An image of the leak list beside its reconstruction; ``original`` is empty where neither was kept."""
@@ -121,7 +126,8 @@ def uris(painter: Painter, contents: Contents, allowance: Allowance) -> Iterator
     for run in contents.runs:
         for cut in run.cuts:
             found = gallery(painter, run, cut, allowance)
-            for cell in found.originals + [cell for row in found.rows for cell in row.cells]:
+            sample = [*found.originals[:1], *(found.rows[0].cells[:1] if found.rows else [])]  # beside the verdict
+            for cell in (*found.originals, *(cell for row in found.rows for cell in row.cells), *sample):
                 yield cell.uri
             for pair in found.most + found.least:
                 yield from (pair.original, pair.rebuilt)

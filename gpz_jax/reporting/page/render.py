@@ -11,6 +11,7 @@ import numpy as np
 
 from gpz_jax.presentation import number, quantity
 from gpz_jax.reporting.page import charts, cut_panels, picture_rows, words
+from gpz_jax.reporting.page.compared import compared
 from gpz_jax.reporting.page.contents import Absent, Contents, RunRecord
 from gpz_jax.reporting.page.pictures import fitting
 
@@ -41,7 +42,7 @@ def render(contents: Contents) -> str:
         contents=contents, runs=contents.runs, alone=len(contents.runs) == 1,
         galleries=galleries, allowance=allowance, ranks=_ranks(contents.runs),
         wide=charts.aligned(panels, contents.cuts, WIDE), narrow=charts.aligned(panels, contents.cuts, NARROW),
-        legend=cut_panels.legend(contents), timed=_any(contents, "edge_ms"), priced=any(
+        legend=cut_panels.legend(contents), together=compared(contents.runs), timed=_any(contents, "edge_ms"), priced=any(
             cut.cost is not None for run in contents.runs for cut in run.cuts
         ),
         style=_markup(style), script=_markup(script), policy=policy(style, script),
@@ -78,7 +79,7 @@ def _environment() -> Any:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
-        "number": number, "quantity": quantity, "percent": percent, "tone": words.tone, "confused": confused,
+        "number": number, "quantity": lambda *given: quantity(*given).replace(" ", "\u00a0"), "percent": percent, "tone": words.tone, "confused": confused,
         "plotted": charts.plotted, "ends": ends,
     }  # fmt: skip
     environment.globals |= {

@@ -76,7 +76,7 @@ def answer(run: RunRecord) -> str:
         return "No verdict: the network answers no better than chance, so its cuts prove nothing. Train it first."
     if count["untested"] == len(cuts):
         return "Nothing can be said yet: no cut was tested enough. An untested cut is not a safe one."
-    grades = ", ".join(f"{count[grade]} {grade}" for grade in ("readable", "partly", "traces") if count[grade])
+    grades = ", ".join(f"{grade}: {count[grade]}" for grade in ("readable", "partly", "traces") if count[grade])
     parts = [f"{leaking} leak{'s' if leaking == 1 else ''} ({grades})"] if leaking else []
     parts += [f"at {count['none-found']} no leak was found"] if count["none-found"] else []
     untested = count["untested"]

@@ -46,7 +46,7 @@ addEventListener("keydown", (event) => {
   show(asked);
 });
 addEventListener("beforeprint", () => all("details").forEach((part) => { part.open = true; }));
-show(0);
+show(Math.max(0, cuts.findIndex((cut) => cut.querySelector(".pictures"))));
 follow();
 
 // Limits --------------------------------------------------------------------------------------------------------------
