@@ -106,9 +106,7 @@ _KEPT = {"first": "", "best_inverted": "best_", "worst_inverted": "worst_"}
 def _pictures(attempt: Attempt) -> dict[str, np.ndarray]:
     """Name -> array of what reconstructions.npz holds."""
     kept: dict[str, Pictures] = {prefix: getattr(attempt, name) for name, prefix in _KEPT.items()}
-    return {
-        f"{prefix}{name}": array for prefix, pictures in kept.items() for name, array in pictures._asdict().items()
-    }
+    return {f"{prefix}{name}": array for prefix, pictures in kept.items() for name, array in pictures._asdict().items()}
 
 
 def _written(result: AttackResult, attempt: Attempt, asked: Mapping[str, Any]) -> dict[str, Any]:

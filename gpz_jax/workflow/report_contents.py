@@ -139,9 +139,13 @@ def _absent(typed: str, why: str, attacked: bool, probed: bool) -> dict[str, Abs
     """Section -> why the page has nothing for it."""
     absent = {}
     if not attacked:
-        absent["attacks"] = Absent("No attacks yet, so nothing is known of what leaks. Make them:", f"gpz attack {typed} {ENOUGH}")
+        absent["attacks"] = Absent(
+            "No attacks yet, so nothing is known of what leaks. Make them:", f"gpz attack {typed} {ENOUGH}"
+        )
     if not probed:
-        absent["probe"] = Absent("No probe that can be read: R_c², ρ and evidence are missing. Make it:", f"gpz probe {typed}")
+        absent["probe"] = Absent(
+            "No probe that can be read: R_c², ρ and evidence are missing. Make it:", f"gpz probe {typed}"
+        )
     if why:
         absent["cost"] = Absent(f"No prices, because the run could not be opened: {why}")
         absent["confusion"] = Absent(f"Not known, because the run could not be opened: {why}")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gpz_jax.reporting.page.contents import Plot
-from gpz_jax.reporting.page.scales import Scale, scale_for
+from gpz_jax.reporting.page.scales import Real, Scale, scale_for
 
 #: Looks (colour, dash, marker) that the style sheet tells apart; more series begin anew.
 LOOKS = 8
@@ -28,9 +28,9 @@ class Series(NamedTuple):
     """
 
     name: str
-    y: Sequence[float]
+    y: Sequence[Real]
     look: int = 0
-    ends: Sequence[tuple[float, float]] = ()
+    ends: Sequence[tuple[Real, Real]] = ()
     kind: str = "line"
     faint: bool = False
 
@@ -41,7 +41,7 @@ class Panel(NamedTuple):
     title: str
     series: tuple[Series, ...]
     log: bool = False
-    guides: tuple[tuple[float, str], ...] = ()
+    guides: tuple[tuple[Real, str], ...] = ()
 
 
 class Mark(NamedTuple):
@@ -56,15 +56,15 @@ class Frame(NamedTuple):
     """A panel, drawn: pixels of its edges, ticks ``(pixel, text)`` of y and x, guides, and the marks in it."""
 
     title: str
-    left: float
-    right: float
-    top: float
-    bottom: float
-    ticks: list[tuple[float, str]]
-    guides: list[tuple[float, str]]
+    left: Real
+    right: Real
+    top: Real
+    bottom: Real
+    ticks: list[tuple[Real, str]]
+    guides: list[tuple[Real, str]]
     marks: list[Mark]
-    below: list[tuple[float, str]] = []
-    upright: tuple[float, str] | None = None
+    below: list[tuple[Real, str]] = []
+    upright: tuple[Real, str] | None = None
 
 
 class Column(NamedTuple):
@@ -72,9 +72,9 @@ class Column(NamedTuple):
 
     name: str
     label: str
-    x: float
-    middle: float
-    width: float
+    x: Real
+    middle: Real
+    width: Real
 
 
 class Drawing(NamedTuple):
@@ -104,7 +104,9 @@ def aligned(panels: Sequence[Panel], cuts: Sequence[str], width: int) -> Drawing
     slanted = longest * 7.2 > each
     room = 18 + (min(longest, 24) * 5.2 if slanted else 0)
     columns = [
-        Column(cut, cut if len(cut) <= 24 else cut[:23] + "…", _r(LEFT + i * each), _r(LEFT + (i + 0.5) * each), _r(each))
+        Column(
+            cut, cut if len(cut) <= 24 else cut[:23] + "…", _r(LEFT + i * each), _r(LEFT + (i + 0.5) * each), _r(each)
+        )
         for i, cut in enumerate(cuts)
     ]
     middles = [column.middle for column in columns]
@@ -115,7 +117,7 @@ def aligned(panels: Sequence[Panel], cuts: Sequence[str], width: int) -> Drawing
     return Drawing(width, math.ceil(top - GAP + room + 6), columns, frames, slanted)
 
 
-def _frame(panel: Panel, cuts: Sequence[str], x: Sequence[float], box: tuple[float, float, float, float]) -> Frame:
+def _frame(panel: Panel, cuts: Sequence[str], x: Sequence[Real], box: tuple[Real, Real, Real, Real]) -> Frame:
     left, right, top, bottom = box
     values = [value for one in panel.series for value in (*one.y, *itertools.chain(*one.ends))]
     scale = scale_for([*values, *(value for value, _ in panel.guides)], bottom, top, log=panel.log)
@@ -139,7 +141,7 @@ def _told(one: Series, cut: str, i: int) -> str:
     return said
 
 
-def _line(one: Series, cuts: Sequence[str], x: Sequence[float], scale: Scale) -> list[Mark]:
+def _line(one: Series, cuts: Sequence[str], x: Sequence[Real], scale: Scale) -> list[Mark]:
     classes = f"look{one.look % LOOKS}" + (" faint" if one.faint else "")
     drawn = [i for i, value in enumerate(one.y) if math.isfinite(value) and (value > 0 or not scale.log)]
     points = [(x[i], scale.place(one.y[i])) for i in drawn]
@@ -148,13 +150,13 @@ def _line(one: Series, cuts: Sequence[str], x: Sequence[float], scale: Scale) ->
         if one.ends and all(map(math.isfinite, one.ends[i])):
             low, high = (_r(scale.place(end)) for end in one.ends[i])
             marks.append(Mark(f"M{_r(x[i])} {low}V{high}", f"whisker {classes}"))
-        marks.append(Mark(marker(one.look, *point, 3.2 if one.faint else 4), f"marker {classes}", _told(one, cuts[i], i)))
+        marks.append(
+            Mark(marker(one.look, *point, 3.2 if one.faint else 4), f"marker {classes}", _told(one, cuts[i], i))
+        )
     return marks
 
 
-def _bars(
-    one: Series, cuts: Sequence[str], x: Sequence[float], scale: Scale, width: float, shift: float
-) -> list[Mark]:
+def _bars(one: Series, cuts: Sequence[str], x: Sequence[Real], scale: Scale, width: Real, shift: Real) -> list[Mark]:
     foot = scale.start
     return [
         Mark(
@@ -167,7 +169,7 @@ def _bars(
     ]
 
 
-def marker(look: int, x: float, y: float, size: float) -> str:
+def marker(look: int, x: Real, y: Real, size: Real) -> str:
     """A circle, square, diamond or triangle, so that looks differ without colour.
 
     >>> marker(1, 10, 10, 2)
@@ -189,9 +191,7 @@ def plotted(plot: Plot, width: int = 340, height: int = 180) -> Drawing:
     xs = [value for line in plot.lines for value in line.x]
     low, high = (min(xs), max(xs)) if xs else (0.0, 1.0)
     across = Scale(low, high if high > low else low + 1.0, box[0], box[1])
-    scale = scale_for([value for line in plot.lines for value in line.y], box[3], box[2], log=plot.log)
-    if not plot.log and any(value for line in plot.lines for value in line.y):
-        scale = _tight(scale, [value for line in plot.lines for value in line.y])
+    scale = _tight(scale_for([y for line in plot.lines for y in line.y], box[3], box[2], log=plot.log), plot)
     marks = []
     for look, line in enumerate(plot.lines):
         points = [
@@ -210,11 +210,11 @@ def plotted(plot: Plot, width: int = 340, height: int = 180) -> Drawing:
     return Drawing(width, height, [], [frame])
 
 
-def _tight(scale: Scale, values: Sequence[float]) -> Scale:
+def _tight(scale: Scale, plot: Plot) -> Scale:
     """The scale from the least value on, where 0 is far from all of them."""
-    found = [value for value in values if math.isfinite(value)]
-    low, high = min(found), max(found)
-    if low <= 0 or high - low > 0.5 * high or high == low:
+    found = [value for line in plot.lines for value in line.y if math.isfinite(value)]
+    low, high = min(found, default=0.0), max(found, default=0.0)
+    if scale.log or low <= 0 or high - low > 0.5 * high or high == low:
         return scale
     moved = scale_for([value - low for value in found], scale.start, scale.stop)
     step = (moved.high - moved.low) / 4
@@ -222,7 +222,7 @@ def _tight(scale: Scale, values: Sequence[float]) -> Scale:
     return scale._replace(low=first, high=max(scale.high, first + step))
 
 
-def _thinned(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
+def _thinned(x: Sequence[Real], y: Sequence[Real]) -> list[tuple[Real, Real]]:
     """Means of neighbours, where there are more points than pixels."""
     width = max(1, math.ceil(len(x) / POINTS))
     return [
@@ -231,11 +231,11 @@ def _thinned(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]
     ]
 
 
-def _path(points: Sequence[tuple[float, float]]) -> str:
+def _path(points: Sequence[tuple[Real, Real]]) -> str:
     return "M" + "L".join(f"{_r(x)} {_r(y)}" for x, y in points)
 
 
-def _r(value: float) -> float | int:
+def _r(value: Real) -> Real:
     """A pixel to a tenth; whole where it is."""
     value = round(value, 1)
     return int(value) if value == int(value) else value

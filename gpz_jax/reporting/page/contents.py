@@ -116,8 +116,8 @@ class Line(NamedTuple):
     """A curve: ``x`` and ``y`` of one length."""
 
     name: str
-    x: Sequence[float]
-    y: Sequence[float]
+    x: Sequence[float | int]
+    y: Sequence[float | int]
 
 
 class Plot(NamedTuple):

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -93,7 +93,7 @@ def gallery(painter: Painter, run: RunRecord, cut: CutRecord, allowance: Allowan
     )  # fmt: skip
 
 
-def _named(run: RunRecord, label: float) -> str:
+def _named(run: RunRecord, label: Any) -> str:
     place = int(label)
     return run.class_names[place] if 0 <= place < len(run.class_names) else str(place)
 
@@ -110,9 +110,7 @@ def _cells(painter: Painter, attempt: Attempt, names: Sequence[str]) -> list[Cel
     return cells
 
 
-def _pairs(
-    painter: Painter, run: RunRecord, listed: Sequence[LeakedImage], kept: Pictures, most: int
-) -> list[Pair]:
+def _pairs(painter: Painter, run: RunRecord, listed: Sequence[LeakedImage], kept: Pictures, most: int) -> list[Pair]:
     pairs = []
     for i, leaked in enumerate(listed):
         shown = i < min(most, len(kept.originals), len(kept.reconstructions)) and is_image(kept.originals)

@@ -89,7 +89,7 @@ def _environment() -> Any:
     return environment
 
 
-def percent(share: float) -> str:
+def percent(share: float | int) -> str:
     """A share for people.
 
     >>> percent(0.123), percent(0.002), percent(0.0), percent(float("nan"))
@@ -100,7 +100,7 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f} %" if share >= 0.0995 or share == 0 else f"{100 * share:.2g} %"
 
 
-def ends(pair: tuple[float, float], scale: float = 1.0) -> str:
+def ends(pair: tuple[float | int, float | int], scale: float | int = 1) -> str:
     """``[0.2, 0.3]``, or nothing.
 
     >>> ends((0.2, 0.3), 100), ends((float("nan"), 1.0))

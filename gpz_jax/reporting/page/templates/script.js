@@ -61,9 +61,10 @@ const short = (value, least) => least !== null && !(value >= least);
 
 function judge() {
   const type = at("payload-type").value;
+  const lines = all(".cut-line[data-valid='1']");
   const fitting = [];
   const best = new Map();
-  for (const line of all(".cut-line")) {
+  for (const line of lines) {
     const cost = line.dataset;
     const why = [];
     if (over(100 * Number(cost.share), limit("limit-share"))) why.push("the edge holds too much");
@@ -90,7 +91,7 @@ function judge() {
       if (rank && (!before || rank < before.rank)) best.set(run.dataset.run, { rank, cut: cost.name, word: run.dataset.word });
     }
   }
-  const total = all(".cut-line").length;
+  const total = lines.length;
   const names = [...best].map(([run, one]) => `${best.size > 1 ? `${run}: ` : ""}${one.cut} (${one.word})`);
   const proposed = names.length ? ` Of these, the one that gives away least: ${names.join("; ")}.` : " None of these can be proposed as it stands.";
   at("fits").textContent = fitting.length
