@@ -12,9 +12,9 @@ from gpz_jax.flags import parse
 
 DESCRIPTION = """Write one HTML file that says what is known of a run, for whoever decides where to cut and for whoever
 doubts it: the verdict of every cut in words; originals and what each attack rebuilt; R_c^2, rho, evidence, attacks,
-guarantees and price along the cuts; limits to filter the cuts by; confusion, training, settings and caveats. Several runs
-on the same data are compared cut by cut. Nothing is measured anew but the test images' classes and the prices; no file
-and no server is needed beside the page. Examples:
+guarantees and price along the cuts; limits to filter the cuts by; confusion, training, settings and caveats. Several
+runs on the same data are compared cut by cut. Nothing is measured anew but the test images' classes and the prices; no
+file and no server is needed beside the page. Examples:
 
   python -m gpz_jax.report runs/digits-cnn16-ls0.3-seed0
   python -m gpz_jax.report runs/onehot runs/lsplus runs/lsminus --out compared.html

@@ -43,8 +43,8 @@ def attempt(name, ratio, *, images=6, side=8, channels=1, named=0.5, losses=(0.1
         name, images, Scores(mse=0.04 * ratio, ratio=ratio, mse_paper=0.5), Intervals(ratio=(0.9 * ratio, 1.1 * ratio)),
         Floors(0.06, 0.04, 0.045), per_image, 1.0, leaks,
         Training(np.array(losses), best_epoch, note="" if best_epoch else "closed form"),
-        first=Pictures(x, x_hat), best_inverted=Pictures(x[1:2], x_hat[1:2]), worst_inverted=Pictures(x[2:3], x_hat[2:3]),
-        identified=found,
+        first=Pictures(x, x_hat), best_inverted=Pictures(x[1:2], x_hat[1:2]),
+        worst_inverted=Pictures(x[2:3], x_hat[2:3]), identified=found,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""The report's page in Chromium: the slider moves, keys work, limits filter, nothing is asked for, and axe finds no fault.
+"""The report's page in Chromium: the slider moves, keys work, limits filter, nothing is asked for, axe finds no fault.
 
 Needs the extra [browser] and a Chromium of the system; skipped where one is missing.
 """

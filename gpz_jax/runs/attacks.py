@@ -93,7 +93,7 @@ def write_attempt(folder: Path, result: AttackResult, asked: Mapping[str, Any]) 
         for i, label in enumerate(attempt.per_image.label)
     ]
     write_text(folder / SCORES, csv_text(rows))
-    np.savez(folder / PICTURES, **_pictures(attempt))
+    np.savez(folder / PICTURES, **dict[str, Any](_pictures(attempt)))
     if attempt.parameters is not None:
         save_tree(folder / PARAMETERS, attempt.parameters)
     write_json(folder / RESULT, _written(result, attempt, asked))

@@ -47,8 +47,8 @@ def _auxiliary(run: Run, cuts: Sequence[CutRecord], loaded: LoadedRun | None) ->
     aux = run.config.data.aux
     origin = "images of the same data set that were held out from training" if aux in (None, "held-out") else aux
     return (
-        f"The attackers had {number} auxiliary images ({origin}). One who holds more, or images nearer to those of your "
-        "users, may get further."
+        f"The attackers had {number} auxiliary images ({origin}). One who holds more, or images nearer to those of "
+        "your users, may get further."
     )
 
 

@@ -69,9 +69,9 @@ def opened(folders: Sequence[str]) -> list[Run]:
     for other in found[1:]:
         if (other.fingerprint, other.num_classes) != (first.fingerprint, first.num_classes):
             raise UserError(
-                f"{short(first.folder)} and {short(other.folder)} are runs of different data ({first.config.data.data}, "
-                f"{other.config.data.data}; fingerprints {first.fingerprint[:8]}, {other.fingerprint[:8]}) and cannot be "
-                "compared; report them one by one"
+                f"{short(first.folder)} and {short(other.folder)} are runs of different data "
+                f"({first.config.data.data}, {other.config.data.data}; fingerprints {first.fingerprint[:8]}, "
+                f"{other.fingerprint[:8]}) and cannot be compared; report them one by one"
             )
     return found
 

@@ -3,37 +3,24 @@
 import dataclasses
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from gpz_jax import runs
-from gpz_jax.analysis.price import BYTES, price_traced
-from gpz_jax.analysis.program import trace
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.results import Answers, AttackResult
 from gpz_jax.inversion.verdict import NOT_TESTED, Verdict, verdict_of
-from gpz_jax.reporting.page.contents import NAN, Absent, Cost, CutRecord, Guarantee, Probed, RunRecord
+from gpz_jax.reporting.page.contents import NAN, Absent, Cost, CutRecord, Guarantee, RunRecord
 from gpz_jax.runs.folder import Run
-from gpz_jax.workflow.common import probe_batches, short
+from gpz_jax.workflow.common import short
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run
 from gpz_jax.workflow.report_caveats import caveats
 from gpz_jax.workflow.report_curves import ledger_plots, training_plots
+from gpz_jax.workflow.report_measures import Probe, confusion_of, costs_of, probe_of
 
 #: Attacks that a verdict asks for.
 ENOUGH = "--attack linear --attack deconvolution --attack residual"
-
-
-class _Probe(NamedTuple):
-    """What a run's probe says: of its cuts, of the places where information bypasses them, and what could not be read."""
-
-    cuts: dict[str, Probed]
-    valid: dict[str, bool]
-    shapes: dict[str, str]
-    problems: tuple[str, ...] = ()
 
 
 def run_record(run: Run, *, data_dir: str | None = None) -> RunRecord:
@@ -44,34 +31,20 @@ def run_record(run: Run, *, data_dir: str | None = None) -> RunRecord:
     """
     typed = shlex.quote(short(run.folder))
     loaded, why = _loaded(run, data_dir)
-    probed = _probed(run)
+    probed = probe_of(run)
     results, problems = _attacked(run)
     confusion = None if loaded is None else confusion_of(loaded)
-    costs = {} if loaded is None else _costs(loaded)
+    costs = {} if loaded is None else costs_of(loaded)
     names = _cut_names(run, loaded, probed)
     results = {cut: _answered(result, confusion) for cut, result in results.items()}
     unknown = [f"attacks on {cut!r}, which is no cut of this network" for cut in results if cut not in names]
-    guaranteed = runs.guarantees(run)
-    cuts = tuple(
-        CutRecord(
-            cut,
-            verdict_of(results[cut]) if cut in results else _untested(cut),
-            shape=_shape(cut, results, probed),
-            valid=costs[cut][1] if cut in costs else probed.valid.get(cut, True),
-            result=results.get(cut),
-            probed=probed.cuts.get(cut),
-            cost=costs[cut][0] if cut in costs else None,
-            guarantee=_guarantee(guaranteed[cut]) if cut in guaranteed else None,
-            command=_todo(cut, typed),
-        )
-        for cut in names
-    )
+    cuts = tuple(_cut(run, cut, results.get(cut), probed, costs.get(cut), typed) for cut in names)
     absent = _absent(typed, why, bool(results), bool(probed.cuts))
-    config = run.config
+    network = runs.network_name(run.config).removeprefix(f"{run.config.data.data}-")
     return RunRecord(
         name=run.folder.name,
         folder=short(run.folder),
-        about=f"{config.data.data}, {runs.network_name(config).removeprefix(config.data.data + '-')}, {_smoothing(run)}",
+        about=f"{run.config.data.data}, {network}, {_smoothing(run)}",
         cuts=cuts,
         class_names=runs.class_names(run),
         accuracy=NAN if confusion is None else float(np.trace(confusion) / max(confusion.sum(), 1)),
@@ -89,6 +62,24 @@ def run_record(run: Run, *, data_dir: str | None = None) -> RunRecord:
     )
 
 
+def _cut(
+    run: Run, cut: str, result: AttackResult | None, probed: Probe, priced: tuple[Cost, bool] | None, typed: str
+) -> CutRecord:
+    cost, valid = (None, probed.valid.get(cut, True)) if priced is None else priced
+    guaranteed = runs.guarantees(run).get(cut)
+    return CutRecord(
+        cut,
+        _untested(cut) if result is None else verdict_of(result),
+        shape=probed.shapes.get(cut, "") if result is None else "x".join(map(str, result.shape)),
+        valid=valid,
+        result=result,
+        probed=probed.cuts.get(cut),
+        cost=cost,
+        guarantee=None if guaranteed is None else _guarantee(guaranteed),
+        command=f"gpz attack {typed} --cut {shlex.quote(cut)} {ENOUGH}",
+    )
+
+
 def _loaded(run: Run, data_dir: str | None) -> tuple[LoadedRun | None, str]:
     """The run opened, or why it could not be."""
     try:
@@ -97,7 +88,7 @@ def _loaded(run: Run, data_dir: str | None) -> tuple[LoadedRun | None, str]:
         return None, error.with_flags()
 
 
-def _cut_names(run: Run, loaded: LoadedRun | None, probed: _Probe) -> tuple[str, ...]:
+def _cut_names(run: Run, loaded: LoadedRun | None, probed: Probe) -> tuple[str, ...]:
     if loaded is not None:
         return loaded.network.cuts
     metrics = runs.read_metrics(run)
@@ -105,10 +96,6 @@ def _cut_names(run: Run, loaded: LoadedRun | None, probed: _Probe) -> tuple[str,
     if not names:
         raise UserError(f"{short(run.folder)} holds nothing to report yet: no checkpoint, no probe; train it first")
     return names
-
-
-def _shape(cut: str, results: Mapping[str, AttackResult], probed: _Probe) -> str:
-    return "x".join(map(str, results[cut].shape)) if cut in results else probed.shapes.get(cut, "")
 
 
 def _smoothing(run: Run) -> str:
@@ -160,10 +147,6 @@ def _untested(cut: str) -> Verdict:
     return Verdict(cut, NOT_TESTED, "", "", f"{cut}: not tested enough; no attack was made.", {}, ("make attacks",))
 
 
-def _todo(cut: str, typed: str) -> str:
-    return f"gpz attack {typed} --cut {shlex.quote(cut)} {ENOUGH}"
-
-
 def _attacked(run: Run) -> tuple[dict[str, AttackResult], list[str]]:
     problems: list[str] = []
     home = run.folder / "attacks"
@@ -183,62 +166,5 @@ def _answered(result: AttackResult, confusion: np.ndarray | None) -> AttackResul
     return dataclasses.replace(result, answers=Answers(float(np.trace(confusion) / images), majority, images))
 
 
-def confusion_of(loaded: LoadedRun) -> np.ndarray:
-    """(K, K) counts of the test images: true class by predicted one."""
-    counts = np.zeros((loaded.run.num_classes,) * 2, np.int64)
-    for images, labels, mask in probe_batches(loaded.splits.test, loaded.mesh):
-        predicted = np.asarray(jnp.argmax(loaded.logits(images), axis=-1))
-        kept = np.asarray(mask) > 0
-        np.add.at(counts, (np.asarray(labels)[kept], predicted[kept]), 1)
-    return counts
-
-
 def _guarantee(numbers: Mapping[str, float]) -> Guarantee:
     return Guarantee(**{name: value for name, value in numbers.items() if name in Guarantee._fields})
-
-
-# Probe and price ------------------------------------------------------------------------------------------------------
-
-
-def _probed(run: Run) -> _Probe:
-    """Of several probes the one of the test images, else the first by name that can be read."""
-    problems: list[str] = []
-    for folder in runs.probe_folders(run.folder / "probe"):
-        try:
-            return _read_probe(folder)._replace(problems=tuple(problems))
-        except Exception as error:  # whatever xarray and zarr make of a damaged store: another is tried
-            said = str(error) if isinstance(error, UserError) else f"cannot be read ({type(error).__name__})"
-            problems.append(f"probe/{folder.name}: {said}")
-    return _Probe({}, {}, {}, tuple(problems))
-
-
-def _read_probe(folder: Path) -> _Probe:
-    record = runs.read_probe(folder)
-    cuts, valid, shapes = {}, {}, {}
-    for name in map(str, record.cut.values):
-        at = record.sel(cut=name)
-        evidence = [float(at[key]) if key in at else NAN for key in ("evidence", "evidence_low", "evidence_high")]
-        nulls = tuple(float(value) for value in np.atleast_1d(at.rho_null.values)) if "rho_null" in at else ()
-        zones = {str(rule): str(at.zone.sel(rule=rule).values) for rule in record.rule.values}
-        cuts[name] = Probed(float(at.within), float(at.rho), nulls, *evidence, zones)
-        valid[name] = bool(at.valid) if "valid" in at else True
-        shapes[name] = str(at.shape.values) if "shape" in record.data_vars else ""
-    return _Probe(cuts, valid, shapes)
-
-
-def _costs(loaded: LoadedRun) -> dict[str, tuple[Cost, bool]]:
-    """Cut -> its price for one image, and whether it is one."""
-    x = jax.ShapeDtypeStruct((1, *loaded.splits.test.images.shape[1:]), jnp.uint8)
-    prices = price_traced(trace(loaded.network, loaded.variables, x))
-    total = max(prices[-1].edge_parameters, 1)
-    timed = runs.edge_milliseconds(loaded.run)
-    return {
-        one.cut: (
-            Cost(
-                one.edge_parameters, one.edge_parameters / total, {dtype: one.payload(dtype) for dtype in BYTES},
-                one.edge_flops, one.cloud_flops, one.edge_memory, timed.get(one.cut, NAN),
-            ),
-            one.valid,
-        )
-        for one in prices
-    }  # fmt: skip

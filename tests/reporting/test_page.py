@@ -125,8 +125,9 @@ def test_markup_in_names_is_text():
     evil = samples.SCRIPT
     cuts = tuple(dataclasses.replace(one, name=evil) if i == 0 else one for i, one in enumerate(samples.run().cuts))
     run = dataclasses.replace(
-        samples.run(), name=evil, class_names=(evil, '"><img src=x onerror=alert(1)>', "owl"), cuts=cuts, caveats=(evil,),
-        left_out=(evil,), settings={evil: {evil: evil}}, versions={evil: evil}, fingerprint=evil, about=evil, folder=evil,
+        samples.run(), name=evil, class_names=(evil, '"><img src=x onerror=alert(1)>', "owl"), cuts=cuts,
+        caveats=(evil,), left_out=(evil,), settings={evil: {evil: evil}}, versions={evil: evil}, fingerprint=evil,
+        about=evil, folder=evil,
     )  # fmt: skip
     page = render.render(samples.contents(run))
     outline = Outline(page)
@@ -213,7 +214,8 @@ def test_a_scale_holds_its_values(values, log):
     assert scale.high > scale.low
     for value in values:
         if not scale.log:
-            assert scale.low - 1e-6 <= value <= scale.high + 1e-6 * max(1, abs(value))
+            little = 1e-6 * (scale.high - scale.low)
+            assert scale.low - little <= value <= scale.high + little
         assert -1e-6 <= scale.place(value) <= 100.000001
     assert 2 <= len(scale.ticks) <= 8
     places = [at for at, _ in scale.ticks]

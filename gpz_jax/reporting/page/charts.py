@@ -63,7 +63,7 @@ class Frame(NamedTuple):
     ticks: list[tuple[Real, str]]
     guides: list[tuple[Real, str]]
     marks: list[Mark]
-    below: list[tuple[Real, str]] = []
+    below: Sequence[tuple[Real, str]] = ()
     upright: tuple[Real, str] | None = None
 
 
@@ -175,11 +175,11 @@ def marker(look: int, x: Real, y: Real, size: Real) -> str:
     >>> marker(1, 10, 10, 2)
     'M8 8h4v4h-4z'
     """
-    r = _r(size)
+    r, d = _r(size), _r(1.3 * size)
     shapes = (
         f"M{_r(x - r)} {_r(y)}a{r} {r} 0 1 0 {_r(2 * r)} 0a{r} {r} 0 1 0 {_r(-2 * r)} 0z",
         f"M{_r(x - r)} {_r(y - r)}h{_r(2 * r)}v{_r(2 * r)}h{_r(-2 * r)}z",
-        f"M{_r(x)} {_r(y - 1.3 * r)}l{_r(1.3 * r)} {_r(1.3 * r)}l{_r(-1.3 * r)} {_r(1.3 * r)}l{_r(-1.3 * r)} {_r(-1.3 * r)}z",
+        f"M{_r(x)} {_r(y - 1.3 * r)}l{d} {d}l-{d} {d}l-{d} -{d}z",
         f"M{_r(x)} {_r(y - 1.2 * r)}l{_r(1.2 * r)} {_r(2.2 * r)}h{_r(-2.4 * r)}z",
     )
     return shapes[look % 4]

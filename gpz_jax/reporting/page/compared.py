@@ -12,7 +12,7 @@ TRAINING = {"Accuracy": "validation", "Output entropy": "validation"}
 def compared(runs: Sequence[RunRecord]) -> tuple[Plot, ...]:
     """A plot for every quantity that at least two runs have: of training, then of the ledgers, a line a run.
 
-    Lines keep the order of the runs, so that a run looks the same everywhere; one that lacks the quantity has no points.
+    Lines keep the order of the runs, so that a run looks the same everywhere; one without the quantity has no points.
     """
     parts = [[() if isinstance(part, Absent) else part for part in (run.training, run.ledger)] for run in runs]
     found = []

@@ -24,11 +24,20 @@ class Key(NamedTuple):
 
 def legend(contents: Contents) -> list[Key]:
     """What the looks of :func:`panels` stand for."""
-    if len(contents.runs) > 1:
+    run, *others = contents.runs
+    if others:
         return [Key(i % REFERENCE, run.name) for i, run in enumerate(contents.runs)]
     keys = [Key(0, "this run: the strongest attack on each cut, the trained network")]
-    keys += [Key(1 + i, attack) for i, attack in enumerate(_attacks(contents.runs[0]))]
+    keys += [Key(1 + i, attack) for i, attack in enumerate(_attacks(run))]
     return [*keys, Key(REFERENCE, "untrained copies and their spread; the label alone")]
+
+
+def _share(cut: CutRecord) -> float:
+    return cut.cost.edge_share if cut.cost else NAN
+
+
+def _bytes(cut: CutRecord) -> float:
+    return float(cut.cost.payload["uint8"]) if cut.cost else NAN
 
 
 def panels(contents: Contents) -> list[Panel]:
@@ -51,7 +60,7 @@ def panels(contents: Contents) -> list[Panel]:
         Panel("R_c², within-class radius", _all(runs, lambda cut: cut.probed.within if cut.probed else NAN), log=True),
         Panel("Guarantee: least mse, unbiased", _guaranteed(runs, "mse_floor"), log=True),
         Panel("Guarantee: H(X|Z) at least, nats", _guaranteed(runs, "nats")),
-        Panel("Price: the edge's share of all parameters", _bars(runs, lambda cut: cut.cost.edge_share)),
+        Panel("Price: the edge's share of all parameters", _bars(runs, _share)),
         Panel("Price: bytes sent for one image, as uint8", _sent(runs), log=True, guides=bytes_of_image),
     ]
     return [panel for panel in found if any(math.isfinite(value) for one in panel.series for value in one.y)]
@@ -117,10 +126,10 @@ def _guaranteed(runs: Sequence[RunRecord], name: str) -> tuple[Series, ...]:
 
 def _bars(runs: Sequence[RunRecord], of: Callable[[CutRecord], float]) -> tuple[Series, ...]:
     """Of the first run alone where all runs cost the same."""
-    every = _all(runs, lambda cut: of(cut) if cut.cost else NAN)
+    every = _all(runs, of)
     alike = all(repr(one.y) == repr(every[0].y) for one in every)
     return tuple(one._replace(kind="bars") for one in (every[:1] if alike else every))
 
 
 def _sent(runs: Sequence[RunRecord]) -> tuple[Series, ...]:
-    return tuple(one._replace(kind="line") for one in _bars(runs, lambda cut: float(cut.cost.payload["uint8"])))
+    return tuple(one._replace(kind="line") for one in _bars(runs, _bytes))

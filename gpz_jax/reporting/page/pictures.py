@@ -24,8 +24,8 @@ class Allowance(NamedTuple):
 
 #: From the most to nothing; the first that fits a page is taken.
 ALLOWANCES = (
-    Allowance(10, 9, 5), Allowance(10, 4, 5), Allowance(8, 3, 3), Allowance(6, 2, 2), Allowance(4, 2, 0), Allowance(3, 1, 0),
-    Allowance(1, 1, 0), Allowance(0, 0, 0),
+    Allowance(10, 9, 5), Allowance(10, 4, 5), Allowance(8, 3, 3), Allowance(6, 2, 2), Allowance(4, 2, 0),
+    Allowance(3, 1, 0), Allowance(1, 1, 0), Allowance(0, 0, 0),
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def data_uri(image: np.ndarray) -> str:
     """An image as a PNG in a data URI, shrunk to :data:`SIDE` pixels if it is larger.
 
     Args:
-      image: ``(H, W)`` or ``(H, W, C)``, in [0, 1] or beyond, which is cut off; of 1 or 3 channels, others are averaged.
+      image: ``(H, W)`` or ``(H, W, C)``, in [0, 1], what lies beyond is cut off; channels are averaged unless three.
 
     >>> data_uri(np.zeros((2, 2, 1)))[:22]
     'data:image/png;base64,'

@@ -38,15 +38,27 @@ def render(contents: Contents) -> str:
     ]  # fmt: skip
     style, script = _resource("style.css"), _resource("script.js")
     panels = cut_panels.panels(contents)
-    return _environment().get_template("page.html.j2").render(
-        contents=contents, runs=contents.runs, alone=len(contents.runs) == 1,
-        galleries=galleries, allowance=allowance, ranks=_ranks(contents.runs),
-        wide=charts.aligned(panels, contents.cuts, WIDE), narrow=charts.aligned(panels, contents.cuts, NARROW),
-        legend=cut_panels.legend(contents), together=compared(contents.runs), timed=_any(contents, "edge_ms"), priced=any(
-            cut.cost is not None for run in contents.runs for cut in run.cuts
-        ),
-        style=_markup(style), script=_markup(script), policy=policy(style, script),
-    )  # fmt: skip
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            contents=contents,
+            runs=contents.runs,
+            alone=len(contents.runs) == 1,
+            galleries=galleries,
+            allowance=allowance,
+            ranks=_ranks(contents.runs),
+            wide=charts.aligned(panels, contents.cuts, WIDE),
+            narrow=charts.aligned(panels, contents.cuts, NARROW),
+            legend=cut_panels.legend(contents),
+            together=compared(contents.runs),
+            priced=any(cut.cost is not None for run in contents.runs for cut in run.cuts),
+            timed=_timed(contents),
+            style=_markup(style),
+            script=_markup(script),
+            policy=policy(style, script),
+        )
+    )
 
 
 def policy(style: str, script: str) -> str:
@@ -59,7 +71,7 @@ def policy(style: str, script: str) -> str:
 
 
 def _resource(name: str) -> str:
-    return resources.files(__package__).joinpath("templates", name).read_text(encoding="utf-8")
+    return resources.files("gpz_jax.reporting.page").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def _markup(text: str) -> Any:
@@ -79,7 +91,7 @@ def _environment() -> Any:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {
-        "number": number, "quantity": lambda *given: quantity(*given).replace(" ", "\u00a0"), "percent": percent, "tone": words.tone, "confused": confused,
+        "number": number, "quantity": _quantity, "percent": percent, "tone": words.tone, "confused": confused,
         "plotted": charts.plotted, "ends": ends,
     }  # fmt: skip
     environment.globals |= {
@@ -87,6 +99,11 @@ def _environment() -> Any:
         "marker": charts.marker,
     }  # fmt: skip
     return environment
+
+
+def _quantity(value: float | int, base: int = 1000) -> str:
+    """As :func:`quantity`, in one piece."""
+    return quantity(value, base).replace(" ", "\u00a0")
 
 
 def percent(share: float | int) -> str:
@@ -109,10 +126,10 @@ def ends(pair: tuple[float | int, float | int], scale: float | int = 1) -> str:
     return "" if any(map(math.isnan, pair)) else f"[{scale * pair[0]:.3g}, {scale * pair[1]:.3g}]"
 
 
-def _any(contents: Contents, name: str) -> bool:
-    return any(
-        cut.cost is not None and math.isfinite(getattr(cut.cost, name)) for run in contents.runs for cut in run.cuts
-    )
+def _timed(contents: Contents) -> bool:
+    """Whether the latency of any edge is known."""
+    costs = [cut.cost for run in contents.runs for cut in run.cuts if cut.cost is not None]
+    return any(math.isfinite(cost.edge_ms) for cost in costs)
 
 
 def _ranks(runs: Sequence[RunRecord]) -> list[list[int]]:

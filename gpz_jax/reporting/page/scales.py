@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from gpz_jax.presentation import number
 
-
 #: A number of a person or of a program.
 Real = float | int
 

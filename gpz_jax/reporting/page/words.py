@@ -12,13 +12,13 @@ BYPASSED = "no cut"
 
 #: Word of a verdict -> what it means, for people who see it for the first time.
 MEANINGS = {
-    "leaks: readable": "An attack rebuilt the inputs so well that they can be recognised (mse at most 0.35 of the class-mean floor). "
-    "Whoever sees what is sent, sees the input.",
+    "leaks: readable": "An attack rebuilt the inputs so well that they can be recognised (mse at most 0.35 of the "
+    "class-mean floor). Whoever sees what is sent, sees the input.",
     "leaks: partly": "An attack got a good part of the input back (mse at most 0.8 of the floor).",
-    "leaks: traces": "An attack got more than the label gives, beyond chance: little in pixels, or enough to tell whose "
-    "input it was.",
-    NO_LEAK_FOUND: "The linear attack, a decoder trained until it converged and one more valid attack got no more than the "
-    "label gives. That is what was tried; it is no proof.",
+    "leaks: traces": "An attack got more than the label gives, beyond chance: little in pixels, or enough to tell "
+    "whose input it was.",
+    NO_LEAK_FOUND: "The linear attack, a decoder trained until it converged and one more valid attack got no more "
+    "than the label gives. That is what was tried; it is no proof.",
     NOT_TESTED: "Too little was tried to say anything. It must not be read as a good sign.",
     NO_VERDICT: "The network itself has learnt nothing, so its cuts prove nothing.",
     BYPASSED: "Information flows around this place, so the cloud half cannot run from what is sent here alone.",
@@ -26,17 +26,18 @@ MEANINGS = {
 
 #: Measure -> what it is.
 MEASURES = {
-    "ratio": "mean squared error of the reconstructions over that of the class-mean floor, which answers every input with "
-    "the mean of its class: 1 or more means that nothing but the label came through, 0 that everything did",
-    "identified": "share of reconstructions that are nearer to their own original than to any other test image: how often "
-    "a reconstruction names its input. Beside it stands what an attacker who knows the label alone would score",
-    "R_c²": "mean squared distance of what is sent to the mean of its class: how much of one input, beyond its class, is left",
+    "ratio": "mean squared error of the reconstructions over that of the class-mean floor, which answers every input "
+    "with the mean of its class: 1 or more means that nothing but the label came through, 0 that everything did",
+    "identified": "share of reconstructions that are nearer to their own original than to any other test image: how "
+    "often a reconstruction names its input. Beside it stands what an attacker who knows the label alone would score",
+    "R_c²": "mean squared distance of what is sent to the mean of its class: how much of one input, beyond its class, "
+    "is left",
     "ρ": "the part of all variance that lies within classes, R_c²/(R_c² + between-class variance)",
-    "evidence": "ln ρ of untrained copies of the network minus ln ρ, in nats: how far training, not depth alone, has drawn the "
-    "classes together",
-    "guarantees": "bounds that hold for every attacker: the least error of an unbiased reconstruction, and what must remain "
-    "unknown of the input given what is sent",
-}  # fmt: skip
+    "evidence": "ln ρ of untrained copies of the network minus ln ρ, in nats: how far training, not depth alone, has "
+    "drawn the classes together",
+    "guarantees": "bounds that hold for every attacker: the least error of an unbiased reconstruction, and what must "
+    "remain unknown of the input given what is sent",
+}
 
 
 def tone(verdict: Verdict) -> str:
