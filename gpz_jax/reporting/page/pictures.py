@@ -10,8 +10,8 @@ import numpy as np
 #: Pixels of the longer side of an embedded image, at most.
 SIDE = 64
 
-#: Bytes of all images of a page, in base64, at most.
-BYTES = 3_500_000
+#: Bytes of what stands around an image in a page: its words and its numbers.
+AROUND = 300
 
 
 class Allowance(NamedTuple):
@@ -56,8 +56,8 @@ def is_image(array: np.ndarray) -> bool:
     return array.ndim in (3, 4) and min(array.shape[1:3]) > 1
 
 
-def fitting(weigh: Callable[[Allowance], Iterable[str]], most: int = BYTES) -> Allowance:
-    """The first of :data:`ALLOWANCES` whose images weigh no more than ``most`` bytes.
+def fitting(weigh: Callable[[Allowance], Iterable[str]], most: int) -> Allowance:
+    """The first of :data:`ALLOWANCES` whose images, with what stands around them, weigh no more than ``most`` bytes.
 
     Args:
       weigh: the data URIs of all images that an allowance asks for.
@@ -66,7 +66,7 @@ def fitting(weigh: Callable[[Allowance], Iterable[str]], most: int = BYTES) -> A
     for allowance in ALLOWANCES:
         total = 0
         for uri in weigh(allowance):
-            total += len(uri)
+            total += len(uri) + AROUND
             if total > most:
                 break
         else:

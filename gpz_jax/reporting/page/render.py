@@ -13,10 +13,13 @@ from gpz_jax.presentation import number, quantity
 from gpz_jax.reporting.page import charts, cut_panels, picture_rows, words
 from gpz_jax.reporting.page.compared import compared
 from gpz_jax.reporting.page.contents import Absent, Contents, RunRecord
-from gpz_jax.reporting.page.pictures import fitting
+from gpz_jax.reporting.page.pictures import ALLOWANCES, Allowance, fitting
 
 #: Classes up to which the whole confusion matrix is shown, and pairs that are listed beyond.
 MATRIX, PAIRS = 20, 15
+
+#: Bytes of a page, at most, as long as what it says without images is less.
+BYTES = 4_800_000
 
 #: Widths of the aligned figure in pixels: on a desk, on a phone.
 WIDE, NARROW = 860, 350
@@ -32,10 +35,13 @@ def render(contents: Contents) -> str:
       HTML that asks for nothing: style, script, images and figures are in it.
     """
     painter = picture_rows.Painter()
-    allowance = fitting(lambda asked: picture_rows.uris(painter, contents, asked))
-    galleries = [
-        [picture_rows.gallery(painter, run, cut, allowance) for cut in run.cuts] for run in contents.runs
-    ]  # fmt: skip
+    without = len(_filled(contents, painter, ALLOWANCES[-1]).encode())
+    allowance = fitting(lambda asked: picture_rows.uris(painter, contents, asked), BYTES - without)
+    return _filled(contents, painter, allowance)
+
+
+def _filled(contents: Contents, painter: picture_rows.Painter, allowance: Allowance) -> str:
+    """The page with so many images."""
     style, script = _resource("style.css"), _resource("script.js")
     panels = cut_panels.panels(contents)
     return (
@@ -45,7 +51,9 @@ def render(contents: Contents) -> str:
             contents=contents,
             runs=contents.runs,
             alone=len(contents.runs) == 1,
-            galleries=galleries,
+            galleries=[
+                [picture_rows.gallery(painter, run, cut, allowance) for cut in run.cuts] for run in contents.runs
+            ],
             allowance=allowance,
             ranks=_ranks(contents.runs),
             wide=charts.aligned(panels, contents.cuts, WIDE),
@@ -59,6 +67,10 @@ def render(contents: Contents) -> str:
             policy=policy(style, script),
         )
     )
+
+
+def _galleries(painter: picture_rows.Painter, run: RunRecord, allowance: Allowance) -> list[picture_rows.Gallery]:
+    return [picture_rows.gallery(painter, run, cut, allowance) for cut in run.cuts]
 
 
 def policy(style: str, script: str) -> str:

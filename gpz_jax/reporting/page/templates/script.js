@@ -77,7 +77,8 @@ function judge() {
       run.classList.toggle("out", leaks);
       return !leaks;
     });
-    if (!kept.length) why.push("attacks got more than that, or were not made");
+    const attacked = runs.some((run) => run.dataset.ratio !== "nan");
+    if (!kept.length) why.push(attacked ? "attacks got more than that" : "nobody attacked it");
     line.classList.toggle("out", why.length > 0);
     all(`.column[data-cut="${cost.cut}"]`).forEach((column) => column.classList.toggle("out", why.length > 0));
     const said = all(".why-out", line)[0];
