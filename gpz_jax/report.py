@@ -9,6 +9,7 @@ import tyro
 from gpz_jax import workflow
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
+from gpz_jax.reporting import tables
 
 DESCRIPTION = """Write one HTML file that says what is known of a run, for whoever decides where to cut and for whoever
 doubts it: the verdict of every cut in words; originals and what each attack rebuilt; R_c^2, rho, evidence, attacks,
@@ -40,8 +41,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.report
     flags = parse(Report, argv, prog=prog, description=DESCRIPTION)
     written = workflow.report_runs(flags.folders, out=flags.out, data_dir=flags.data_dir)
     for line in workflow.said_of_report(written):
-        print(line)
-    workflow.say(f"page: {workflow.short(written.file.absolute())} ({written.size / 1e6:.2f} MB)")
+        tables.console().print(line, markup=False, highlight=False)
+    file = workflow.short(written.file.absolute())
+    workflow.say(f"page: {file} ({written.size / 1e6:.2f} MB, made in {written.seconds:.1f} s)")
 
 
 if __name__ == "__main__":

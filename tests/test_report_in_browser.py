@@ -101,13 +101,14 @@ def test_keys_move_it_too(opened):
         ("ArrowRight", "block_2"),
         ("ArrowRight", "fc"),
         ("ArrowLeft", "block_2"),
-        ("4", "logits"),
-        ("9", "logits"),
+        ("4", "block_2"),  # digits count in the section of the images alone
     ):
         page.keyboard.press(key)
         assert shown(page) == [cut], key
     page.locator("#cut-slider").focus()
-    page.keyboard.press("Home")
+    for key, cut in (("4", "logits"), ("9", "logits"), ("1", "block_1"), ("End", "logits"), ("Home", "block_1")):
+        page.keyboard.press(key)
+        assert shown(page) == [cut], key
     assert shown(page) == ["block_1"]
     page.keyboard.press("ArrowRight")
     assert shown(page) == ["block_2"]

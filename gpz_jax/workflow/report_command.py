@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.metadata
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +20,12 @@ MOST = 12
 
 
 class Written(NamedTuple):
-    """A page that was written: where, what is in it, and how many bytes it has."""
+    """A page that was written: where, what is in it, how many bytes it has, and the seconds that it took."""
 
     file: Path
     contents: Contents
     size: int
+    seconds: float
 
 
 def report_runs(folders: Sequence[str], *, out: str | None = None, data_dir: str | None = None) -> Written:
@@ -40,6 +42,7 @@ def report_runs(folders: Sequence[str], *, out: str | None = None, data_dir: str
     """
     if not folders:
         raise UserError("a run folder is missing, such as: python -m gpz_jax.report runs/NAME")
+    begun = time.perf_counter()
     found = opened(folders)
     file = Path(out) if out else (found[0].folder if len(found) == 1 else found[0].folder.parent) / "report.html"
     if file.is_dir():
@@ -53,7 +56,7 @@ def report_runs(folders: Sequence[str], *, out: str | None = None, data_dir: str
         partial.replace(file)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or error}; choose another `out`", field="out") from None
-    return Written(file, contents, len(page))
+    return Written(file, contents, len(page), time.perf_counter() - begun)
 
 
 def opened(folders: Sequence[str]) -> list[Run]:

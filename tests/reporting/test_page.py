@@ -11,6 +11,7 @@ import report_samples as samples
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpz_jax.inversion.verdict import NO_LEAK_FOUND, NO_VERDICT, Verdict
 from gpz_jax.reporting.page import charts, cut_panels, pictures, render, words
 from gpz_jax.reporting.page.compared import compared
 from gpz_jax.reporting.page.contents import Absent, Line, Plot
@@ -265,6 +266,17 @@ def test_ranks_never_propose_what_leaks_readably_or_was_not_tested():
     assert [words.rank(one) is None for one in run.cuts] == [True, False, True, True]
     assert words.least(run.cuts).name == "block_2"
     assert "None can be proposed" in words.answer(samples.run(ratio=0.2))
+
+
+def test_no_leak_found_comes_before_any_leak_and_chance_is_no_verdict():
+    cuts = samples.run().cuts
+    clean = dataclasses.replace(cuts[0], verdict=Verdict("block_1", NO_LEAK_FOUND, "", "linear", "", {}))
+    run = dataclasses.replace(samples.run(), cuts=(clean, *cuts[1:]))
+    assert words.least(run.cuts).name == "block_1"
+    assert "at 1 no leak was found" in words.answer(run)
+    chance = tuple(dataclasses.replace(one, verdict=Verdict(one.name, NO_VERDICT, "", "", "", {})) for one in cuts)
+    assert words.answer(dataclasses.replace(run, cuts=chance)).startswith("No verdict: the network")
+    assert words.least(chance) is None
 
 
 def test_compared_keeps_the_order_of_the_runs():

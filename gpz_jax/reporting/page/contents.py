@@ -99,7 +99,8 @@ class CutRecord:
     @property
     def ratio(self) -> float:
         """The least mse that any attack got, over the class-mean floor's; NaN without attacks."""
-        return min((attempt.scores.ratio for attempt in self.attempts), default=NAN)
+        ratios = [attempt.scores.ratio for attempt in self.attempts]
+        return min((ratio for ratio in ratios if not math.isnan(ratio)), default=NAN)
 
     @property
     def named(self) -> float:

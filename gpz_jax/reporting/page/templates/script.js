@@ -38,9 +38,12 @@ all(".column").forEach((column) => column.addEventListener("click", () => show(N
 addEventListener("hashchange", follow);
 addEventListener("keydown", (event) => {
   // Not where keys mean something else: in fields, and in regions that they scroll.
-  if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input, select, textarea, .scroll")) return;
-  const step = { ArrowLeft: shown - 1, ArrowRight: shown + 1 }[event.key];
-  const asked = /^[1-9]$/.test(event.key) ? Number(event.key) - 1 : step;
+  if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("input:not([type=range]), select, textarea, .scroll")) return;
+  const slides = event.target === slider; // which moves itself by arrows
+  const step = slides ? undefined : { ArrowLeft: shown - 1, ArrowRight: shown + 1 }[event.key];
+  // Digits only where the images have the focus: elsewhere they may be spoken or typed by mistake.
+  const digit = /^[1-9]$/.test(event.key) && event.target.closest("#images");
+  const asked = digit ? Number(event.key) - 1 : step;
   if (asked === undefined || asked >= cuts.length) return;
   event.preventDefault();
   show(asked);
