@@ -146,6 +146,7 @@ def test_several_runs_are_compared_cut_by_cut():
         assert page.count(f"{name}: digits") == 1
         assert f"The numbers of {name}" in page
     assert "Accuracy (validation)" in page
+    assert page.count("A verdict speaks of the attacks that were made.") == 1  # it holds for both
     assert all(after <= before + 1 for before, after in zip(outline.headings, outline.headings[1:], strict=False))
 
 

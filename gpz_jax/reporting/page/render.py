@@ -56,6 +56,7 @@ def _filled(contents: Contents, painter: picture_rows.Painter, allowance: Allowa
             ],
             allowance=allowance,
             ranks=_ranks(contents.runs),
+            shared=[said for said in contents.runs[0].caveats if all(said in run.caveats for run in contents.runs)],
             wide=charts.aligned(panels, contents.cuts, WIDE),
             narrow=charts.aligned(panels, contents.cuts, NARROW),
             legend=cut_panels.legend(contents),
