@@ -15,6 +15,7 @@ COMMANDS = {
     "cuts": "price every cut of a model or a run, and recommend one",
     "split": "write both halves of a run as files that jax alone runs",
     "vortex": "read what a run kept of every training step",
+    "report": "write what is known of runs as one HTML page",
 }
 
 ABOUT = """usage: gpz COMMAND [FLAGS]     (python -m gpz_jax COMMAND [FLAGS] is the same)

@@ -83,6 +83,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
     several = any(len(result.attempts) > 1 for result in results)
     every = f" (best attack on every cut), {home}-CUT.png beside it (every attack)" if several else ""
     workflow.say(f"reconstructions: {figure}{every}; numbers: {workflow.short(loaded.run.folder / home / 'table.csv')}")
+    workflow.say(f"read it all as one page: python -m gpz_jax.report {workflow.short(loaded.run.folder)}")
 
 
 def _what(options: AttackConfig) -> str:

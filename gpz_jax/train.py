@@ -86,6 +86,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.train"
     if flags.settings.track.track_every is not None and flags.from_torch is None:
         workflow.say(f"read its ledger: python -m gpz_jax.vortex {workflow.short(run.folder)}")
     workflow.say(f"attack it: python -m gpz_jax.attack {workflow.short(run.folder)}")
+    workflow.say(f"read it all as one page: python -m gpz_jax.report {workflow.short(run.folder)}")
 
 
 def train_sweep(flags: Train) -> None:

@@ -57,7 +57,10 @@ def test_as_a_module():
     ("argv", "line"),
     [
         (("trian",), "unknown command 'trian'; did you mean 'train'? (gpz alone lists them)"),
-        (("zzz",), "unknown command 'zzz'; known: train, probe, attack, cuts, split, vortex (gpz alone lists them)"),
+        (
+            ("zzz",),
+            "unknown command 'zzz'; known: train, probe, attack, cuts, split, vortex, report (gpz alone lists them)",
+        ),
         (("--completion", "fish"), "--completion 'fish'; known: bash, zsh"),
         (
             ("probe", "runs/a", "--split", "tset"),

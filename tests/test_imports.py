@@ -29,7 +29,7 @@ LAYERS = [
     ["training"],
     ["reporting"],
     ["workflow"],
-    ["train", "probe", "attack", "split", "cuts", "vortex"],
+    ["train", "probe", "attack", "split", "cuts", "vortex", "report"],
     ["__main__"],
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
@@ -111,6 +111,7 @@ HEAVY = [
     "tyro",
     "PIL",
     "scipy",
+    "jinja2",
 ]
 
 SCRIPT = """

@@ -11,7 +11,19 @@ from mkdocs.structure.files import File
 
 PACKAGE = Path("gpz_jax")
 #: The files beside the rooms that are about commands; the others are about networks.
-COMMANDS = ("config", "flags", "settings_files", "train", "probe", "attack", "cuts", "split", "vortex", "__main__")
+COMMANDS = (
+    "config",
+    "flags",
+    "settings_files",
+    "train",
+    "probe",
+    "attack",
+    "cuts",
+    "split",
+    "vortex",
+    "report",
+    "__main__",
+)
 
 
 def on_config(config):

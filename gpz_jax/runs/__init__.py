@@ -10,6 +10,7 @@ from gpz_jax.runs.attacks import (
     write_attempt,
     write_table,
 )
+from gpz_jax.runs.beside import class_names, edge_milliseconds, guarantees, versions
 from gpz_jax.runs.checkpoints import Checkpoints, Loaded, latest_of_all, saved_epochs
 from gpz_jax.runs.epochs import append_metrics, epochs, keep_epochs, read_metrics, write_epochs
 from gpz_jax.runs.folder import (
@@ -58,12 +59,15 @@ __all__ = [
     "append_metrics",
     "attack_folder",
     "check_folder",
+    "class_names",
     "differences",
     "dynamics_store",
+    "edge_milliseconds",
     "epochs",
     "file_name",
     "forget_attempt",
     "free",
+    "guarantees",
     "keep_epochs",
     "latest_of_all",
     "make_folder",
@@ -85,6 +89,7 @@ __all__ = [
     "start",
     "steps_dataset",
     "steps_folder",
+    "versions",
     "write_attempt",
     "write_config",
     "write_epochs",

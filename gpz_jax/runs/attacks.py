@@ -3,7 +3,8 @@
 attacks/CUT-ATTACK/
   result.json            means, intervals, floors, leak list, and what was asked for; written last
   scores.csv             numbers of every test image
-  reconstructions.npz    originals and reconstructions of the first test images
+  reconstructions.npz    originals and reconstructions of the first test images, and of those at either end of the leak
+                         list (best_…, worst_…; not in folders of 0.1.0)
   parameters/            what was fitted, Orbax; not there if nothing was
   *.png                  grids: reconstructions, best, worst
 """
@@ -14,6 +15,7 @@ import json
 import math
 import shutil
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,10 +94,20 @@ def write_attempt(folder: Path, result: AttackResult, asked: Mapping[str, Any]) 
         for i, label in enumerate(attempt.per_image.label)
     ]
     write_text(folder / SCORES, csv_text(rows))
-    np.savez(folder / PICTURES, **attempt.first._asdict())
+    np.savez(folder / PICTURES, **dict[str, Any](_pictures(attempt)))
     if attempt.parameters is not None:
         save_tree(folder / PARAMETERS, attempt.parameters)
     write_json(folder / RESULT, _written(result, attempt, asked))
+
+
+#: Which pictures an attempt keeps, by what the names of their arrays begin with.
+_KEPT = {"first": "", "best_inverted": "best_", "worst_inverted": "worst_"}
+
+
+def _pictures(attempt: Attempt) -> dict[str, np.ndarray]:
+    """Name -> array of what reconstructions.npz holds."""
+    kept: dict[str, Pictures] = {prefix: getattr(attempt, name) for name, prefix in _KEPT.items()}
+    return {f"{prefix}{name}": array for prefix, pictures in kept.items() for name, array in pictures._asdict().items()}
 
 
 def _written(result: AttackResult, attempt: Attempt, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -131,6 +143,11 @@ def _written(result: AttackResult, attempt: Attempt, asked: Mapping[str, Any]) -
 
 # Read -----------------------------------------------------------------------------------------------------------------
 
+#: What files that were cut short, or hold something else, are met with.
+_DAMAGE = (
+    OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error
+)  # fmt: skip
+
 
 def read_attempt(folder: Path, asked: Mapping[str, Any]) -> Attempt | None:
     """A finished attempt; None if there is none, it was asked for with other settings, or it is damaged.
@@ -145,7 +162,7 @@ def read_attempt(folder: Path, asked: Mapping[str, Any]) -> Attempt | None:
         return _with_arrays(_attempt(written), folder)
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+    except _DAMAGE:
         return None
 
 
@@ -231,12 +248,15 @@ def _with_arrays(attempt: Attempt, folder: Path) -> Attempt:
         rows = list(csv.DictReader(file))
     columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name not in ("image", "label")}
     labels = np.array([int(row["label"]) for row in rows])
-    pictures = folder / PICTURES
     # Opened here, because np.load forgets to close what it cannot read.
-    pictures = pictures if pictures.is_file() else folder / _OLD[PICTURES]
-    with pictures.open("rb") as file, np.load(file, allow_pickle=False) as kept:
-        first = Pictures(kept["originals"], kept["reconstructions"])
-    return dataclasses.replace(attempt, per_image=PerImage(label=labels, **columns), first=first)
+    stored = folder / PICTURES if (folder / PICTURES).is_file() else folder / _OLD[PICTURES]
+    with stored.open("rb") as file, np.load(file, allow_pickle=False) as kept:
+        pictures = {
+            name: Pictures(kept[f"{prefix}originals"], kept[f"{prefix}reconstructions"])
+            for name, prefix in _KEPT.items()
+            if not prefix or f"{prefix}originals" in kept  # older folders have the first alone
+        }
+    return dataclasses.replace(attempt, per_image=PerImage(label=labels, **columns), **pictures)
 
 
 # The table of all -----------------------------------------------------------------------------------------------------
@@ -302,7 +322,7 @@ def read_results(home: Path, on_problem: Problem, epoch: int | None = None) -> l
         except UserError as error:  # a newer schema
             on_problem(file, str(error))
             continue
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except _DAMAGE as error:
             on_problem(file, f"{file} cannot be read ({type(error).__name__})")
             continue
         found[alone.cut] = joined(found[alone.cut], [attempt]) if alone.cut in found else alone

@@ -12,6 +12,7 @@ from gpz_jax.workflow.from_torch import run_from_torch
 from gpz_jax.workflow.guarantees_of_run import guarantee_of, guarantees_beside
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run, report_accuracy
 from gpz_jax.workflow.probe_command import calibration_batches, probe_run, report_probe
+from gpz_jax.workflow.report_command import report_runs, said_of_report
 from gpz_jax.workflow.resumed import begun
 from gpz_jax.workflow.split_command import report_split, split_run
 from gpz_jax.workflow.sweep_command import report_sweep, train_sweep
@@ -41,9 +42,11 @@ __all__ = [
     "report_cuts",
     "report_ledgers",
     "report_probe",
+    "report_runs",
     "report_split",
     "report_sweep",
     "run_from_torch",
+    "said_of_report",
     "say",
     "short",
     "split_run",

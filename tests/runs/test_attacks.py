@@ -183,3 +183,30 @@ def test_a_damaged_neighbour_is_left_out_of_the_table_and_named(tmp_path):
     assert runs.write_table(tmp_path, results, lambda file, why: problems.append(why)) == 0
     assert len(table(tmp_path)) == 1
     assert problems == [f"{tmp_path}/logits-linear/result.json cannot be read (JSONDecodeError)"]
+
+
+def test_both_ends_of_the_leak_list_keep_their_pictures(tmp_path):
+    ends = {
+        name: Pictures(np.full((1, 4, 4, 1), value), np.zeros((1, 4, 4, 1)))
+        for name, value in (("best_inverted", 0.25), ("worst_inverted", 0.75))
+    }
+    folder = write(tmp_path, dataclasses.replace(attempt(), **ends))
+    for name, pictures in ends.items():
+        for read, kept in zip(getattr(runs.read_attempt(folder, ASKED), name), pictures, strict=True):
+            np.testing.assert_array_equal(read, kept)
+    first = attempt().first._asdict()
+    np.savez(folder / "reconstructions.npz", **first)  # as 0.1.0 and until now
+    assert not len(runs.read_attempt(folder, ASKED).best_inverted.originals)
+
+
+@pytest.mark.parametrize("damage", ["scores.csv", "reconstructions.npz", "result.json"])
+@pytest.mark.parametrize("kept", [0, 1, 200])
+def test_files_that_were_cut_short_are_told_of(tmp_path, damage, kept):
+    folder = write(tmp_path, attempt())
+    write(tmp_path, attempt("deconvolution"))
+    (folder / damage).write_bytes((folder / damage).read_bytes()[:kept])
+    told = []
+    (result,) = runs.read_results(tmp_path, lambda file, why: told.append(why))
+    if kept < 200 or damage != "scores.csv":
+        assert [a.attack for a in result.attempts] == ["deconvolution"]
+        assert len(told) == 1
