@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.identification import Identification
 from gpz_jax.inversion.results import (
     Answers,
@@ -18,7 +19,7 @@ from gpz_jax.inversion.results import (
     Training,
 )
 from gpz_jax.inversion.verdict import NOT_TESTED, Verdict, verdict_of
-from gpz_jax.reporting.page.contents import Absent, Contents, Cost, CutRecord, Guarantee, Line, Plot, Probed, RunRecord
+from gpz_jax.reporting.page.contents import Absent, Contents, Cost, CutRecord, Line, Plot, Probed, RunRecord
 
 SCRIPT = "<script>alert(1)</script>"
 CUTS = ("block_1", "block_2", "fc", "logits")
@@ -90,4 +91,4 @@ def contents(*runs):
     return Contents(runs or (run(),), "0.2", "2026-01-01 12:00")
 
 
-GUARANTEE = Guarantee(0.001, 1e-4, 12.5, 0.5, 0.002)
+GUARANTEE = Guarantee("fc", 359, mse_floor=0.001, mse_floor_se=1e-4, nats=12.5, nats_se=0.5, mse_entropy=0.002)

@@ -16,7 +16,6 @@ from tiny_runs import CUTS, TINY, refused
 
 from gpz_jax import attack, cuts, presentation, runs, train, workflow
 from gpz_jax.analysis import latency
-from gpz_jax.analysis.advice import recommend
 from gpz_jax.analysis.budget import limit_of_leak
 from gpz_jax.config import Config, DataConfig, ModelConfig, resolve
 from gpz_jax.data.sources import fingerprint
@@ -24,6 +23,7 @@ from gpz_jax.inversion.results import Answers, AttackResult, joined
 from gpz_jax.reporting import cuts_table, figures
 from gpz_jax.training import classifier
 from gpz_jax.workflow import BareModel, CutsConfig, cuts_command
+from gpz_jax.workflow.advice import recommend
 
 GOOD = Answers(0.9, 0.1, 359)
 SMALL = ("cnn", "--size", "16", "--width", "4")

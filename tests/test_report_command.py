@@ -11,7 +11,8 @@ import report_samples as samples
 import tiny_runs
 from tiny_runs import CUTS, TINY, refused
 
-from gpz_jax import report, runs, train
+from gpz_jax import report, runs, train, workflow
+from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.results import Answers, AttackResult
 from gpz_jax.inversion.verdict import NOT_TESTED
 from gpz_jax.reporting.page import render
@@ -32,11 +33,12 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
     with jax.numpy_dtype_promotion("standard"):
         train.main([*TINY, "--ls", "0.3", "--run", str(home / "lsplus")])
+        epoch = workflow.load_run(str(home / "lsplus")).epoch
     for name in ("block_3", "fc"):
         folder = runs.make_folder(runs.attack_folder(home / "lsplus" / "attacks", name, "linear"))
         made = (samples.attempt("linear", 0.5, side=16),)
         result = AttackResult(name, (8,), made, answers=Answers(0.9, 0.1, 359), auxiliary=300)
-        runs.write_attempt(folder, result, {"epoch_of_run": 7})
+        runs.write_attempt(folder, result, {"epoch_of_run": epoch})
     write_ledger(home / "lsplus")
     return home
 
@@ -92,7 +94,6 @@ def test_what_is_gathered(home):
     assert run.left_out == ()
     assert any("auxiliary images" in caveat for caveat in run.caveats)
     assert any("Never attacked: block_1" in caveat for caveat in run.caveats)
-    assert any("Of another epoch than the run's best now" in caveat for caveat in run.caveats)
 
 
 def test_a_battered_run_is_shown_as_far_as_it_can_be_read(copy):
@@ -104,13 +105,16 @@ def test_a_battered_run_is_shown_as_far_as_it_can_be_read(copy):
     pictures.write_bytes(pictures.read_bytes()[:200])
     (copy / "attacks" / "fc-broken").mkdir()
     (copy / "attacks" / "fc-broken" / "scores.csv").write_text("image")
-    numbers = {"mse_floor": 0.01, "nats": 3.0, "unknown": "x", "schema": None}
-    (copy / "attacks" / "guarantees.json").write_text(json.dumps({"schema_version": 1, "cuts": {"fc": numbers}}))
+    runs.write_guarantees(copy / "attacks", {"fc": (Guarantee("fc", 359, mse_floor=0.01, nats=3.0), {})})
+    old = runs.make_folder(copy / "attacks" / "logits-linear")
+    made = AttackResult("logits", (10,), (samples.attempt("linear", 0.5, side=16),))
+    runs.write_attempt(old, made, {"epoch_of_run": 7})
     contents = gather(opened(["lsplus"]))
     (run,) = contents.runs
-    assert len(run.left_out) == 2
+    assert len(run.left_out) == 3
+    assert "the attack linear on logits is of epoch 7, the run's best is now" in run.left_out[1]
     assert "attacks/block_3-linear" in run.left_out[0]
-    assert "attacks/fc-broken" in run.left_out[1]
+    assert "attacks/fc-broken" in run.left_out[2]
     assert run.class_names[0] == evil
     assert run.absent["probe"].command == "gpz probe lsplus"
     assert "--track-every 1" in run.ledger.command
@@ -129,7 +133,7 @@ def test_a_run_without_attacks_and_checkpoints_still_has_a_page(copy):
     contents = gather(opened(["lsplus"]))
     (run,) = contents.runs
     assert {cut.verdict.word for cut in run.cuts} == {NOT_TESTED}
-    assert "gpz attack lsplus --attack linear" in run.absent["attacks"].command
+    assert "gpz attack lsplus --attack deconvolution" in run.absent["attacks"].command
     assert "has no checkpoint yet" in run.absent["cost"].why
     assert run.confusion is None
     page = render.render(contents)
@@ -197,4 +201,4 @@ def test_old_records_get_their_accuracy_from_the_network(copy):
     assert fc.result.answers.accuracy == pytest.approx(run.accuracy)
     assert not len(fc.attempts[0].best_inverted.originals)
     assert not isinstance(run.training, Absent)
-    assert runs.class_names(runs.open_run(copy)) == tuple(map(str, range(10)))
+    assert run.class_names == tuple(map(str, range(10)))

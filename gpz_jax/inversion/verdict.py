@@ -126,6 +126,33 @@ def grade_of(attempt: Attempt) -> str:
     return PARTLY if scores.ratio <= PARTLY_RATIO else TRACES
 
 
+#: Verdicts of cuts that may be recommended, from the least leak to the most.
+RECOMMENDABLE = (NO_LEAK_FOUND, f"{LEAKS}: {TRACES}", f"{LEAKS}: {PARTLY}")
+
+
+def leak_rank(verdict: str, within: float, ratio: float) -> tuple[int, float, float] | None:
+    """What sorts cuts by how much they give away, least first; None for one that must not be recommended.
+
+    By the verdict (no leak found, traces, partly), then the share of images that are named within their class, then the
+    ratio to the class-mean floor. Never recommended: what can be read, and what was not tested enough.
+
+    Args:
+      verdict: ``str`` of a :class:`Verdict`.
+      within: the largest share that any attack named; NaN counts as all.
+      ratio: of the best attack; NaN counts as 0.
+
+    Example:
+      >>> leak_rank("leaks: traces", 0.1, 0.9) < leak_rank("leaks: traces", 0.1, 0.8)
+      True
+      >>> leak_rank("leaks: readable", 0.1, 0.3) is leak_rank("not tested enough", 0.0, 1.0) is None
+      True
+    """
+    if verdict not in RECOMMENDABLE:
+        return None
+    within, ratio = (1.0 if math.isnan(within) else within), (0.0 if math.isnan(ratio) else ratio)
+    return RECOMMENDABLE.index(verdict), within, -ratio
+
+
 def verdict_of(result: AttackResult) -> Verdict:
     """The verdict of one cut.
 
@@ -151,6 +178,9 @@ def verdict_of(result: AttackResult) -> Verdict:
             "cuts."
         )
         return Verdict(result.cut, NO_VERDICT, "", "", sentence, faults, ("train the network",))
+    if not attempts:
+        sentence = f"{result.cut}: not tested enough; no attack was made."
+        return Verdict(result.cut, NOT_TESTED, "", "", sentence, {}, ("make attacks",))
     leaking = [attempt for attempt in attempts if leaks(attempt)]
     if leaking:
         best = best_of(leaking)

@@ -10,7 +10,7 @@ from gpz_jax.runs.attacks import (
     write_attempt,
     write_table,
 )
-from gpz_jax.runs.beside import class_names, edge_milliseconds, guarantees, versions
+from gpz_jax.runs.beside import edge_milliseconds, versions
 from gpz_jax.runs.checkpoints import Checkpoints, Loaded, latest_of_all, saved_epochs
 from gpz_jax.runs.epochs import append_metrics, epochs, keep_epochs, read_metrics, write_epochs
 from gpz_jax.runs.folder import (
@@ -25,6 +25,7 @@ from gpz_jax.runs.folder import (
     start,
     write_config,
 )
+from gpz_jax.runs.guarantees import read_guarantees, write_guarantees
 from gpz_jax.runs.probes import probe_folders, probe_name, read_probe, write_probe
 from gpz_jax.runs.records import (
     SCHEMA_VERSION,
@@ -59,7 +60,6 @@ __all__ = [
     "append_metrics",
     "attack_folder",
     "check_folder",
-    "class_names",
     "differences",
     "dynamics_store",
     "edge_milliseconds",
@@ -67,7 +67,6 @@ __all__ = [
     "file_name",
     "forget_attempt",
     "free",
-    "guarantees",
     "keep_epochs",
     "latest_of_all",
     "make_folder",
@@ -77,6 +76,7 @@ __all__ = [
     "probe_folders",
     "probe_name",
     "read_attempt",
+    "read_guarantees",
     "read_metrics",
     "read_probe",
     "read_result",
@@ -93,6 +93,7 @@ __all__ = [
     "write_attempt",
     "write_config",
     "write_epochs",
+    "write_guarantees",
     "write_json",
     "write_probe",
     "write_table",

@@ -1,9 +1,8 @@
-"""What lies in a run folder beside its records: versions, names of the classes, prices of the cuts, guarantees."""
+"""What lies in a run folder beside its records: versions of packages, prices of the cuts."""
 
 import csv
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,6 @@ def versions(run: Run) -> dict[str, str]:
     return {str(name): str(version) for name, version in found.items()} if isinstance(found, dict) else {}
 
 
-def class_names(run: Run) -> tuple[str, ...]:
-    """A name a class: those in config.json's ``class_names``, or the numbers of the classes where it has none."""
-    found = _json(run.folder / "config.json").get("class_names")
-    if isinstance(found, list) and len(found) == run.num_classes:
-        return tuple(map(str, found))
-    return tuple(map(str, range(run.num_classes)))
-
-
 def edge_milliseconds(run: Run) -> dict[str, float]:
     """Cut -> milliseconds that the edge takes for a batch, as ``cuts.csv`` has them; empty if nothing was timed."""
     try:
@@ -40,15 +31,3 @@ def edge_milliseconds(run: Run) -> dict[str, float]:
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return {}
     return {cut: value for cut, value in found.items() if math.isfinite(value)}
-
-
-def guarantees(run: Run) -> dict[str, Mapping[str, float]]:
-    """Cut -> numbers of ``attacks/guarantees.json`` by name; empty if there are none."""
-    cuts = _json(run.folder / "attacks" / "guarantees.json").get("cuts")
-    found = {}
-    for cut, numbers in (cuts if isinstance(cuts, dict) else {}).items():
-        if isinstance(numbers, dict):
-            found[str(cut)] = {
-                name: float(value) for name, value in numbers.items() if isinstance(value, int | float)
-            }  # fmt: skip
-    return found

@@ -12,7 +12,6 @@ import tyro
 from rich.console import Console
 
 from gpz_jax import presentation
-from gpz_jax.analysis.advice import recommend, words_on_payload
 from gpz_jax.analysis.budget import Limit, NearMiss, hold, limit_of_leak, near_misses, parse_parameters
 from gpz_jax.analysis.link import parse_link
 from gpz_jax.analysis.price import BYTES, Price, price_traced
@@ -22,6 +21,7 @@ from gpz_jax.models import MODELS, build
 from gpz_jax.reporting import cuts_table, figures, tables
 from gpz_jax.taps import TappedNetwork, tap
 from gpz_jax.workflow import cut_timing
+from gpz_jax.workflow.advice import recommend, words_on_payload
 from gpz_jax.workflow.common import short
 from gpz_jax.workflow.cut_evidence import evidence
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run

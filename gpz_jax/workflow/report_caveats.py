@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from gpz_jax import runs
 from gpz_jax.inversion.results import Attempt
 from gpz_jax.reporting.page.contents import CutRecord
 from gpz_jax.runs.folder import Run
@@ -28,7 +27,6 @@ def caveats(run: Run, cuts: Sequence[CutRecord], loaded: LoadedRun | None) -> tu
                 _weak(made),
                 _scored(made),
                 _unattacked(cuts),
-                _old(run, loaded),
                 _elsewhere(run),
             ],
         )
@@ -79,22 +77,6 @@ def _scored(made: Sequence[tuple[CutRecord, Attempt]]) -> str:
 def _unattacked(cuts: Sequence[CutRecord]) -> str:
     names = [cut.name for cut in cuts if cut.valid and not cut.attempts]
     return f"Never attacked: {_listing(names)}." if names else ""
-
-
-def _old(run: Run, loaded: LoadedRun | None) -> str:
-    """Attacks on another epoch than the one that would be deployed now."""
-    if loaded is None:
-        return ""
-    names = []
-    for file in sorted((run.folder / "attacks").glob("*/result.json")):
-        try:
-            epoch = runs.read_result(file)["asked"].get("epoch_of_run", loaded.epoch)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # said elsewhere
-            continue
-        names += [f"{file.parent.name} (epoch {epoch})"] if epoch != loaded.epoch else []
-    if not names:
-        return ""
-    return f"Of another epoch than the run's best now, {loaded.epoch}; make them again: {_listing(names)}."
 
 
 def _elsewhere(run: Run) -> str:

@@ -2,16 +2,16 @@
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from gpz_jax import runs
 from gpz_jax.errors import UserError
+from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.results import Answers, AttackResult
-from gpz_jax.inversion.verdict import NOT_TESTED, Verdict, verdict_of
-from gpz_jax.reporting.page.contents import NAN, Absent, Cost, CutRecord, Guarantee, RunRecord
+from gpz_jax.inversion.verdict import verdict_of
+from gpz_jax.reporting.page.contents import NAN, Absent, Cost, CutRecord, RunRecord
 from gpz_jax.runs.folder import Run
 from gpz_jax.workflow.common import short
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run
@@ -19,8 +19,8 @@ from gpz_jax.workflow.report_caveats import caveats
 from gpz_jax.workflow.report_curves import ledger_plots, training_plots
 from gpz_jax.workflow.report_measures import Probe, confusion_of, costs_of, probe_of
 
-#: Attacks that a verdict asks for.
-ENOUGH = "--attack linear --attack deconvolution --attack residual"
+#: Attacks that a verdict asks for, beside the linear one, which every call makes.
+ENOUGH = "--attack deconvolution --attack residual"
 
 
 def run_record(run: Run, *, data_dir: str | None = None) -> RunRecord:
@@ -32,13 +32,19 @@ def run_record(run: Run, *, data_dir: str | None = None) -> RunRecord:
     typed = shlex.quote(short(run.folder))
     loaded, why = _loaded(run, data_dir)
     probed = probe_of(run)
-    results, problems = _attacked(run)
+    results, problems = _attacked(run, None if loaded is None else loaded.epoch)
     confusion = None if loaded is None else confusion_of(loaded)
     costs = {} if loaded is None else costs_of(loaded)
     names = _cut_names(run, loaded, probed)
-    results = {cut: _answered(result, confusion) for cut, result in results.items()}
     unknown = [f"attacks on {cut!r}, which is no cut of this network" for cut in results if cut not in names]
-    cuts = tuple(_cut(run, cut, results.get(cut), probed, costs.get(cut), typed) for cut in names)
+    kept = runs.read_guarantees(run.folder / "attacks", problems.append)
+    cuts = tuple(
+        _cut(
+            _answered(results.get(cut, AttackResult(cut, (), ())), confusion), probed, costs.get(cut), typed,
+            kept[cut][0] if cut in kept else None,
+        )
+        for cut in names
+    )  # fmt: skip
     absent = _absent(typed, why, bool(results), bool(probed.cuts))
     network = runs.network_name(run.config).removeprefix(f"{run.config.data.data}-")
     return RunRecord(
@@ -46,7 +52,7 @@ def run_record(run: Run, *, data_dir: str | None = None) -> RunRecord:
         folder=short(run.folder),
         about=f"{run.config.data.data}, {network}, {_smoothing(run)}",
         cuts=cuts,
-        class_names=runs.class_names(run),
+        class_names=run.class_names or tuple(map(str, range(run.num_classes))),
         accuracy=NAN if confusion is None else float(np.trace(confusion) / max(confusion.sum(), 1)),
         images=0 if confusion is None else int(confusion.sum()),
         image_bytes=0 if loaded is None else int(np.prod(loaded.splits.test.images.shape[1:])),
@@ -63,19 +69,19 @@ def run_record(run: Run, *, data_dir: str | None = None) -> RunRecord:
 
 
 def _cut(
-    run: Run, cut: str, result: AttackResult | None, probed: Probe, priced: tuple[Cost, bool] | None, typed: str
+    result: AttackResult, probed: Probe, priced: tuple[Cost, bool] | None, typed: str, guarantee: Guarantee | None
 ) -> CutRecord:
+    cut = result.cut
     cost, valid = (None, probed.valid.get(cut, True)) if priced is None else priced
-    guaranteed = runs.guarantees(run).get(cut)
     return CutRecord(
         cut,
-        _untested(cut) if result is None else verdict_of(result),
-        shape=probed.shapes.get(cut, "") if result is None else "x".join(map(str, result.shape)),
+        verdict_of(result),
+        shape="x".join(map(str, result.shape)) if result.attempts else probed.shapes.get(cut, ""),
         valid=valid,
-        result=result,
+        result=result if result.attempts else None,
         probed=probed.cuts.get(cut),
         cost=cost,
-        guarantee=None if guaranteed is None else _guarantee(guaranteed),
+        guarantee=guarantee,
         command=f"gpz attack {typed} --cut {shlex.quote(cut)} {ENOUGH}",
     )
 
@@ -142,15 +148,10 @@ def _absent(typed: str, why: str, attacked: bool, probed: bool) -> dict[str, Abs
 # Attacks --------------------------------------------------------------------------------------------------------------
 
 
-def _untested(cut: str) -> Verdict:
-    """The verdict of a cut that nobody attacked."""
-    return Verdict(cut, NOT_TESTED, "", "", f"{cut}: not tested enough; no attack was made.", {}, ("make attacks",))
-
-
-def _attacked(run: Run) -> tuple[dict[str, AttackResult], list[str]]:
+def _attacked(run: Run, epoch: int | None) -> tuple[dict[str, AttackResult], list[str]]:
     problems: list[str] = []
     home = run.folder / "attacks"
-    read = runs.read_results(home, lambda file, why: problems.append(why.replace(f"{run.folder}/", "")))
+    read = runs.read_results(home, lambda file, why: problems.append(why.replace(f"{run.folder}/", "")), epoch)
     finished = {file.parent for file in home.glob("*/result.json")}
     begun = [path for path in sorted(home.glob("*/")) if path not in finished and any(path.iterdir())]
     problems += [f"{path.parent.name}/{path.name} holds no finished attack (no result.json)" for path in begun]
@@ -164,7 +165,3 @@ def _answered(result: AttackResult, confusion: np.ndarray | None) -> AttackResul
     images = int(confusion.sum())
     majority = float(confusion.sum(axis=1).max() / images)
     return dataclasses.replace(result, answers=Answers(float(np.trace(confusion) / images), majority, images))
-
-
-def _guarantee(numbers: Mapping[str, float]) -> Guarantee:
-    return Guarantee(**{name: value for name, value in numbers.items() if name in Guarantee._fields})

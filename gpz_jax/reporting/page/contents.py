@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.results import AttackResult, Attempt, best_of
 from gpz_jax.inversion.verdict import Verdict
 
@@ -53,22 +54,6 @@ class Cost(NamedTuple):
     cloud_flops: int
     edge_memory: int
     edge_ms: float = NAN
-
-
-class Guarantee(NamedTuple):
-    """What no attacker can do better than, whatever its means; NaN where it was not worked out.
-
-    Attributes:
-      mse_floor: least mse of an unbiased reconstruction, and its standard error.
-      nats: lower bound on H(X|Z), and its standard error.
-      mse_entropy: least mse that this entropy leaves.
-    """
-
-    mse_floor: float = NAN
-    mse_floor_se: float = NAN
-    nats: float = NAN
-    nats_se: float = NAN
-    mse_entropy: float = NAN
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

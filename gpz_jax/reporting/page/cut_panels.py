@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.verdict import READABLE_RATIO
 from gpz_jax.reporting.page.charts import Panel, Series
-from gpz_jax.reporting.page.contents import NAN, Contents, CutRecord, Guarantee, RunRecord
+from gpz_jax.reporting.page.contents import NAN, Contents, CutRecord, RunRecord
 
 #: Look of what things are held against: untrained copies, the label alone.
 REFERENCE = 7
@@ -121,7 +122,7 @@ def _evidence(run: RunRecord, look: int) -> Series:
 
 
 def _guaranteed(runs: Sequence[RunRecord], name: str) -> tuple[Series, ...]:
-    return _all(runs, lambda cut: getattr(cut.guarantee or Guarantee(), name))
+    return _all(runs, lambda cut: getattr(cut.guarantee or Guarantee(cut.name), name))
 
 
 def _bars(runs: Sequence[RunRecord], of: Callable[[CutRecord], float]) -> tuple[Series, ...]:

@@ -1,10 +1,9 @@
 """The sentences of the page that sum cuts up. Those of a single cut are ``inversion.verdict``'s."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 
-from gpz_jax.inversion.verdict import LEAKS, NO_LEAK_FOUND, NO_VERDICT, NOT_TESTED, READABLE, Verdict
+from gpz_jax.inversion.verdict import LEAKS, NO_LEAK_FOUND, NO_VERDICT, NOT_TESTED, Verdict, leak_rank
 from gpz_jax.reporting.page.contents import CutRecord, RunRecord
 
 #: What stands for a cut around which information flows.
@@ -43,23 +42,15 @@ MEASURES = {
 def tone(verdict: Verdict) -> str:
     """Class of a verdict for the style sheet.
 
-    >>> tone(Verdict("fc", LEAKS, READABLE, "linear", "", {}))
+    >>> tone(Verdict("fc", "leaks", "readable", "linear", "", {}))
     'readable'
     """
     return {NO_LEAK_FOUND: "none-found", NOT_TESTED: "untested", LEAKS: verdict.grade}.get(verdict.word, "no-verdict")
 
 
-def rank(cut: CutRecord) -> tuple[float, float, float] | None:
-    """What sorts cuts by how much they give away, least first; None for one that must not be proposed.
-
-    By (a leak or none, images named within their class, -ratio). Never proposed: what leaks readably, what was not
-    tested enough, and what is no cut.
-    """
-    verdict = cut.verdict
-    if not cut.valid or verdict.word not in (LEAKS, NO_LEAK_FOUND) or verdict.grade == READABLE:
-        return None
-    within = 0.0 if math.isnan(cut.named_within) else cut.named_within
-    return (float(verdict.word == LEAKS), within, -cut.ratio)
+def rank(cut: CutRecord) -> tuple[int, float, float] | None:
+    """What sorts cuts by how much they give away, least first; None for one that must not be proposed."""
+    return leak_rank(str(cut.verdict), cut.named_within, cut.ratio) if cut.valid else None
 
 
 def least(cuts: Sequence[CutRecord]) -> CutRecord | None:

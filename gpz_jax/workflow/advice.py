@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gpz_jax.analysis.budget import Limit
+from gpz_jax.inversion.verdict import leak_rank
 from gpz_jax.presentation import number
-
-#: From the least leak that may be recommended to the most.
-_GRADES = ("no leak found", "leaks: traces", "leaks: partly")
 
 
 class Advice(NamedTuple):
@@ -28,8 +26,7 @@ class Advice(NamedTuple):
 def recommend(rows: Sequence[dict[str, Any]], limits: Sequence[Limit], *, run: str) -> Advice:
     """The cut that leaks least among those that keep the limits and have a verdict.
 
-    Less leak is a better verdict (no leak found, traces, partly), then a smaller share of images that are named within
-    their class, then a larger ratio to the class-mean floor. What can be read is not recommended at all.
+    Less leak is what :func:`~gpz_jax.inversion.verdict.leak_rank` says. What can be read is not recommended at all.
 
     Args:
       rows: of the cuts, held against what they may cost (:func:`~gpz_jax.analysis.budget.hold`), with their verdicts.
@@ -51,9 +48,10 @@ def recommend(rows: Sequence[dict[str, Any]], limits: Sequence[Limit], *, run: s
     if without is not None:
         return Advice(None, (f"no cut is recommended. {without['sentence']}",))
     leaks = [limit for limit in limits if limit.leak]
-    good = [row for row in inside if row["verdict"] in _GRADES and not any(limit.missed(row) for limit in leaks)]
+    good = [(_leak(row), row) for row in inside if not any(limit.missed(row) for limit in leaks)]
+    good = [(leak, row) for leak, row in good if leak is not None]
     if good:
-        best = min(good, key=_leak)
+        _, best = min(good, key=lambda pair: pair[0])
         others = f"The verdicts of {len(good)} of the {len(inside)} cuts{within} allow it; this one leaks least."
         told = (f"recommended cut{within}: {best['cut']}. {best['sentence']}", *([others] if len(inside) > 1 else []))
         return Advice(best["cut"], told)
@@ -65,13 +63,8 @@ def recommend(rows: Sequence[dict[str, Any]], limits: Sequence[Limit], *, run: s
     return _untested(untested, within, run)
 
 
-def _leak(row: dict[str, Any]) -> tuple[int, float, float]:
-    named, ratio = row.get("identified_within", math.nan), row.get("ratio", math.nan)
-    return (
-        _GRADES.index(row["verdict"]),
-        math.inf if math.isnan(named) else named,
-        math.inf if math.isnan(ratio) else -ratio,
-    )
+def _leak(row: dict[str, Any]) -> tuple[int, float, float] | None:
+    return leak_rank(row["verdict"], row.get("identified_within", math.nan), row.get("ratio", math.nan))
 
 
 def _untested(untested: list[dict[str, Any]], within: str, run: str) -> Advice:
