@@ -50,7 +50,14 @@ def experiment(flags: Flags, out: Path) -> Outcome:
     sheet = common.sheet_of(
         f"Composite defences, {size.data}, {flags.size}",
         rows,
-        columns | {"best attack": "attack", "mse": "mse", "/class\nmean": "ratio", "SSIM": "ssim"},
+        columns
+        | {
+            "best attack": "attack",
+            "mse": "mse",
+            "/class\nmean": "ratio",
+            "identi-\nfied": "identified",
+            "SSIM": "ssim",
+        },
         caption="/class mean: mse over that floor; strengths of noise in spreads of z; topk: fraction of units sent",
         wide=("network", "SSIM"),
         section="cut",

@@ -43,7 +43,7 @@ def experiment(flags: Flags, out: Path) -> Outcome:
     sheet = common.sheet_of(
         f"Trained against untrained, {size.data}, {flags.size}",
         [row for row in rows if row["best"]],
-        {**columns, "/class\nmean": "ratio", "SSIM": "ssim", "flattened?": "flattened"},
+        {**columns, "/class\nmean": "ratio", "identi-\nfied": "identified", "SSIM": "ssim", "flattened?": "flattened"},
         caption="the better attack at each cut; /class mean: mse over that floor",
         wide=("SSIM", "flattened?"),
         section="weights",

@@ -49,6 +49,7 @@ def experiment(flags: Flags, out: Path) -> Outcome:
             "network": "network", "cut": "cut", "level": "level", "attack": "attack", "D": "dimension",
             "MSE": "mse_paper", "MSE,\npaper": "mse_published", "PSNR": "psnr", "SSIM": "ssim", "LPIPS": "lpips",
             "/class\nmean": "ratio", "95 %": lambda row: interval(row["ratio_low"], row["ratio_high"]),
+            "identi-\nfied": "identified",
             "flattened?": "flattened",
         },
         caption="MSE in the paper's convention, summed over channels; paper: baseline attack on the full network at "

@@ -32,7 +32,7 @@ def experiment(flags: Flags, out: Path) -> Outcome:
         near, far = (found[level].best.scores.ratio for level in ("feature", "decision"))
         verdict.append(f"{name}: {near:.2f} of the class-mean floor at the feature level, {far:.2f} at the decision's")
         common.draw_grid({result.cut: result.best for result in found.values()}, out / f"{name}.png")
-    columns = {"network": "network", "cut": "cut", "mse": "mse", "/class mean": "ratio"}
+    columns = {"network": "network", "cut": "cut", "mse": "mse", "/class mean": "ratio", "identified": "identified"}
     return Outcome(rows, [common.sheet_of("A linear attacker", rows, columns)], verdict)
 
 

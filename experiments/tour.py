@@ -67,7 +67,7 @@ def experiment(flags: Flags, out: Path) -> Outcome:
     common.draw_by_cut(rows, panels, out / "tour.png", group="targets", levels=levels, apart={"radius_test": "LS-"})
     columns = {"accuracy": "accuracy", "R_c^2\ntest": "radius_test", "R_c^2\ntrain": "radius_train"}
     columns |= {"rho\ntest": "rho_test", "rho\ntrain": "rho_train", "rho\nnull": "rho_null"}
-    columns |= {"attack\nmse": "mse", "/class\nmean": "ratio"}
+    columns |= {"attack\nmse": "mse", "/class\nmean": "ratio", "identi-\nfied": "identified"}
     lines = []
     for cut, name in itertools.product(dict.fromkeys(row["cut"] for row in rows), ALPHAS):
         some = where(rows, cut=cut, targets=name)

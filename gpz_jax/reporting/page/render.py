@@ -70,10 +70,6 @@ def _filled(contents: Contents, painter: picture_rows.Painter, allowance: Allowa
     )
 
 
-def _galleries(painter: picture_rows.Painter, run: RunRecord, allowance: Allowance) -> list[picture_rows.Gallery]:
-    return [picture_rows.gallery(painter, run, cut, allowance) for cut in run.cuts]
-
-
 def policy(style: str, script: str) -> str:
     """A Content-Security-Policy under which this style and script run, images are data, and nothing else happens."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
