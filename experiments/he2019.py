@@ -66,8 +66,8 @@ def experiment(flags: Flags, out: Path) -> Outcome:
         f"He et al. 2019, {data.data}, {flags.size}: inverse network",
         rows,
         {"cut": "cut", "PSNR": "psnr", "PSNR,\npaper": "psnr_published", "SSIM": "ssim",
-         "SSIM,\npaper": "ssim_published", "LPIPS": "lpips", "mse": "mse", "/class\nmean": "ratio", "identi-\nfied": "identified",
-         "flattened?": "flattened"},
+         "SSIM,\npaper": "ssim_published", "LPIPS": "lpips", "mse": "mse", "/class\nmean": "ratio",
+         "identi-\nfied": "identified", "flattened?": "flattened"},
         caption="paper: as they published it",
         wide=("LPIPS", "flattened?"),
     )  # fmt: skip
