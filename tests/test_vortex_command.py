@@ -139,6 +139,7 @@ def test_sums_and_phases_by_hand():
     assert rows["logits", "all"]["both_size"] == 1  # -2 + 1
     said = said_of(curves)
     assert said[0] == "classes with fewer than two images in the probe batch, left out of every sum: 2 (1)"
+    assert said_of(over_ledger(record, ["ant", "bee", "[red]cat"]))[0].endswith("every sum: [red]cat (1)")
     assert said[1] == "one step in 2 is in the ledger: sums are over those 4 steps alone"
     assert "turns positive at step 4 (epoch 1) and is so on 50% of the steps from there" in said[2]
 

@@ -4,7 +4,7 @@ NumPy in, numbers out; T steps, K classes. The rows of a ledger come from ``trai
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,11 +87,12 @@ def agreement(predicted: Float[np.ndarray, " T"], realised: Float[np.ndarray, " 
     return Agreement(correlation, size, float(np.mean(np.sign(a) == np.sign(b))))
 
 
-def over_ledger(record):
+def over_ledger(record, class_names: Sequence[str] = ()):
     """A ledger with every variable averaged over the classes, images weighing the same; the interference as it is.
 
     Args:
       record: what ``runs.read_steps`` or a tracker's ``to_xarray`` returns.
+      class_names: of classes 0 to K - 1, where they have names; kept as an attribute.
 
     Returns:
       An ``xarray.Dataset`` of dims step and cut; its attribute ``turn`` is the first step at which the correct-class
@@ -106,8 +107,9 @@ def over_ledger(record):
             curves[name] = (dims, over_classes(values.transpose(*dims, "class").values, counts), values.attrs)
     change = sign_change(curves.coefficient.values) if "coefficient" in curves else None
     turn = None if change is None else int(record.step.values[change])
-    few = [f"{c} ({n})" for c, n in enumerate(counts) if n < 2]
-    return curves.assign_attrs(turn=turn, few=few)
+    names = list(class_names) or [str(c) for c in range(len(counts))]
+    few = [f"{names[c]} ({n})" for c, n in enumerate(counts) if n < 2]
+    return curves.assign_attrs(turn=turn, few=few, class_names=list(class_names))
 
 
 def summarise_ledger(curves, phases: Mapping[str, slice] | None = None) -> list[dict[str, Any]]:

@@ -156,8 +156,17 @@ def interference_figure(records: Mapping[str, Any], file: Path) -> None:
             figure.colorbar(image, ax=axis, shrink=0.8)
             axis.set_title(f"{name}, {at}: {words} the sign change ({len(part)} steps)", fontsize=8, parse_math=False)
             axis.set_xlabel("logit k", fontsize=8)
+            _name_classes(axis, curves.attrs.get("class_names", ()))
         line[0].set_ylabel("class c", fontsize=8)
     figure.savefig(file, dpi=120)
+
+
+def _name_classes(axis, names: Sequence[str]) -> None:
+    """Names in place of numbers on both axes, where there are some and they can be read."""
+    if names and len(names) <= 20:
+        places, short = range(len(names)), [name if len(name) <= 14 else f"{name[:13]}…" for name in names]
+        axis.set_xticks(places, short, rotation=90, fontsize=6, parse_math=False)
+        axis.set_yticks(places, short, fontsize=6, parse_math=False)
 
 
 def ledger_figure(records: Mapping[str, Any], cut: str, file: Path) -> None:

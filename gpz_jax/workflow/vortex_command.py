@@ -52,8 +52,9 @@ def _runs_in(folder: Path) -> list[Path]:
 
 
 def _read(folder: Path) -> Read:
+    names: tuple[str, ...] = ()
     if (folder / "config.json").exists() or not runs.steps_folder(folder).exists():  # a tracker's has no config.json
-        runs.open_run(folder)
+        names = runs.open_run(folder).class_names or ()
     record = runs.read_steps(folder)
     if not record.sizes["step"]:
         raise UserError(f"{folder} holds a ledger without a whole step yet; continue the run with --resume")
@@ -62,7 +63,7 @@ def _read(folder: Path) -> Read:
             f"{folder} was tracked without alpha or step size, so that no prediction is in it; "
             "its readings are there for xarray: gpz_jax.runs.read_steps"
         )
-    curves = over_ledger(record)
+    curves = over_ledger(record, names)
     return Read(folder.absolute().name, folder.absolute(), curves, summarise_ledger(curves))
 
 

@@ -66,6 +66,14 @@ def test_the_sign_change_is_marked_where_it_is(tmp_path, monkeypatch):
     assert marks == [[12], []]
 
 
+def test_classes_have_their_names_where_these_can_be_read(tmp_path, monkeypatch):
+    found, new = [], ledger_figures.new_figure
+    monkeypatch.setattr(ledger_figures, "new_figure", lambda *a: found.append(new(*a)) or found[-1])
+    names = ["$x_{", "b", "[c]", "d"]
+    ledger_figures.interference_figure({"r": curves().assign_attrs(class_names=names)}, tmp_path / "i.png")
+    assert [label.get_text() for label in found[0][1][0, 0].get_yticklabels()] == names
+
+
 def test_the_running_mean_keeps_a_constant_and_the_ends():
     np.testing.assert_allclose(ledger_figures._smooth(np.full(200, 3.0)), 3.0)
     assert len(ledger_figures._smooth(np.arange(7.0))) == 7
