@@ -227,7 +227,7 @@ def test_three_ways_agree_in_float64(name, alpha):
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-@pytest.mark.parametrize("name", thinned(LIBRARY, ["resnet18"]))
+@pytest.mark.parametrize("name", thinned(list(LIBRARY), ["resnet18"]))
 def test_three_ways_agree_in_float32(name, alpha):
     assert_three_ways_agree(library(name), alpha, 1e-4)
 
