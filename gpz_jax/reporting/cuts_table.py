@@ -101,7 +101,7 @@ def near_table(near: Sequence[tuple[str, str, Sequence[str]]]) -> Sheet:
     columns = [
         Column("cut", cuts, words=True),
         Column("verdict", verdicts, words=True),
-        Column("misses", ["\n".join(words) for words in misses], words=True),
+        Column("misses", ["\n".join(words).replace(" (--", "\n  (--") for words in misses], words=True),
     ]
     return Sheet("near misses: what would have to give", columns)
 
