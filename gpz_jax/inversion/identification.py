@@ -188,7 +188,11 @@ def read(record: dict[str, Any]) -> Identification:
     >>> read(written(Identification(3, 0.5))).top1, read({}).images
     (0.5, 0)
     """
-    fields = {name: record[name] for name in Identification._fields if name in record}
-    return Identification(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    )
+
+    def value(name: str) -> Any:
+        found = record[name]
+        if name == "images":
+            return int(found)
+        return (float(found[0]), float(found[1])) if name.endswith("_interval") else float(found)
+
+    return Identification(**{name: value(name) for name in Identification._fields if name in record})

@@ -125,7 +125,9 @@ class Tally(NamedTuple):
         error, floor = columns["mse"], columns["floor_class_mean"]
         labels = self.exam.labels[:count]
         first = Pictures(*(np.concatenate(parts)[: self.keep] for parts in zip(*self.first, strict=True)))
-        found, columns["identified"] = self._identified(count)
+        found, identified = self._identified(count)
+        if identified is not None:
+            columns["identified"] = identified
         best, worst = (
             Pictures(*(np.stack(parts) for parts in zip(*(self.ends[int(i)] for i in end), strict=True)))
             for end in _ends(error)

@@ -104,7 +104,7 @@ def _scores(result: AttackResult) -> dict[str, Any]:
 
 def answers_of(loaded: LoadedRun, accuracy: float | None = None) -> Answers:
     """How well the run's network answers its test images; measured where the accuracy is not given."""
-    labels = loaded.splits.test.take()[1]
+    labels = np.asarray(loaded.splits.test.take()[1])
     majority = float(np.max(np.bincount(labels)) / len(labels))
     return Answers(report_accuracy(loaded) if accuracy is None else accuracy, majority, len(labels))
 
