@@ -204,7 +204,7 @@ ROW = {
     "payload_float32": 131072, "payload_bfloat16": 65536, "payload_uint8": 32768, "edge_memory": 2**21,
     "edge_ms": 12.3, "cloud_ms": 23.4, "within": 123.4, "rho": 0.5, "zone_paper": "", "zone_null": "onset",
     "mse": 0.0123, "ratio": 0.456, "flattened": False, "identified": 0.25, "identified_within": 0.5,
-    "evidence": "verdict", "verdict": "leaks: partly", "within_budget": True, "recommended": True,
+    "basis": "verdict", "verdict": "leaks: partly", "within_budget": True, "recommended": True,
 }  # fmt: skip
 DECIDING = ["edge parameters", "edge ms", "zone: null", "/class mean", "verdict"]
 
@@ -280,8 +280,8 @@ def assert_table_carries_price_probe_and_attack(copy, capsys):
     row = rows.pop("logits")
     assert [float(row["mse"]), float(row["ratio"])] == [result.best.scores.mse, result.best.scores.ratio]
     assert float(row["identified"]) == max(one.identified.top1 for one in result.attempts)
-    assert row["evidence"] == "verdict"
-    assert {(row["ratio"], row["verdict"], row["evidence"]) for row in rows.values()} == {
+    assert row["basis"] == "verdict"
+    assert {(row["ratio"], row["verdict"], row["basis"]) for row in rows.values()} == {
         ("nan", "not tested enough", "probe only")
     }
     assert_png(copy / "figures" / "cuts.png")

@@ -70,7 +70,7 @@ def _found_columns(rows: Rows, shown: Rows) -> list[Column]:
         Column("/class\nmean", [_ratio(row) for row in shown]),
         Column("identi-\nfied", of("identified"), wide=True),
         Column("in class", of("identified_within"), wide=True),
-        Column("evidence", [str(row.get("evidence", "")) for row in shown], wide=True, words=True),
+        Column("rests on", [str(row.get("basis", "")) for row in shown], wide=True, words=True),
         Column("verdict", [_in_two(str(row.get("verdict", ""))) for row in shown], words=True),
     ]
 

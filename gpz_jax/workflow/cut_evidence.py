@@ -19,7 +19,7 @@ def evidence(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
 
     ``within``, ``rho`` and ``zone_RULE`` of the probe of the test images, else of the first by name; ``mse``, ``ratio``
     and ``flattened`` of the best attack, False if that was still improving when it ended; ``identified`` and
-    ``identified_within``, the largest of any attack; ``verdict`` with its ``sentence``, and ``evidence``: "verdict",
+    ``identified_within``, the largest of any attack; ``verdict`` with its ``sentence``, and ``basis``: "verdict",
     "attacked" (not enough for a verdict), "probe only", or "" where there is neither. NaN where nothing was measured.
     """
     cuts = loaded.network.cuts
@@ -28,12 +28,12 @@ def evidence(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
     scores = dict.fromkeys(("mse", "ratio", "identified", "identified_within"), math.nan)
     none = {"within": math.nan, "rho": math.nan, **columns, **scores, "flattened": True}
     return {
-        cut: {**none, **probed.get(cut, {}), **judged[cut], "evidence": _evidence(probed.get(cut), judged[cut])}
+        cut: {**none, **probed.get(cut, {}), **judged[cut], "basis": _basis(probed.get(cut), judged[cut])}
         for cut in cuts
     }
 
 
-def _evidence(probed: dict[str, Any] | None, judged: dict[str, Any]) -> str:
+def _basis(probed: dict[str, Any] | None, judged: dict[str, Any]) -> str:
     """The class of what is known of a cut."""
     if "ratio" not in judged:
         return "probe only" if probed else ""
