@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import report_samples as samples
 import tiny_runs
-from tiny_runs import CUTS, TINY, refused
+from tiny_runs import CUTS, refused
 
-from gpz_jax import report, runs, train, workflow
+from gpz_jax import report, runs, workflow
 from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.results import Answers, AttackResult
 from gpz_jax.inversion.verdict import NOT_TESTED
@@ -31,8 +31,8 @@ def at_home(tmp_path, monkeypatch):
 def home(tmp_path_factory):
     """A run with a ledger, and with records of attacks on two cuts; not to be changed."""
     home = tmp_path_factory.mktemp("home")
+    tiny_runs.trained(home / "lsplus")
     with jax.numpy_dtype_promotion("standard"):
-        train.main([*TINY, "--ls", "0.3", "--run", str(home / "lsplus")])
         epoch = workflow.load_run(str(home / "lsplus")).epoch
     for name in ("block_3", "fc"):
         folder = runs.make_folder(runs.attack_folder(home / "lsplus" / "attacks", name, "linear"))
