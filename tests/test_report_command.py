@@ -177,6 +177,7 @@ def test_runs_of_other_cuts_are_refused(copy, capsys, monkeypatch):
     assert line.startswith("lsplus and other have different cuts (")
 
 
+@pytest.mark.slow
 def test_a_folder_of_runs_stands_for_all_of_them(copy, capsys):
     sweep = copy.parent / "sweep"
     sweep.mkdir()

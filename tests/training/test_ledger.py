@@ -211,6 +211,7 @@ def test_tracking_changes_nothing(tracked, tmp_path):
     assert not runs.steps_folder(untracked).exists()
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_in_whatever_pieces_they_are_written(steps, tmp_path, monkeypatch):
     pieces, honest = [], runs.StepRecord.append
     monkeypatch.setattr(runs, "CHUNK", 4)
