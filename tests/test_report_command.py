@@ -17,6 +17,7 @@ from gpz_jax.inversion.results import Answers, AttackResult
 from gpz_jax.inversion.verdict import NOT_TESTED
 from gpz_jax.reporting.page import render
 from gpz_jax.reporting.page.contents import Absent
+from gpz_jax.workflow import report_measures
 from gpz_jax.workflow.report_command import MOST, gather, opened
 
 
@@ -24,6 +25,13 @@ from gpz_jax.workflow.report_command import MOST, gather, opened
 def at_home(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def priced_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_measures, "price_traced", tiny_runs.once_a_program(report_measures.price_traced))
         yield
 
 

@@ -53,6 +53,19 @@ def trained(to, name="plain"):
     return subprocess.CompletedProcess(*json.loads((home / "said.json").read_text()))
 
 
+def once_a_program(price):
+    """``price_traced``, that remembers: many tests are of one network, whose pricing takes a second or two."""
+    prices = {}
+
+    def known(traced):
+        program = str(traced.jaxpr)
+        if program not in prices:
+            prices[program] = price(traced)
+        return prices[program]
+
+    return known
+
+
 def refused(capsys, main, *arguments):
     """Run a command that must refuse; return the one line it says."""
     capsys.readouterr()
