@@ -20,6 +20,9 @@ os.environ["MPLBACKEND"] = "Agg"
 # a test starts read (workers inherit it). A folder of the run's own, unless JAX_COMPILATION_CACHE_DIR names another.
 OWN_CACHE = os.path.join(tempfile.gettempdir(), f"gpz-tests-{os.getpid()}")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", OWN_CACHE)
+# Runs that tests of several files read are trained once (see tiny_runs.trained), by whichever worker needs them first.
+OWN_RUNS = os.path.join(tempfile.gettempdir(), f"gpz-runs-{os.getpid()}")
+os.environ.setdefault("GPZ_TESTS_RUNS", OWN_RUNS)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax  # noqa: E402 (the environment comes first)
@@ -45,4 +48,5 @@ def nothing_left_over():
 
 
 def pytest_unconfigure():
-    shutil.rmtree(OWN_CACHE, ignore_errors=True)
+    for folder in (OWN_CACHE, OWN_RUNS):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -74,13 +74,16 @@ def copy(run, tmp_path):
     return shutil.copytree(run, tmp_path / "copy")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def priced_once():
+    """Most of these tests are of one network: each program is priced once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuts_command, "price_traced", tiny_runs.once_a_program(cuts_command.price_traced))
+        yield
+
+
 @pytest.fixture
-def priced_once(monkeypatch):
-    """One network under many budgets: it is priced for the first of them, and drawn for none."""
-    prices, price = [], cuts_command.price_traced
-    monkeypatch.setattr(
-        cuts_command, "price_traced", lambda traced: prices[0] if prices else prices.append(price(traced)) or prices[0]
-    )
+def not_drawn(monkeypatch):
     monkeypatch.setattr(figures, "cuts_figure", lambda *a, **k: None)
 
 
@@ -310,7 +313,7 @@ def said_of(folder, capsys, *flags):
     return said, table(near, lines_of_head=1) if near else {}
 
 
-@pytest.mark.usefixtures("priced_once")
+@pytest.mark.usefixtures("not_drawn")
 def test_only_what_has_a_verdict_is_recommended(copy, capsys):
     """By verdict, then by what is named within the class, then by ratio; never what can be read."""
     shutil.rmtree(copy / "attacks")
@@ -337,7 +340,7 @@ def test_only_what_has_a_verdict_is_recommended(copy, capsys):
     )
 
 
-@pytest.mark.usefixtures("priced_once")
+@pytest.mark.usefixtures("not_drawn")
 def test_limits_of_leaks_and_near_misses(copy, capsys):
     shutil.rmtree(copy / "attacks")
     for cut, ratio in zip(CUTS, (0.2, 0.3, 0.6, 0.9, 0.7, 0.95), strict=True):
@@ -353,6 +356,7 @@ def test_limits_of_leaks_and_near_misses(copy, capsys):
     assert near["block_1"]["verdict"] == "leaks: readable"
 
 
+@pytest.mark.usefixtures("not_drawn")
 def test_a_network_near_chance_has_no_cut_to_recommend(copy, capsys):
     """Its parameters are all one: it answers one class, whatever an attack says of its cuts."""
     shutil.rmtree(copy / "attacks")
@@ -411,7 +415,7 @@ def test_a_budget_keeps_the_rows_that_meet_it(capsys, tmp_path):
     ]
 
 
-@pytest.mark.usefixtures("priced_once")
+@pytest.mark.usefixtures("not_drawn")
 def test_the_test_images_probe_is_read_first_and_a_damaged_one_passed_over(copy, capsys):
     first = copy / "probe" / "auxiliary.zarr"
     shutil.copytree(copy / "probe" / "test.zarr", first)
@@ -429,7 +433,7 @@ def test_the_test_images_probe_is_read_first_and_a_damaged_one_passed_over(copy,
     assert all(math.isnan(row["ratio"]) for row in rows)
 
 
-@pytest.mark.usefixtures("priced_once")
+@pytest.mark.usefixtures("not_drawn")
 def test_what_was_found_of_another_epoch_is_left_out(copy, capsys):
     attacked(copy, "fc", 7, linear=0.5)
     rows = workflow.price(str(copy), CutsConfig(no_latency=True)).rows
@@ -495,7 +499,7 @@ def test_a_run_takes_no_settings_of_a_model(run, capsys):
         (["--max-identified", "1.5"], "--max-identified must lie in (0, 1], got 1.5"),
     ],
 )
-@pytest.mark.usefixtures("priced_once")
+@pytest.mark.usefixtures("not_drawn")
 def test_limits_out_of_range(run, capsys, flags, said):
     assert refused(capsys, cuts.main, run, *QUICK, *flags) == said
 
@@ -505,7 +509,7 @@ def test_a_folder_that_cannot_be_made(capsys, tmp_path):
     assert "choose another --out" in refused(capsys, cuts.main, *SMALL, *QUICK, "--out", "file/below")
 
 
-@pytest.mark.usefixtures("priced_once")
+@pytest.mark.usefixtures("not_drawn")
 def test_a_budget_that_nothing_meets_shows_what_would_have_to_give(capsys, monkeypatch):
     def near(*flags):
         said = printed(capsys, *SMALL, *flags)

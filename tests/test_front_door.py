@@ -125,9 +125,9 @@ def test_help_names_the_recipes(capsys):
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory):
-    home = tmp_path_factory.mktemp("begun")
-    trained(*TINY, "--null-seeds", 0, "--epochs", 1, "--ls", 0.3, "--seed", 3, "--run", "run", cwd=home)
-    return home / "run"
+    folder = tmp_path_factory.mktemp("begun") / "run"
+    tiny_runs.trained(folder)
+    return folder
 
 
 def trained(*argv, cwd):
@@ -141,10 +141,10 @@ def trained(*argv, cwd):
 def test_resuming_needs_no_other_flag(begun, tmp_path):
     run = shutil.copytree(begun, tmp_path / "run")
     settings = json.loads((run / "config.json").read_text())["config"]
-    said = trained("--run", run, "--resume", "--epochs", 2, cwd=tmp_path)
-    assert "continuing after epoch 1 of 2" in said.stderr
+    said = trained("--run", run, "--resume", "--epochs", 3, cwd=tmp_path)
+    assert "continuing after epoch 2 of 3" in said.stderr
     again = json.loads((run / "config.json").read_text())["config"]
-    settings["training"]["epochs"] = 2
+    settings["training"]["epochs"] = 3
     assert again == settings
     assert again["training"]["ls"] == 0.3
     assert again["model"]["width"] != Config().model.width
@@ -152,7 +152,7 @@ def test_resuming_needs_no_other_flag(begun, tmp_path):
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [(("--ls", "0.1"), "ls 0.3 (not 0.1)"), (("--seed=4", "--width=8"), "width 4 (not 8); seed 3 (not 4)")],
+    [(("--ls", "0.1"), "ls 0.3 (not 0.1)"), (("--seed=4", "--width=8"), "width 4 (not 8); seed 0 (not 4)")],
 )
 def test_flags_that_are_given_must_agree(begun, tmp_path, capsys, flags, words):
     run = shutil.copytree(begun, tmp_path / "run")

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import report_samples as samples
 import tiny_runs
-from tiny_runs import CUTS, TINY, refused
+from tiny_runs import CUTS, refused
 
-from gpz_jax import report, runs, train, workflow
+from gpz_jax import report, runs, workflow
 from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.results import Answers, AttackResult
 from gpz_jax.inversion.verdict import NOT_TESTED
 from gpz_jax.reporting.page import render
 from gpz_jax.reporting.page.contents import Absent
+from gpz_jax.workflow import report_measures
 from gpz_jax.workflow.report_command import MOST, gather, opened
 
 
@@ -27,12 +28,19 @@ def at_home(tmp_path, monkeypatch):
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def priced_once():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report_measures, "price_traced", tiny_runs.once_a_program(report_measures.price_traced))
+        yield
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A run with a ledger, and with records of attacks on two cuts; not to be changed."""
     home = tmp_path_factory.mktemp("home")
+    tiny_runs.trained(home / "lsplus")
     with jax.numpy_dtype_promotion("standard"):
-        train.main([*TINY, "--ls", "0.3", "--run", str(home / "lsplus")])
         epoch = workflow.load_run(str(home / "lsplus")).epoch
     for name in ("block_3", "fc"):
         folder = runs.make_folder(runs.attack_folder(home / "lsplus" / "attacks", name, "linear"))
@@ -177,6 +185,7 @@ def test_runs_of_other_cuts_are_refused(copy, capsys, monkeypatch):
     assert line.startswith("lsplus and other have different cuts (")
 
 
+@pytest.mark.slow
 def test_a_folder_of_runs_stands_for_all_of_them(copy, capsys):
     sweep = copy.parent / "sweep"
     sweep.mkdir()

@@ -12,7 +12,6 @@ import pytest
 import tiny_runs
 
 from gpz_jax import load_halves, split, workflow
-from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig
 
 #: Runs run_halves.py as it lies beside the halves, then its halves on batches of several sizes.
 ALONE = """
@@ -37,9 +36,7 @@ def at_home(tmp_path, monkeypatch):
 def run(tmp_path_factory):
     """A trained run, not to be changed."""
     folder = tmp_path_factory.mktemp("home") / "run"
-    data, model, training = DataConfig(size=16), ModelConfig(width=4), TrainingConfig(epochs=4)
-    with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
-        workflow.train_run(Config(data, model, training), folder=str(folder))
+    tiny_runs.trained(folder)
     return folder
 
 
@@ -138,7 +135,7 @@ def test_accuracy_is_measured_through_the_files(run, loaded, capsys, payload, si
     assert record["accuracy"]["halves"] == pytest.approx(accuracy)
     assert f"{accuracy:.4f} through the files" in out
     assert f"(drop {record['accuracy']['whole'] - accuracy:.4f})" in out
-    assert accuracy > 0.5  # so that it says something
+    assert accuracy > 0.2  # twice that of chance, so that it says something
     # What is received is z to within the quantiser.
     logits = np.asarray(loaded.network(loaded.variables, images)[0])
     assert 1e-5 < np.abs(np.asarray(cloud(sent)) - logits).max() / np.abs(logits).max() < 0.05
@@ -169,7 +166,7 @@ def test_names_of_classes_come_along(run, written, tmp_path, capsys):
     assert load_halves(tmp_path / "named_halves")[2]["class_names"] == names
 
 
-def test_other_platforms_and_an_export_is_replaced(run, capsys):
+def test_other_platforms_and_an_export_is_replaced(run, loaded, capsys):
     split.main([str(run), "--cut", "logits", "out"])
     split.main([str(run), "--cut", "logits", "--payload", "float32", "--platform", "tpu", "--platform", "cuda",
                 "--platform", "tpu", "out"])  # fmt: skip
@@ -177,7 +174,9 @@ def test_other_platforms_and_an_export_is_replaced(run, capsys):
     _, _, record = load_halves("out")
     assert record["platforms"] == ["tpu", "cuda"]
     assert record["accuracy"]["halves"] is None
-    assert record["accuracy"]["whole"] > 0.5
+    images, labels = loaded.splits.test.take()
+    logits = loaded.network(loaded.variables, images)[0]
+    assert record["accuracy"]["whole"] == pytest.approx(np.mean(np.argmax(logits, axis=1) == labels))
     assert "gpz: the files are not measured: this machine is none of tpu, cuda" in said.err
     assert "through the files" not in said.out.splitlines()[-12]
     assert record["payload"]["dtype"] == "float32"

@@ -12,14 +12,11 @@ import tiny_runs
 import xarray as xr
 import zarr
 from PIL import Image
-from tiny_runs import CUTS, TINY, refused, snapshot
+from tiny_runs import CUTS, refused, snapshot
 
-from gpz_jax import runs, train, vortex
+from gpz_jax import runs, vortex
 from gpz_jax.analysis.attribution import over_ledger, summarise_ledger
 from gpz_jax.workflow.vortex_command import read_ledgers, said_of
-
-#: One process compiles for all: the settings of the other tests of tiny runs, tracked.
-TRACKED = (*TINY, "--null-seeds", "0", "--track-every", "1", "--probe-size", "40")
 
 
 @pytest.fixture(autouse=True)
@@ -32,11 +29,10 @@ def at_home(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Two tracked runs, one-hot and LS+; not to be changed."""
+    """A tracked run under two names; not to be changed."""
     home = tmp_path_factory.mktemp("home")
-    with jax.numpy_dtype_promotion("standard"):
-        for ls in ("0", "0.3"):
-            train.main([*TRACKED, "--ls", ls, "--run", str(home / f"ls{ls}")])
+    for name in ("ls0", "ls0.3"):
+        tiny_runs.trained(home / name, "tracked")
     return home
 
 

@@ -1,7 +1,9 @@
 """Tiny real runs, and how tests of the commands start them and read what they say."""
 
+import fcntl
 import json
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,9 @@ from gpz_jax.data.sources import load
 #: The smallest run that still says something: 2 epochs of a width-4 CNN on the bundled digits. Tests keep to its
 #: size, width and batch size where they can, because what is compiled for one serves all.
 TINY = ("--size", "16", "--width", "4", "--epochs", "2", "--null-seeds", "2", "--bootstrap", "50")
+#: The runs that all test files share, each trained once in a session (see ``trained``).
+TRACK = ("--null-seeds", "0", "--track-every", "1", "--probe-size", "40")
+SHARED = {"plain": (*TINY, "--ls", "0.3"), "tracked": (*TINY, "--ls", "0.3", *TRACK)}
 CUTS = ("block_1", "block_2", "block_3", "block_4", "fc", "logits")
 
 ENVIRONMENT = {
@@ -27,6 +32,38 @@ def command(name, *arguments, cwd):
     """Run ``python -m gpz_jax.NAME`` in a process of its own."""
     argv = [sys.executable, "-m", f"gpz_jax.{name}", *map(str, arguments)]
     return subprocess.run(argv, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+
+
+def trained(to, name="plain"):
+    """Copy the shared run of that name to the folder ``to``; return what its training said, as ``command`` does.
+
+    It is trained by the command, in a process of its own, as ``run``, once in a session of tests: a worker that asks
+    for it meanwhile waits. What is handed out is a copy, so that no test can change the run of another.
+    """
+    home = pathlib.Path(os.environ["GPZ_TESTS_RUNS"]) / name
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:  # closing it lets it go
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (home / "said.json").exists():
+            shutil.rmtree(home / "run", ignore_errors=True)
+            done = command("train", *SHARED[name], "--run", "run", cwd=home)
+            assert done.returncode == 0, done.stderr
+            (home / "said.json").write_text(json.dumps([done.args, 0, done.stdout, done.stderr]))
+    shutil.copytree(home / "run", to)
+    return subprocess.CompletedProcess(*json.loads((home / "said.json").read_text()))
+
+
+def once_a_program(price):
+    """``price_traced``, that remembers: many tests are of one network, whose pricing takes a second or two."""
+    prices = {}
+
+    def known(traced):
+        program = str(traced.jaxpr)
+        if program not in prices:
+            prices[program] = price(traced)
+        return prices[program]
+
+    return known
 
 
 def refused(capsys, main, *arguments):

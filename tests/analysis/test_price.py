@@ -49,7 +49,7 @@ def by_cut(prices):
 @pytest.mark.parametrize(
     ("name", "total", "edges"),
     [
-        (
+        pytest.param(
             "vgg19",
             45_250_378,
             {
@@ -58,6 +58,7 @@ def by_cut(prices):
                 "layer_30": (3_509_568, 7.76),
                 "layer_39": (10_592_064, 23.41),
             },
+            marks=pytest.mark.slow,
         ),
         ("vit", 1_230_474, {"block_2": (435_840, 35.42)}),
     ],
@@ -186,7 +187,7 @@ def test_nothing_of_the_network_is_computed_and_real_arrays_price_as_shapes_do()
     [
         lambda: shaped(Branched(), 2, 5, cuts=["stem", "trunk"]),
         lambda: shaped(Marked(), 2, 5),
-        lambda: zoo("vit", size=16, width=8, depth=0.17, heads=2),
+        pytest.param(lambda: zoo("vit", size=16, width=8, depth=0.17, heads=2), marks=pytest.mark.slow),
     ],
     ids=["branched", "marked", "vit"],
 )
@@ -240,8 +241,8 @@ def test_flops_by_hand():
     ("name", "options", "cuts"),
     [
         ("cnn", {"width": 4}, ["block_1", "block_4"]),
-        ("resnet18", {"width": 4, "depth": 0.5}, ["block_1", "block_3"]),
-        ("vit", {"width": 8, "depth": 0.34, "heads": 2}, ["block_1"]),
+        pytest.param("resnet18", {"width": 4, "depth": 0.5}, ["block_1", "block_3"], marks=pytest.mark.slow),
+        pytest.param("vit", {"width": 8, "depth": 0.34, "heads": 2}, ["block_1"], marks=pytest.mark.slow),
     ],
 )
 def test_flops_are_near_those_of_the_compiled_halves(name, options, cuts):

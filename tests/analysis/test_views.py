@@ -115,6 +115,7 @@ def test_a_class_a_token():
     assert probe.count.sum() == N * T
 
 
+@pytest.mark.slow
 def test_probe_of_a_view():
     nulls = [gpz_jax.null_variables(Text(), jax.random.key(seed), [X]) for seed in (1, 2)]
 

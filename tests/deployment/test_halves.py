@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from thinned import thinned
 
 import gpz_jax
 from gpz_jax import UserError, export_halves, load_halves, save_halves, tap
@@ -32,7 +33,7 @@ MODELS = {
 }
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=thinned(list(MODELS), ["cnn", "resnet"]))
 def case(request):
     """(network, variables, cut) of a tiny net whose every weight has values of its own."""
     model, cut = MODELS[request.param]

@@ -87,6 +87,7 @@ def test_words_are_rebuilt_as_what_pixels_makes_of_them():
     np.testing.assert_array_equal(found.best.reconstructions.argmax(-1), IDS["ids"][60:])
 
 
+@pytest.mark.slow
 def test_few_sentences_are_enough_where_all_places_share_the_map():
     """One map from all tokens to all words has more entries than examples; one from a token to its word has not."""
     rng = np.random.default_rng(1)

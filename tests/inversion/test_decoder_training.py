@@ -119,6 +119,7 @@ def test_an_attack_is_deterministic(target_variables, auxiliary):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_asked_for_again(target_variables, auxiliary, monkeypatch):
     """The decoder learns the same whether z is kept or recomputed at every step."""
     short = AttackSettings(epochs=2, decoder_width=4)

@@ -153,6 +153,7 @@ def test_a_distance(weights, noisy):
     np.testing.assert_array_equal(lpips.lpips(weights, x_hat, x), distance)
 
 
+@pytest.mark.slow
 def test_jit_and_order_change_nothing(weights, noisy):
     distance = lpips.lpips(weights, *noisy)
     np.testing.assert_allclose(jax.jit(lpips.lpips)(weights, *noisy), distance, rtol=1e-4)

@@ -185,6 +185,7 @@ def test_a_large_result_stays_a_small_page():
     assert "data:image/png" in page
 
 
+@pytest.mark.slow
 def test_many_runs_of_many_cuts_do_too():
     one = samples.cut("", [samples.attempt("linear", 0.5, images=10, side=64, channels=3)])
     cuts = tuple(dataclasses.replace(one, name=f"stage/{i}") for i in range(53))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tiny_runs
 import xarray as xr
+from thinned import thinned
 
 from gpz_jax import parallel, runs, workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, TrainingConfig, resolve
@@ -27,6 +28,14 @@ from gpz_jax.workflow.common import abstract_state
 @pytest.fixture(autouse=True)
 def standard_promotion():
     with jax.numpy_dtype_promotion("standard"):  # optax mixes dtypes
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_figures():
+    """A second a run, and tested elsewhere; the processes that are killed draw them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpz_jax.reporting.figures.training_figure", lambda record, file: None)
         yield
 
 
@@ -151,6 +160,7 @@ def test_more_epochs_extend_a_run(run, tmp_path):
     assert runs.open_run(run).config.training.epochs == 8
 
 
+@pytest.mark.slow
 def test_resume_where_there_is_nothing_starts(tmp_path):
     workflow.train_run(config(epochs=1), folder=str(tmp_path / "new"), resume=True)
     assert latest(tmp_path / "new").epoch == 1
@@ -307,7 +317,7 @@ def flip_a_bit(file):
 DAMAGES = {"truncated": truncate, "deleted": lambda file: file.unlink(), "garbage": garbage, "bit": flip_a_bit}
 
 
-@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("how", thinned(list(DAMAGES), ["bit"]))
 def test_any_damaged_file_of_the_newest_checkpoint_is_noticed(run, how):
     newest = run / "checkpoints" / "6"
     for file in files_of(newest):

@@ -305,6 +305,7 @@ def test_killed_at_any_file_of_a_resumed_append(tmp_path, begun, kept, end):
         assert_holds(folder, in_the_end)
 
 
+@pytest.mark.slow
 def test_killed_at_any_file_of_a_new_record(tmp_path):
     coming = rows(range(70))
 

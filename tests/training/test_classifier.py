@@ -118,6 +118,7 @@ def test_padding_does_not_count(parts):
         np.testing.assert_allclose(value, sum(part[name] for part in parts_of_it), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_device_and_two_give_the_same_state(parts):
     one, two = some_steps(parts.train, mesh_of(1)), some_steps(parts.train, mesh_of(2))
     compared = 0

@@ -11,7 +11,7 @@ import pytest
 import tiny_runs
 import xarray as xr
 from jax.sharding import AxisType
-from tiny_runs import CUTS
+from tiny_runs import CUTS, SHARED
 
 from gpz_jax import parallel, runs, workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, TrainingConfig, resolve
@@ -22,8 +22,6 @@ from gpz_jax.train import main
 from gpz_jax.training import classifier, ledger, sweep
 from gpz_jax.workflow.common import abstract_state
 
-FLAGS = ("--size", "16", "--width", "4", "--epochs", "2", "--null-seeds", "0", "--ls", "0.3")
-TRACK = ("--track-every", "1", "--probe-size", "40")
 STEPS = 7  # of an epoch: 936 images in batches of 128
 DIMENSIONS = (256, 128, 64, 32, 50, 10)
 
@@ -46,11 +44,10 @@ def config(*, track=None, data=None, **training):
 @pytest.fixture(scope="module")
 def tracked(tmp_path_factory):
     """A run of the command with its every step in the ledger; not to be changed."""
-    home = tmp_path_factory.mktemp("tracked")
-    done = tiny_runs.command("train", *FLAGS, *TRACK, "--run", "run", cwd=home)
-    assert done.returncode == 0, done.stderr
+    folder = tmp_path_factory.mktemp("tracked") / "run"
+    done = tiny_runs.trained(folder, "tracked")
     assert all(line.startswith("gpz: ") for line in done.stderr.splitlines()), done.stderr
-    return home / "run"
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +211,7 @@ def test_tracking_changes_nothing(tracked, tmp_path):
     assert not runs.steps_folder(untracked).exists()
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_in_whatever_pieces_they_are_written(steps, tmp_path, monkeypatch):
     pieces, honest = [], runs.StepRecord.append
     monkeypatch.setattr(runs, "CHUNK", 4)
@@ -292,7 +290,7 @@ def test_interference_at_the_cuts_that_were_asked_for(tmp_path):
 def test_resuming_another_ledger_is_refused(tracked, capsys, monkeypatch, flags, said):
     monkeypatch.setattr(sweep, "fit", lambda *args, **kwargs: pytest.fail("it trained"))
     before = tiny_runs.snapshot(tracked)
-    text = tiny_runs.refused(capsys, main, *FLAGS, *TRACK, *flags, "--run", tracked, "--resume")
+    text = tiny_runs.refused(capsys, main, *SHARED["tracked"], *flags, "--run", tracked, "--resume")
     assert re.search(rf"holds a run of another configuration: {said}", text), text
     assert tiny_runs.snapshot(tracked) == before
 

@@ -125,6 +125,7 @@ def assert_same_members(a, b):
 # Equal to the separate runs ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_in_a_loop_every_member_is_its_separate_run_bit_for_bit(separate, whole):
     for member in MEMBERS:
         assert_same_run(separate / name_of(*member), whole("loop") / name_of(*member))
@@ -450,7 +451,7 @@ def test_seeds_that_groups_give_different_numbers_of_images(capsys, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
-def test_folders_that_hold_something_else(capsys, tmp_path, copy, separate, request):
+def test_folders_that_hold_something_else(capsys, copy, request):
     home = copy("loop")
     request.getfixturevalue("no_training")  # from here on
     two = ("--seeds", "1", "--seeds", "4")
@@ -471,7 +472,7 @@ def test_folders_that_hold_something_else(capsys, tmp_path, copy, separate, requ
     ]:
         assert said in refused(capsys, *asked, "--run", home)
     assert tiny_runs.snapshot(home) == before
-    single = separate / name_of(*MEMBERS[0])
+    single = home / name_of(*MEMBERS[0])  # as it would be alone
     assert "is the folder of a single run" in refused(capsys, *two, "--run", single, "--resume")
     assert "is not empty" in refused(capsys, *two, "--run", single)
 
