@@ -507,12 +507,12 @@ def test_colour_is_augmented_and_attacked(tmp_path, capsys, monkeypatch):
 def test_a_disk_that_fails_is_one_line(attacked, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(attacked, tmp_path / "full")
 
-    def full(*args, **options):  # before the attack rather than when it is written, which takes seconds
+    def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device", "scores.csv")
 
-    monkeypatch.setattr("gpz_jax.inversion.decoder_attack.train_decoder", full)
+    monkeypatch.setattr("gpz_jax.runs.attacks.save_tree", full)
     with pytest.raises(SystemExit) as stop:
-        attack.main([str(folder), "--cut", "logits", *SHORT, "--seed", "5"])
+        attack.main([str(folder), "--cut", "logits", "--attack", "linear", "--seed", "5"])
     assert stop.value.code == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert said == ("gpz: error: No space left on device: scores.csv; what was finished before is kept")
