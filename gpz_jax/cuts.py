@@ -18,9 +18,9 @@ python -m gpz_jax.attack found there, with the verdict of every cut: leaks (read
 the attacks that are named, or not tested enough.
 
 A budget keeps the cuts that meet it. Recommended is the one of them that leaks least, by verdict, then by the share of
-images named within their class, then by the ratio to the class-mean floor; never one that can be read, nor one that was
-not tested enough: then the next attack to make is named. Where nothing is left, the nearest cuts are listed with what
-would have to give. Examples:
+images named within their class, then by the ratio to the class-mean floor; never one that can be read, nor one before
+it, since whoever sees z there can compute what follows; nor one that was not tested enough: then the next attack to
+make is named. Where nothing is left, the nearest cuts are listed with what would have to give. Examples:
 
   python -m gpz_jax.cuts ir152 --no-latency                        # the paper's, from shapes alone, in seconds
   python -m gpz_jax.cuts vgg19 --budget-params 10% --budget-payload 40000

@@ -49,6 +49,11 @@ def attempt(name, ratio, *, images=6, side=8, channels=1, named=0.5, losses=(0.1
     )  # fmt: skip
 
 
+def converged(ratio):
+    """A decoder that had done learning."""
+    return attempt("deconvolution", ratio, losses=tuple(np.linspace(0.05, 0.01, 30)), best_epoch=29)
+
+
 def cut(name, attempts=(), *, share=0.5, payload=100, valid=True, **more):
     """A cut with its verdict."""
     result = AttackResult(name, (4, 4), tuple(attempts), answers=Answers(0.9, 0.1, 400), auxiliary=300)
@@ -79,7 +84,7 @@ def run(name="plain", *, ratio=0.5, names=("cat", "dog", "owl"), **more):
     }  # fmt: skip
     cuts = (
         cut("block_1", (attempt("linear", 0.1, named=1.0), attempt("deconvolution", 0.2)), share=0.1, payload=400),
-        cut("block_2", (attempt("linear", ratio),), share=0.4, payload=200),
+        cut("block_2", (attempt("linear", ratio), converged(ratio)), share=0.4, payload=200),
         cut("fc", share=0.9, payload=50),
         cut("logits", valid=False, share=1.0, payload=3),
     )

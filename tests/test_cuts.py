@@ -16,7 +16,7 @@ from tiny_runs import CUTS, TINY, refused
 
 from gpz_jax import attack, cuts, presentation, runs, train, workflow
 from gpz_jax.analysis import latency
-from gpz_jax.analysis.budget import limit_of_leak
+from gpz_jax.analysis.budget import most_identified
 from gpz_jax.config import Config, DataConfig, ModelConfig, resolve
 from gpz_jax.data.sources import fingerprint
 from gpz_jax.inversion.results import Answers, AttackResult, joined
@@ -258,8 +258,8 @@ def test_a_real_runs_table_carries_price_probe_and_attack(capsys, tmp_path):
 
 def test_a_runs_table_carries_price_probe_and_attack(copy, capsys):
     said = assert_table_carries_price_probe_and_attack(copy, capsys)
-    assert "recommended cut: logits. logits leaks: partly. By linear: mse 0.75 [0.7" in said
-    assert "logits leaves the cloud nothing to do" in said
+    assert "no cut is recommended: none that could be has been tested enough." in said
+    assert "Begin with fc (the lowest rho, 0.5, in the null rule's zone): " in said
 
 
 def assert_table_carries_price_probe_and_attack(copy, capsys):
@@ -299,11 +299,11 @@ def assert_table_carries_price_probe_and_attack(copy, capsys):
 def test_a_run_is_timed_with_its_own_variables(copy, capsys):
     said = printed(capsys, copy, "--repeats", "1", "--budget-ms", "1e6", "--batch-size", "2", "--out", "elsewhere")
     assert "batch of 2; median of 1 runs" in said
-    assert "recommended cut within --budget-ms 1e+06: logits" in said
-    assert "logits: edge " in said
+    assert "none within --budget-ms 1e+06 that could be has been tested enough" in said
+    assert "fc: edge " in said
     assert "more to send than the image itself (128 bytes), as uint8: block_1, block_2\n" in said
     assert not (copy / "cuts.csv").exists()
-    assert math.isfinite(float(read(copy.parent / "elsewhere" / "cuts.csv")["logits"]["edge_ms_whole"]))
+    assert math.isfinite(float(read(copy.parent / "elsewhere" / "cuts.csv")["fc"]["edge_ms_whole"]))
 
 
 def said_of(folder, capsys, *flags):
@@ -315,24 +315,29 @@ def said_of(folder, capsys, *flags):
 
 @pytest.mark.usefixtures("not_drawn")
 def test_only_what_has_a_verdict_is_recommended(copy, capsys):
-    """By verdict, then by what is named within the class, then by ratio; never what can be read."""
+    """By verdict, then by what is named within the class, then by ratio; never what can be read, here or further on."""
     shutil.rmtree(copy / "attacks")
-    attacked(copy, "block_1", linear=0.3, deconvolution=1.0, residual=1.0)
-    attacked(copy, "block_2", deconvolution=1.0)  # without the linear attack
-    attacked(copy, "block_3", linear=0.6)
+    attacked(copy, "block_1", linear=0.9, deconvolution=0.9)
+    attacked(copy, "block_2", linear=0.3, deconvolution=1.0)
+    attacked(copy, "block_3", linear=0.6, deconvolution=0.65)
     attacked(copy, "block_4", linear=0.7, deconvolution=0.9)
+    attacked(copy, "fc", linear=0.95)  # no decoder
+    attacked(copy, "logits")
     said, near = said_of(copy, capsys)
     assert "recommended cut: block_4. block_4 leaks: partly. By linear: mse 0.7 [" in said
-    assert "The verdicts of 2 of the 6 cuts allow it; this one leaks least." in said
+    assert "It may leak more: run one more attack, such as residual or likelihood." in said
+    assert "ruled out, since they or a cut behind them give away too much: block_1, block_2\n" in said
+    assert "not tested enough to be compared with it: fc\n" in said  # and logits leave the cloud nothing to do
     assert near == {}
     assert (
         "recommended cut within --budget-payload 64 as uint8: block_4"
         in said_of(copy, capsys, "--budget-payload", "64")[0]
     )
-    said, near = said_of(copy, capsys, "--budget-payload", "26")
-    assert "no cut is recommended: none within --budget-payload 26 as uint8 has been tested enough." in said
-    assert "Begin with logits (the lowest rho, 0.4, in the null rule's zone): python -m gpz_jax.attack" in said
-    assert f"{copy.name} --cut logits --ladder" in said
+    said, near = said_of(copy, capsys, "--budget-payload", "60")
+    assert "none within --budget-payload 60 as uint8 that could be has been tested enough." in said
+    assert "Begin with fc (the lowest rho, 0.5, in the null rule's zone): python -m gpz_jax.attack" in said
+    assert f"{copy.name} --cut fc --attack deconvolution --attack residual" in said
+    assert "what is within leaves the cloud nothing to do" in said_of(copy, capsys, "--budget-payload", "10")[0]
     attacked(copy, "fc")
     assert (
         "recommended cut: fc. fc: no leak found, by linear, deconvolution, residual; 2,400 auxiliary images."
@@ -343,15 +348,17 @@ def test_only_what_has_a_verdict_is_recommended(copy, capsys):
 @pytest.mark.usefixtures("not_drawn")
 def test_limits_of_leaks_and_near_misses(copy, capsys):
     shutil.rmtree(copy / "attacks")
-    for cut, ratio in zip(CUTS, (0.2, 0.3, 0.6, 0.9, 0.7, 0.95), strict=True):
-        attacked(copy, cut, linear=ratio)
-    assert "--min-ratio 0.8: logits." in said_of(copy, capsys, "--min-ratio", "0.8")[0]
-    assert "--max-identified 0.2: logits." in said_of(copy, capsys, "--max-identified", "0.2")[0]
+    for cut, ratio in zip(CUTS, (0.2, 0.3, 0.6, 0.7, 0.9, 0.95), strict=True):
+        attacked(copy, cut, linear=ratio, deconvolution=1.0)
+    assert "--min-ratio 0.8: fc." in said_of(copy, capsys, "--min-ratio", "0.8")[0]
+    assert "--max-identified 0.2: fc." in said_of(copy, capsys, "--max-identified", "0.2")[0]
+    assert "--max-identified 20%: fc." in said_of(copy, capsys, "--max-identified", "20%")[0]
     said, near = said_of(copy, capsys, "--min-ratio", "0.8", "--budget-params", "20%")
     assert "no cut is recommended: none within --budget-params 20% and --min-ratio 0.8 keeps back enough." in said
-    assert list(near) == ["block_3", "block_2", "block_4", "block_1", "logits"]  # fc misses both
-    assert near["block_4"]["misses"].endswith(" edge parameters")
-    assert near["block_3"]["misses"] == "0.6 of the class-mean floor"
+    assert "ruled out, since they or a cut behind them give away too much: block_1, block_2" in said
+    assert set(near) == {"block_1", "block_2", "block_3", "fc", "logits"}
+    assert near["fc"]["misses"].endswith(" edge parameters")
+    assert near["block_2"]["misses"] == "0.3 of the class-mean floor"
     assert printed(capsys, copy, *QUICK, "--min-ratio", "0.98").count("(--min-ratio 0.98)") == 5
     assert near["block_1"]["verdict"] == "leaks: readable"
 
@@ -378,10 +385,12 @@ def test_recommend_prefers_what_is_valid_and_within_budget():
     assert recommend(rows, [], run="r").choice == "d"
     rows[4]["verdict"] = "no leak found"
     assert recommend(rows, [], run="r").choice == "e"
-    assert recommend(rows, [limit_of_leak("max_identified", 0.3)], run="r").choice is None  # nobody measured it
+    assert recommend(rows, [most_identified("0.3")], run="r").choice is None  # nobody measured it
     for row in rows:
         row["verdict"] = "leaks: readable"
-    assert recommend(rows, [], run="r") == (None, ("no cut is recommended: none keeps back enough.",), "")
+    choice, words, first = recommend(rows, [], run="r")
+    assert (choice, first) == (None, "")
+    assert words[0] == "no cut is recommended: none keeps back enough."
 
 
 def test_a_link_adds_its_time(capsys, tmp_path, monkeypatch):
@@ -393,7 +402,7 @@ def test_a_link_adds_its_time(capsys, tmp_path, monkeypatch):
     for row in rows.values():  # 10 bytes a millisecond
         assert float(row["transfer_ms"]) == pytest.approx(20 + int(row["payload_uint8"]) / 10)
         assert float(row["end_to_end_ms"]) == pytest.approx(104 + float(row["transfer_ms"]))
-    assert "fastest from image to answer: logits, 125 ms" in said
+    assert "fastest from image to answer: fc, 129 ms" in said  # logits leave the cloud nothing to do
     assert table(said)["logits"]["end to end ms"] == "125"
 
 
@@ -496,7 +505,8 @@ def test_a_run_takes_no_settings_of_a_model(run, capsys):
         (["--min-ratio", "0"], "--min-ratio must lie in (0, 2], got 0"),
         (["--max-ratio", "2.5"], "--min-ratio must lie in (0, 2], got 2.5"),
         (["--min-ratio", "nan"], "--min-ratio must lie in (0, 2], got nan"),
-        (["--max-identified", "1.5"], "--max-identified must lie in (0, 1], got 1.5"),
+        (["--max-identified", "1.5"], "--max-identified must be a share in (0, 1], such as 0.1 or 10%, got '1.5'"),
+        (["--max-identified", "few"], "--max-identified must be a share in (0, 1], such as 0.1 or 10%, got 'few'"),
     ],
 )
 @pytest.mark.usefixtures("not_drawn")

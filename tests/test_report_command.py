@@ -125,7 +125,8 @@ def test_a_battered_run_is_shown_as_far_as_it_can_be_read(copy):
     assert "attacks/fc-broken" in run.left_out[2]
     assert run.class_names[0] == evil
     assert run.absent["probe"].command == "gpz probe lsplus"
-    assert "--track-every 1" in run.ledger.command
+    command = run.ledger.command  # with the settings of this run
+    assert all(flag in command for flag in ("--size 16", "--width 4", "--epochs 2", "--ls 0.3", "--track-every 1"))
     guaranteed = {cut.name: cut.guarantee for cut in run.cuts if cut.guarantee}
     assert list(guaranteed) == ["fc"]
     assert guaranteed["fc"].mse_floor == 0.01

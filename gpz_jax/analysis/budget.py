@@ -116,22 +116,34 @@ def near_misses(rows: Sequence[dict[str, Any]], limits: Sequence[Limit], count: 
     ]
 
 
-def limit_of_leak(flag: str, value: float) -> Limit:
-    """A limit on what the best attack on a cut may get.
+def parse_share(text: str, field: str) -> float:
+    """A share in (0, 1] from "0.1" or "10%". Raises :class:`UserError` for anything else.
 
-    Args:
-      flag: "min_ratio", the least mse over the class-mean floor's, in (0, 2]; or "max_identified", the largest share
-        of images that reconstructions name, in (0, 1].
-      value: of it.
+    >>> parse_share("10%", "max_identified"), parse_share("0.5", "max_identified")
+    (0.1, 0.5)
+    """
+    try:
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 1:
+        raise UserError(f"{field} must be a share in (0, 1], such as 0.1 or 10%, got {text!r}", field=field)
+    return share
+
+
+def least_ratio(value: float) -> Limit:
+    """The least mse over the class-mean floor's that the best attack must be left with.
 
     Raises:
-      UserError: out of range.
+      UserError: not in (0, 2].
     """
-    top = 2 if flag == "min_ratio" else 1
-    if not 0 < value <= top:
-        raise UserError(f"{flag} must lie in (0, {top}], got {value:g}", field=flag)
-    if flag == "min_ratio":
-        said = f"--min-ratio {number(value)}"
-        return Limit("ratio", value, said, "{:.3g} of the class-mean floor", least=True, leak=True)
-    said = f"--max-identified {number(value)}"
-    return Limit("identified", value, said, "{:.3g} of the images named", leak=True)
+    if not 0 < value <= 2:
+        raise UserError(f"min_ratio must lie in (0, 2], got {value:g}", field="min_ratio")
+    said = f"--min-ratio {number(value)}"
+    return Limit("ratio", value, said, "{:.3g} of the class-mean floor", least=True, leak=True)
+
+
+def most_identified(text: str) -> Limit:
+    """The largest share of images that reconstructions may name; as :func:`parse_share`."""
+    share = parse_share(text, "max_identified")
+    return Limit("identified", share, f"--max-identified {text}", "{:.3g} of the images named", leak=True)

@@ -39,6 +39,9 @@ COLLAPSED = 0.05
 
 LINEAR = "linear"
 
+#: What has to be run where no decoder converged.
+A_DECODER = "train a decoder until it converges"
+
 
 class Verdict(NamedTuple):
     """What the attacks on a cut show.
@@ -50,7 +53,7 @@ class Verdict(NamedTuple):
       best: name of the attack that shows most.
       sentence: the verdict with its evidence.
       faults: attack -> why it does not count against a leak; without the valid ones.
-      missing: what to run, in words; empty where nothing is missing.
+      missing: what to run before no more than this may be said to leak, in words; empty where nothing is missing.
     """
 
     cut: str
@@ -130,6 +133,27 @@ def grade_of(attempt: Attempt) -> str:
 RECOMMENDABLE = (NO_LEAK_FOUND, f"{LEAKS}: {TRACES}", f"{LEAKS}: {PARTLY}")
 
 
+def can_be_recommended(verdicts: Sequence[Verdict]) -> list[bool]:
+    """Which of the valid cuts of one network, in the order of computation, may be recommended for what they give away.
+
+    Whoever sees z at a cut can compute z at every later one: so a cut leaks no less than those behind it, whatever
+    the attackers on itself got. Not one that can be read or was not tested enough, then, nor one before a cut that can
+    be read, nor one that leaks where no decoder had converged: it may leak more.
+
+    Example:
+      >>> found = [Verdict("a", LEAKS, PARTLY, "linear", "", {}), Verdict("b", LEAKS, READABLE, "linear", "", {}),
+      ...          Verdict("c", LEAKS, TRACES, "linear", "", {})]
+      >>> can_be_recommended(found)
+      [False, False, True]
+    """
+    allowed, readable = [], False
+    for verdict in reversed(verdicts):
+        readable = readable or verdict.grade == READABLE
+        tested = not any(A_DECODER in words for words in verdict.missing)
+        allowed.append(str(verdict) in RECOMMENDABLE and tested and not readable)
+    return allowed[::-1]
+
+
 def leak_rank(verdict: str, within: float, ratio: float) -> tuple[int, float, float] | None:
     """What sorts cuts by how much they give away, least first; None for one that must not be recommended.
 
@@ -181,13 +205,15 @@ def verdict_of(result: AttackResult) -> Verdict:
     if not attempts:
         sentence = f"{result.cut}: not tested enough; no attack was made."
         return Verdict(result.cut, NOT_TESTED, "", "", sentence, {}, ("make attacks",))
+    missing = _missing(attempts, linear, faults)
     leaking = [attempt for attempt in attempts if leaks(attempt)]
     if leaking:
         best = best_of(leaking)
         grade = min((grade_of(attempt) for attempt in leaking), key=(READABLE, PARTLY, TRACES).index)
         sentence = f"{result.cut} leaks: {grade}. By {best.attack}: {_evidence(best)}."
-        return Verdict(result.cut, LEAKS, grade, best.attack, sentence, faults)
-    missing = _missing(attempts, linear, faults)
+        if missing and grade != READABLE:
+            sentence += f" It may leak more: {'; '.join(missing)}."
+        return Verdict(result.cut, LEAKS, grade, best.attack, sentence, faults, missing)
     counted = [attempt for attempt in attempts if attempt.attack not in faults or attempt is linear]
     names = ", ".join(attempt.attack for attempt in sorted(counted, key=lambda attempt: attempt is not linear))
     if not missing:
@@ -216,7 +242,7 @@ def _missing(
         missing.append("run the attack 'linear'")
     if not decoders:
         longer = any("not_converged" in found for found in faults.values())
-        missing.append("train a decoder until it converges" + (" (more epochs)" if longer else ""))
+        missing.append(A_DECODER + (" (more epochs)" if longer else ""))
     if len(valid) < 2:
         missing.append("run one more attack, such as residual or likelihood")
     return tuple(missing)

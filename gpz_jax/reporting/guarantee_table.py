@@ -9,7 +9,8 @@ from gpz_jax.reporting.tables import Column, Sheet
 
 CAPTION = (
     "mse floor, unbiased: 1/dFIL; no attacker who is unbiased does better, trained ones are biased and may. "
-    "H(X|Z) >=: nats of the image that z leaves open, at the resolution of a byte; mse from it: of any attacker. "
+    "H(X|Z) >=: nats of the image that z leaves open, at the resolution of a byte, of a density and so often below 0: "
+    "only cuts can be compared by it; mse from it: of any attacker. "
     "Both as if z were sent as uint8, its rounding Gaussian noise; H(X|Z) and the mse from it are estimates, as if the "
     "images of a class were Gaussian"
 )

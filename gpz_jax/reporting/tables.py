@@ -63,7 +63,11 @@ class Sheet:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
         """Title, table, caption."""
         columns = [column for column in self.columns if self.wide or not column.wide]
-        hidden = [column.head.replace("\n", " ") for column in self.columns if column.wide and not self.wide]
+        hidden = [
+            column.head.replace("-\n", "").replace("\n", " ")
+            for column in self.columns
+            if column.wide and not self.wide
+        ]
         yield Text(self.title, style="italic")
         table = Table()
         for i, column in enumerate(columns):

@@ -245,7 +245,8 @@ def check_batch_size(batch_size: int, images: int, mesh: Mesh) -> None:
     parallel.check_batch_size(batch_size, mesh)
     if batch_size > images:
         raise UserError(
-            f"batch_size {batch_size} is larger than the training split ({images} images)", field="batch_size"
+            f"batch_size {batch_size} is larger than the training split ({images} images); give at most that",
+            field="batch_size",
         )
 
 

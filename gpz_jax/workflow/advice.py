@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gpz_jax.analysis.budget import Limit
-from gpz_jax.inversion.verdict import leak_rank
+from gpz_jax.inversion.verdict import A_DECODER, leak_rank
 from gpz_jax.presentation import number
+
+#: Attacks that a verdict asks for, beside the linear one, which every call makes.
+ENOUGH = "--attack deconvolution --attack residual"
 
 
 class Advice(NamedTuple):
@@ -26,10 +29,13 @@ class Advice(NamedTuple):
 def recommend(rows: Sequence[dict[str, Any]], limits: Sequence[Limit], *, run: str) -> Advice:
     """The cut that leaks least among those that keep the limits and have a verdict.
 
-    Less leak is what :func:`~gpz_jax.inversion.verdict.leak_rank` says. What can be read is not recommended at all.
+    Less leak is what :func:`~gpz_jax.inversion.verdict.leak_rank` says. Whoever sees z at a cut can compute z at every
+    later one, so a cut is ruled out where it, or one behind it, can be read or misses a limit of leaks. Not recommended
+    either: what leaks where no decoder had converged, and what leaves the cloud nothing to do.
 
     Args:
-      rows: of the cuts, held against what they may cost (:func:`~gpz_jax.analysis.budget.hold`), with their verdicts.
+      rows: of the cuts in order, held against what they may cost (:func:`~gpz_jax.analysis.budget.hold`), with their
+        verdicts.
       limits: budgets and limits of leaks.
       run: the run's folder, for the commands in the words.
 
@@ -37,37 +43,52 @@ def recommend(rows: Sequence[dict[str, Any]], limits: Sequence[Limit], *, run: s
       >>> row = {"valid": True, "within_budget": True, "identified_within": 0.2, "ratio": 0.9}
       >>> rows = [{**row, "cut": "a", "verdict": "leaks: readable"},
       ...         {**row, "cut": "b", "verdict": "leaks: traces", "sentence": "b leaks: traces. By linear: …"}]
-      >>> recommend(rows, [], run="RUN").words[0]
-      'recommended cut: b. b leaks: traces. By linear: …'
+      >>> for line in recommend(rows, [], run="RUN").words:
+      ...     print(line)
+      recommended cut: b. b leaks: traces. By linear: …
+      ruled out, since they or a cut behind them give away too much: a
     """
     flags = " and ".join(limit.flag for limit in limits)
     within = f" within {flags}" if flags else ""
     valid = [row for row in rows if row["valid"]]
-    inside = [row for row in valid if row["within_budget"]]
     without = next((row for row in valid if row["verdict"] == "no verdict"), None)
     if without is not None:
         return Advice(None, (f"no cut is recommended. {without['sentence']}",))
-    leaks = [limit for limit in limits if limit.leak]
-    good = [(_leak(row), row) for row in inside if not any(limit.missed(row) for limit in leaks)]
-    good = [(leak, row) for leak, row in good if leak is not None]
+    out = _ruled_out(valid, [limit for limit in limits if limit.leak])
+    inside = [row for row in valid if row["within_budget"] and row.get("cloud_flops", 1)]
+    left = [row for row in inside if row["cut"] not in out]
+    good = [row for row in left if _leak(row) is not None and A_DECODER not in row.get("missing", "")]
+    untested = [row for row in left if row not in good]
+    ruled = ", ".join(row["cut"] for row in inside if row["cut"] in out)
+    told = (f"ruled out, since they or a cut behind them give away too much: {ruled}",) if ruled else ()
     if good:
-        _, best = min(good, key=lambda pair: pair[0])
-        others = f"The verdicts of {len(good)} of the {len(inside)} cuts{within} allow it; this one leaks least."
-        told = (f"recommended cut{within}: {best['cut']}. {best['sentence']}", *([others] if len(inside) > 1 else []))
-        return Advice(best["cut"], told)
-    untested = [row for row in inside if row["verdict"] == "not tested enough"]
+        best = min(good, key=lambda row: _leak(row) or ())
+        others = ", ".join(row["cut"] for row in untested)
+        told += (f"not tested enough to be compared with it: {others}",) if others else ()
+        return Advice(best["cut"], (f"recommended cut{within}: {best['cut']}. {best['sentence']}", *told))
+    if untested:
+        return _untested(untested, within, told, run)
     if not inside:
-        return Advice(None, (f"no cut is recommended: none is{within or ' valid'}.",))
-    if not untested:
-        return Advice(None, (f"no cut is recommended: none{within} keeps back enough.",))
-    return _untested(untested, within, run)
+        told = ("what is within leaves the cloud nothing to do",) if any(row["within_budget"] for row in valid) else ()
+        return Advice(None, (f"no cut is recommended: none is{within or ' valid'}.", *told))
+    return Advice(None, (f"no cut is recommended: none{within} keeps back enough.", *told))
+
+
+def _ruled_out(valid: Sequence[dict[str, Any]], leaks: Sequence[Limit]) -> set[str]:
+    """The cuts that give away too much, and all before them."""
+    last = -1
+    for at, row in enumerate(valid):
+        leaking = row["verdict"].startswith("leaks")
+        if leaking and (_leak(row) is None or any(limit.missed(row) for limit in leaks)):
+            last = at
+    return {row["cut"] for row in valid[: last + 1]}
 
 
 def _leak(row: dict[str, Any]) -> tuple[int, float, float] | None:
     return leak_rank(row["verdict"], row.get("identified_within", math.nan), row.get("ratio", math.nan))
 
 
-def _untested(untested: list[dict[str, Any]], within: str, run: str) -> Advice:
+def _untested(untested: list[dict[str, Any]], within: str, told: tuple[str, ...], run: str) -> Advice:
     """Where attacks are missing: which cut to begin with, and the command."""
     probed = [row for row in untested if math.isfinite(row.get("rho", math.nan))]
     zone = [row for row in probed if row.get("zone_null")]
@@ -76,25 +97,29 @@ def _untested(untested: list[dict[str, Any]], within: str, run: str) -> Advice:
         why = f"the lowest rho, {number(first['rho'])}" + (", in the null rule's zone" if zone else "")
     else:
         first, why = untested[-1], "the deepest; it was not probed"
+    command = f"python -m gpz_jax.attack {run} --cut {first['cut']} {ENOUGH}"
     return Advice(
         None,
         (
-            f"no cut is recommended: none{within} has been tested enough.",
-            f"Begin with {first['cut']} ({why}): python -m gpz_jax.attack {run} --cut {first['cut']} --ladder",
+            f"no cut is recommended: none{within} that could be has been tested enough.",
+            *told,
+            f"Begin with {first['cut']} ({why}): {command}",
         ),
         first["cut"],
     )
 
 
-def words_on_payload(rows: Sequence[dict[str, Any]], payload: str, image: int) -> str:
+def words_on_payload(rows: Sequence[dict[str, Any]], payload: str, image: int, first: str | None = None) -> str:
     """Which valid cuts send more than the image itself, if any do.
 
     Args:
       rows: of the cuts.
       payload: how z is sent.
       image: bytes of the batch of images.
+      first: the cut that is named first if it is one of them.
     """
     larger = [row["cut"] for row in rows if row["valid"] and row[f"payload_{payload}"] > image]
+    larger.sort(key=lambda cut: cut != first)
     if not larger:
         return ""
     named = ", ".join(larger[:6]) + (f" and {len(larger) - 6} more" if len(larger) > 6 else "")

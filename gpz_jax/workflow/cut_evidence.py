@@ -86,7 +86,8 @@ def _judged(result: AttackResult) -> dict[str, Any]:
     """What the attacks on a cut came to, and its verdict."""
     verdict = verdict_of(result)
     scores = _scores(result) if result.attempts else {}
-    return {**scores, "verdict": str(verdict), "sentence": verdict.sentence, "best_attack": verdict.best}
+    words = {"verdict": str(verdict), "sentence": verdict.sentence, "missing": "; ".join(verdict.missing)}
+    return {**scores, **words, "best_attack": verdict.best}
 
 
 def _scores(result: AttackResult) -> dict[str, Any]:

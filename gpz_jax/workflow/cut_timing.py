@@ -73,7 +73,9 @@ def add_link(rows: list[dict[str, Any]], link: Link | None, payload: str, image:
     for row in rows:
         row["transfer_ms"] = 1000 * link.seconds(row[f"payload_{payload}"])
         row["end_to_end_ms"] = row["edge_ms"] + row["transfer_ms"] + row["cloud_ms"]
-    timed = [row for row in rows if math.isfinite(row["end_to_end_ms"])]
+    timed = [row for row in rows if math.isfinite(row["end_to_end_ms"]) and row["cloud_flops"]]
+    if not timed:
+        return []
     fastest = min(timed, key=lambda row: row["end_to_end_ms"])
     whole = timed[0]["edge_ms"] + timed[0]["cloud_ms"] + 1000 * link.seconds(image)
     return [

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from gpz_jax import presentation
-from gpz_jax.analysis.budget import Limit, NearMiss, hold, limit_of_leak, near_misses, parse_parameters
+from gpz_jax.analysis.budget import Limit, NearMiss, hold, least_ratio, most_identified, near_misses, parse_parameters
 from gpz_jax.analysis.link import parse_link
 from gpz_jax.analysis.price import BYTES, Price, price_traced
 from gpz_jax.analysis.program import trace
@@ -70,8 +70,8 @@ class CutsConfig:
     min_ratio: Annotated[float | None, tyro.conf.arg(aliases=["--max-ratio"])] = None
     """The least that the best attack must be left with: mse over the class-mean floor's, in (0, 2]. Cuts where an
     attack gets below it are not recommended. (--max-ratio is taken for the same: a lower ratio leaks more.)"""
-    max_identified: float | None = None
-    """The largest share of test images that reconstructions may name, in (0, 1]."""
+    max_identified: str | None = None
+    """The largest share of test images that reconstructions may name, such as 0.1 or 10%."""
     bandwidth: str | None = None
     """Of the network from edge to cloud, such as 5Mbps: adds the time from image to answer to every cut."""
     rtt: str | None = None
@@ -249,12 +249,12 @@ def _price(
     for row in rows:
         if inputs is not None and (row["cut"] == choice or row["cut"] in options.cut):
             words.append(cut_timing.time_halves(traced, inputs, row, options.repeats))
-    words += [*words_of_link, *filter(None, [words_on_payload(rows, options.payload, image)])]
+    words += [*words_of_link, *filter(None, [words_on_payload(rows, options.payload, image, choice)])]
     if files is not None:
         _write(rows, files, limits, title, options.payload, total["edge_parameters"])
     recommended = next((row["cut"] for row in rows if row["recommended"]), None)
-    untested = choice is not None  # a cut to begin with, or of a bare model the deepest
-    near = [] if recommended or untested else near_misses(rows, limits)
+    fits = choice is not None and not found  # of a bare model the deepest cut
+    near = [] if recommended or fits else near_misses(rows, limits)
     return Priced(title, rows, options.payload, recommended, words, near)
 
 
@@ -312,11 +312,14 @@ def _limits(options: CutsConfig, parameters: int, *, attacked: bool) -> list[Lim
         limits.append(
             Limit("edge_ms", options.budget_ms, f"--budget-ms {options.budget_ms:g}", "{:.3g} ms on the edge")
         )
-    for flag in ("min_ratio", "max_identified"):
-        if (value := getattr(options, flag)) is not None:
-            if not attacked:
-                raise UserError(f"{flag} is for a run that was attacked; a bare model has no verdict", field=flag)
-            limits.append(limit_of_leak(flag, value))
+    leaks = [
+        *([] if options.min_ratio is None else [least_ratio(options.min_ratio)]),
+        *([] if options.max_identified is None else [most_identified(options.max_identified)]),
+    ]
+    if leaks and not attacked:
+        flag = leaks[0].flag.split()[0]
+        raise UserError(f"{flag} is for a run that was attacked; a bare model has no verdict")
+    limits += leaks
     return limits
 
 
@@ -334,7 +337,9 @@ def _advice(
     inside = [row["cut"] for row in rows if row["valid"] and row["within_budget"]]
     costs = " and ".join(limit.flag for limit in limits if not limit.leak)
     if not inside:
-        return None, [f"no cut of {name} is within {costs}; the nearest are below"]
+        share = any(limit.key == "edge_parameters" and limit.bound <= 100 and "%" not in limit.flag for limit in limits)
+        hint = f" (a share is written with %: --budget-params {limits[0].bound:g}%)" if share else ""
+        return None, [f"no cut of {name} is within {costs}{hint}; the nearest are below"]
     if not found:
         if not limits:  # the deepest cut is always the logits
             return None, []
@@ -347,14 +352,13 @@ def _advice(
     if advice.choice is not None:
         row = next(row for row in rows if row["cut"] == advice.choice)
         row["recommended"] = True
-        if row["cloud_flops"] == 0:
-            words.append(f"{row['cut']} leaves the cloud nothing to do; --budget-params or --budget-ms bounds the edge")
     return advice.choice or advice.test_first or None, words
 
 
 def report_cuts(priced: Priced, console: Console, *, wide: bool = False) -> None:
     """Print the table of cuts and what is recommended, in words."""
-    console.print(cuts_table.cuts_table(priced.title, priced.rows, payload=priced.payload, wide=wide))
+    if any(row["within_budget"] for row in priced.rows):
+        console.print(cuts_table.cuts_table(priced.title, priced.rows, payload=priced.payload, wide=wide))
     for sentence in priced.words:
         console.print(sentence, markup=False, highlight=False)
     if priced.near:

@@ -13,14 +13,12 @@ from gpz_jax.inversion.results import Answers, AttackResult
 from gpz_jax.inversion.verdict import verdict_of
 from gpz_jax.reporting.page.contents import NAN, Absent, Cost, CutRecord, RunRecord
 from gpz_jax.runs.folder import Run
+from gpz_jax.workflow.advice import ENOUGH
 from gpz_jax.workflow.common import short
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run
 from gpz_jax.workflow.report_caveats import caveats
 from gpz_jax.workflow.report_curves import ledger_plots, training_plots
 from gpz_jax.workflow.report_measures import Probe, confusion_of, costs_of, probe_of
-
-#: Attacks that a verdict asks for, beside the linear one, which every call makes.
-ENOUGH = "--attack deconvolution --attack residual"
 
 
 def run_record(run: Run, *, data_dir: str | None = None) -> RunRecord:

@@ -1,12 +1,15 @@
 """Curves of a run's training and ledger, for its page."""
 
+import dataclasses
+import shlex
 from typing import Any
 
 import numpy as np
 
 from gpz_jax import runs
 from gpz_jax.analysis.attribution import over_ledger
-from gpz_jax.errors import UserError
+from gpz_jax.config import DataConfig, ModelConfig, TrainingConfig
+from gpz_jax.errors import UserError, flag_of
 from gpz_jax.reporting.page.contents import Absent, Line, Plot
 from gpz_jax.runs.folder import Run
 
@@ -67,7 +70,18 @@ def ledger_plots(run: Run, typed: str) -> tuple[Plot, ...] | Absent:
 
 
 def _anew(run: Run) -> str:
-    return f"gpz train --ls {run.config.training.ls:g} --data {run.config.data.data} --track-every 1"
+    """The command that trains the run again with a ledger: all its settings that are not the usual ones."""
+    config, flags = run.config, []
+    pairs = ((config.data, DataConfig()), (config.model, ModelConfig()), (config.training, TrainingConfig()))
+    for part, usual in pairs:
+        for field in dataclasses.fields(part):
+            value = getattr(part, field.name)
+            plain = isinstance(value, int | float | str) and not isinstance(value, bool)
+            if plain and value != getattr(usual, field.name):
+                text = f"{value:g}" if isinstance(value, float) else str(value)
+                flags.append(f"{flag_of(field.name)} {shlex.quote(text)}")
+    seed = [f"--seed {config.seed}"] if config.seed else []
+    return " ".join(["gpz train", *flags, *seed, "--track-every 1"])
 
 
 def _of_ledger(curves: Any) -> tuple[Plot, ...]:

@@ -145,7 +145,7 @@ def _ranks(runs: Sequence[RunRecord]) -> list[list[int]]:
     """Of every cut of every run its place by how little it gives away, from 1; 0 for one that is not proposed."""
     found = []
     for run in runs:
-        ranks = [words.rank(cut) for cut in run.cuts]
+        ranks = words.ranks(run.cuts)
         order = sorted(rank for rank in ranks if rank is not None)
         found.append([0 if rank is None else 1 + order.index(rank) for rank in ranks])
     return found

@@ -3,7 +3,15 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from gpz_jax.inversion.verdict import LEAKS, NO_LEAK_FOUND, NO_VERDICT, NOT_TESTED, Verdict, leak_rank
+from gpz_jax.inversion.verdict import (
+    LEAKS,
+    NO_LEAK_FOUND,
+    NO_VERDICT,
+    NOT_TESTED,
+    Verdict,
+    can_be_recommended,
+    leak_rank,
+)
 from gpz_jax.reporting.page.contents import CutRecord, RunRecord
 
 #: What stands for a cut around which information flows.
@@ -48,14 +56,24 @@ def tone(verdict: Verdict) -> str:
     return {NO_LEAK_FOUND: "none-found", NOT_TESTED: "untested", LEAKS: verdict.grade}.get(verdict.word, "no-verdict")
 
 
-def rank(cut: CutRecord) -> tuple[int, float, float] | None:
-    """What sorts cuts by how much they give away, least first; None for one that must not be proposed."""
-    return leak_rank(str(cut.verdict), cut.named_within, cut.ratio) if cut.valid else None
+def ranks(cuts: Sequence[CutRecord]) -> list[tuple[int, float, float] | None]:
+    """Of every cut of a run, in order, what sorts it by how little it gives away; None for one not to be proposed.
+
+    As :func:`~gpz_jax.inversion.verdict.can_be_recommended`; nor what is no cut, or leaves the cloud nothing to do.
+    """
+    valid = [cut for cut in cuts if cut.valid]
+    allowed = dict(zip((cut.name for cut in valid), can_be_recommended([cut.verdict for cut in valid]), strict=True))
+    return [
+        leak_rank(str(cut.verdict), cut.named_within, cut.ratio)
+        if allowed.get(cut.name) and (cut.cost is None or cut.cost.cloud_flops)
+        else None
+        for cut in cuts
+    ]
 
 
 def least(cuts: Sequence[CutRecord]) -> CutRecord | None:
     """The cut that gives away least, of those that may be proposed; None if there is none."""
-    ranked = [(found, cut) for cut in cuts if (found := rank(cut)) is not None]
+    ranked = [(found, cut) for found, cut in zip(ranks(cuts), cuts, strict=True) if found is not None]
     return min(ranked, key=lambda pair: pair[0])[1] if ranked else None
 
 
