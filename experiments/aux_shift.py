@@ -73,10 +73,8 @@ def experiment(flags: Flags, out: Path) -> Outcome:
     common.write_table(bars, out / "names.csv")
     common.draw_bars(bars, out / "names.png", panel="where", group="images", label="name", value="fraction")
     common.draw_grid(grid, out / "attacks.png")
-    columns = {key: key for key in ("network", "cut", "level", "auxiliary", "mse")} | {
-        "/class\nmean": "ratio",
-        "identi-\nfied": "identified",
-    }
+    columns = {key: key for key in ("network", "cut", "level", "auxiliary", "mse", "identified")}
+    columns["/class\nmean"] = "ratio"
     sheet = common.sheet_of(
         f"{flags.target}, attacked with images of another kind, {flags.size}", rows,
         columns | {"collapse": "prior_collapse", "named": "reconstructions", "originals named": "originals"},

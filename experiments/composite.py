@@ -46,18 +46,14 @@ def experiment(flags: Flags, out: Path) -> Outcome:
                 rows.append({"accuracy": undefended, **row})
     rows.sort(key=lambda row: (row["network"], row["level"] == "decision"))
     draw(rows, out / "tradeoff.png")
-    columns = {key: key for key in ("network", "cut", "level", "defence", "accuracy")}
+    columns, named = (
+        {key: key for key in ("network", "cut", "level", "defence", "accuracy")},
+        {"identified": "identified"},
+    )
     sheet = common.sheet_of(
         f"Composite defences, {size.data}, {flags.size}",
         rows,
-        columns
-        | {
-            "best attack": "attack",
-            "mse": "mse",
-            "/class\nmean": "ratio",
-            "identi-\nfied": "identified",
-            "SSIM": "ssim",
-        },
+        columns | {"best attack": "attack", "mse": "mse", "/class\nmean": "ratio"} | named | {"SSIM": "ssim"},
         caption="/class mean: mse over that floor; strengths of noise in spreads of z; topk: fraction of units sent",
         wide=("network", "SSIM"),
         section="cut",
