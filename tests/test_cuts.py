@@ -333,10 +333,6 @@ def test_only_what_has_a_verdict_is_recommended(copy, capsys):
         "recommended cut within --budget-payload 64 as uint8: block_4"
         in said_of(copy, capsys, "--budget-payload", "64")[0]
     )
-    said, near = said_of(copy, capsys, "--budget-payload", "60")
-    assert "none within --budget-payload 60 as uint8 that could be has been tested enough." in said
-    assert "Begin with fc (the lowest rho, 0.5, in the null rule's zone): python -m gpz_jax.attack" in said
-    assert f"{copy.name} --cut fc --attack deconvolution --attack residual" in said
     assert "what is within leaves the cloud nothing to do" in said_of(copy, capsys, "--budget-payload", "10")[0]
     attacked(copy, "fc")
     assert (
