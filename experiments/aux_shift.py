@@ -73,13 +73,12 @@ def experiment(flags: Flags, out: Path) -> Outcome:
     common.write_table(bars, out / "names.csv")
     common.draw_bars(bars, out / "names.png", panel="where", group="images", label="name", value="fraction")
     common.draw_grid(grid, out / "attacks.png")
-    columns = {key: key for key in ("network", "cut", "level", "auxiliary", "mse", "identified")}
-    columns["/class\nmean"] = "ratio"
+    columns = {key: key for key in ("network", "cut", "level", "auxiliary", "mse", "identified", "ratio")}
     sheet = common.sheet_of(
         f"{flags.target}, attacked with images of another kind, {flags.size}", rows,
         columns | {"collapse": "prior_collapse", "named": "reconstructions", "originals named": "originals"},
         caption="named: what a classifier of the attacker's set calls the images; collapse: variance of the "
-        "reconstructions over that of the originals; /class mean: of the target's classes",
+        "reconstructions over that of the originals; ratio: mse over the class-mean floor's",
         wide=("network", "level", "originals named"),
     )  # fmt: skip
     return Outcome(rows, [sheet], verdict)

@@ -46,14 +46,11 @@ def experiment(flags: Flags, out: Path) -> Outcome:
                 rows.append({"accuracy": undefended, **row})
     rows.sort(key=lambda row: (row["network"], row["level"] == "decision"))
     draw(rows, out / "tradeoff.png")
-    columns, named = (
-        {key: key for key in ("network", "cut", "level", "defence", "accuracy")},
-        {"identified": "identified"},
-    )
+    columns = {key: key for key in ("network", "cut", "level", "defence", "accuracy", "mse", "identified")}
     sheet = common.sheet_of(
         f"Composite defences, {size.data}, {flags.size}",
         rows,
-        columns | {"best attack": "attack", "mse": "mse", "/class\nmean": "ratio"} | named | {"SSIM": "ssim"},
+        columns | {"best attack": "attack", "/class\nmean": "ratio", "SSIM": "ssim"},
         caption="/class mean: mse over that floor; strengths of noise in spreads of z; topk: fraction of units sent",
         wide=("network", "SSIM"),
         section="cut",

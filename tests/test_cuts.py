@@ -382,6 +382,11 @@ def test_recommend_prefers_what_is_valid_and_within_budget():
     rows[4]["verdict"] = "no leak found"
     assert recommend(rows, [], run="r").choice == "e"
     assert recommend(rows, [most_identified("0.3")], run="r").choice is None  # nobody measured it
+    rows[4]["identified"] = 0.4  # no leak was found, but the label alone names as many
+    assert recommend(rows, [most_identified("0.5")], run="r").choice == "e"
+    assert recommend(rows, [most_identified("0.3")], run="r").words[0] == (
+        "no cut is recommended: none within --max-identified 0.3 keeps back enough."
+    )
     for row in rows:
         row["verdict"] = "leaks: readable"
     choice, words, first = recommend(rows, [], run="r")
@@ -398,7 +403,8 @@ def test_a_link_adds_its_time(capsys, tmp_path, monkeypatch):
     for row in rows.values():  # 10 bytes a millisecond
         assert float(row["transfer_ms"]) == pytest.approx(20 + int(row["payload_uint8"]) / 10)
         assert float(row["end_to_end_ms"]) == pytest.approx(104 + float(row["transfer_ms"]))
-    assert "fastest from image to answer: fc, 129 ms" in said  # logits leave the cloud nothing to do
+    least = min(float(row["end_to_end_ms"]) for cut, row in rows.items() if cut != "logits")  # these are no cut
+    assert f"fastest from image to answer: block_4, {least:.3g} ms" in said
     assert table(said)["logits"]["end to end ms"] == "125"
 
 

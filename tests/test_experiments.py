@@ -77,7 +77,7 @@ def test_bad_flags_are_one_line(main_of, tmp_path, capsys):
 
 def test_experiments_are_short():
     lengths = {name: len((EXPERIMENTS / f"{name}.py").read_text().splitlines()) for name in FOUND}
-    assert {name: length for name, length in lengths.items() if not 40 <= length <= 95} == {}
+    assert {name: length for name, length in lengths.items() if not 40 <= length <= 90} == {}
 
 
 def test_sentences_are_written_alike_and_are_all_different(main_of):

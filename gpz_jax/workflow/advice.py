@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gpz_jax.analysis.budget import Limit
-from gpz_jax.inversion.verdict import A_DECODER, leak_rank
+from gpz_jax.inversion.verdict import A_DECODER, LEAKS, READABLE, leak_rank
 from gpz_jax.presentation import number
 
 #: Attacks that a verdict asks for, beside the linear one, which every call makes.
@@ -54,10 +54,11 @@ def recommend(rows: Sequence[dict[str, Any]], limits: Sequence[Limit], *, run: s
     without = next((row for row in valid if row["verdict"] == "no verdict"), None)
     if without is not None:
         return Advice(None, (f"no cut is recommended. {without['sentence']}",))
-    out = _ruled_out(valid, [limit for limit in limits if limit.leak])
+    leaks = [limit for limit in limits if limit.leak]
+    out = _ruled_out(valid, leaks)
     inside = [row for row in valid if row["within_budget"] and row.get("cloud_flops", 1)]
     left = [row for row in inside if row["cut"] not in out]
-    good = [row for row in left if _leak(row) is not None and A_DECODER not in row.get("missing", "")]
+    good = [row for row in left if _tested(row) and not any(limit.missed(row) for limit in leaks)]
     untested = [row for row in left if row not in good]
     ruled = ", ".join(row["cut"] for row in inside if row["cut"] in out)
     told = (f"ruled out, since they or a cut behind them give away too much: {ruled}",) if ruled else ()
@@ -78,10 +79,15 @@ def _ruled_out(valid: Sequence[dict[str, Any]], leaks: Sequence[Limit]) -> set[s
     """The cuts that give away too much, and all before them."""
     last = -1
     for at, row in enumerate(valid):
-        leaking = row["verdict"].startswith("leaks")
-        if leaking and (_leak(row) is None or any(limit.missed(row) for limit in leaks)):
+        missed = any(limit.missed(row) for limit in leaks if not math.isnan(row.get(limit.key, math.nan)))
+        if missed or row["verdict"] == f"{LEAKS}: {READABLE}":
             last = at
     return {row["cut"] for row in valid[: last + 1]}
+
+
+def _tested(row: dict[str, Any]) -> bool:
+    """Whether its verdict may be acted on: a leak where no decoder had converged may be a larger one."""
+    return _leak(row) is not None and A_DECODER not in row.get("missing", "")
 
 
 def _leak(row: dict[str, Any]) -> tuple[int, float, float] | None:
