@@ -31,7 +31,7 @@ def at_home(tmp_path, monkeypatch):
 def home(tmp_path_factory):
     """A tracked run under two names; not to be changed."""
     home = tmp_path_factory.mktemp("home")
-    for name in ("ls0", "ls0.3"):
+    for name in ("twin", "ls0.3"):
         tiny_runs.trained(home / name, "tracked")
     return home
 
@@ -77,19 +77,19 @@ def test_one_run_as_a_process(copy):
 
 @pytest.mark.slow
 def test_several_runs_are_overlaid(copy, capsys):
-    vortex.main(["copy/ls0", "copy/ls0.3", "--cut", "fc", "--out", "both"])
-    assert {"ls0: what moved R_c^2", "ls0.3: what moved R_c^2"} <= {
+    vortex.main(["copy/twin", "copy/ls0.3", "--cut", "fc", "--out", "both"])
+    assert {"twin: what moved R_c^2", "ls0.3: what moved R_c^2"} <= {
         title.split(" (")[0] for title in tables_in(capsys.readouterr().out)
     }
     assert {path.name for path in Path("both").iterdir()} == {
         "overview.png", "terms.png", "interference.png", "vortex.csv"
     }  # fmt: skip
-    vortex.main(["copy/ls0", "copy/ls0.3"])
+    vortex.main(["copy/twin", "copy/ls0.3"])
     assert (copy / "vortex" / "overview.png").is_file()  # beside the runs, if nothing else is said
 
 
 def test_a_folder_of_runs_stands_for_its_runs(home):
-    assert [read.name for read in read_ledgers([str(home)])] == ["ls0", "ls0.3"]
+    assert [read.name for read in read_ledgers([str(home)])] == ["ls0.3", "twin"]
 
 
 # What a ledger comes to ----------------------------------------------------------------------------------------------
@@ -163,21 +163,21 @@ def test_no_run_and_unknown_flags(capsys):
 
 def test_what_is_no_run_or_was_not_tracked(copy, capsys, tmp_path):
     assert "is not a run folder (no config.json)" in refused(capsys, vortex.main, tmp_path / "nothing")
-    shutil.rmtree(copy / "ls0" / "dynamics.zarr" / "steps")
-    said = refused(capsys, vortex.main, copy / "ls0")
+    shutil.rmtree(copy / "twin" / "dynamics.zarr" / "steps")
+    said = refused(capsys, vortex.main, copy / "twin")
     assert said.endswith("holds no ledger of steps; train a run with --track-every 1")
 
 
 def test_an_unknown_cut(copy, capsys):
     before = snapshot(copy)
-    said = refused(capsys, vortex.main, copy / "ls0", "--cut", "block4")
+    said = refused(capsys, vortex.main, copy / "twin", "--cut", "block4")
     assert said == "unknown cut 'block4'; did you mean 'block_4'?"
     assert snapshot(copy) == before
 
 
 def test_runs_of_different_cuts_are_not_compared(copy, capsys):
     # The same record under another name of one cut, as of another model.
-    folder = runs.steps_folder(copy / "ls0")
+    folder = runs.steps_folder(copy / "twin")
     shutil.rmtree(folder / "cut")
     names = np.array([*CUTS[:-2], "embedding", "logits"], dtype=np.dtypes.StringDType())
     import warnings
@@ -185,9 +185,9 @@ def test_runs_of_different_cuts_are_not_compared(copy, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr's strings
         zarr.open_group(str(folder), mode="r+").create_array("cut", data=names, dimension_names=("cut",))
-    said = refused(capsys, vortex.main, copy / "ls0", copy / "ls0.3")
+    said = refused(capsys, vortex.main, copy / "twin", copy / "ls0.3")
     assert said == (
-        "ls0 and ls0.3 have different cuts and cannot be compared: only ls0 has embedding; only ls0.3 has fc"
+        "twin and ls0.3 have different cuts and cannot be compared: only twin has embedding; only ls0.3 has fc"
     )
 
 
@@ -204,8 +204,8 @@ def test_a_record_cut_short_by_a_crash_is_read_up_to_the_last_whole_step(copy, c
 
 
 def test_a_damaged_record_is_one_line(copy, capsys):
-    folder = runs.steps_folder(copy / "ls0")
+    folder = runs.steps_folder(copy / "twin")
     (folder / "radius" / "zarr.json").write_text("{")
-    assert "cannot be read" in refused(capsys, vortex.main, copy / "ls0")
-    written = json.loads((copy / "ls0" / "config.json").read_text())
+    assert "cannot be read" in refused(capsys, vortex.main, copy / "twin")
+    written = json.loads((copy / "twin" / "config.json").read_text())
     assert written["config"]["track"]["track_every"] == 1

@@ -133,37 +133,30 @@ def grade_of(attempt: Attempt) -> str:
 RECOMMENDABLE = (NO_LEAK_FOUND, f"{LEAKS}: {TRACES}", f"{LEAKS}: {PARTLY}")
 
 
-def can_be_recommended(verdicts: Sequence[Verdict]) -> list[bool]:
-    """Which of the valid cuts of one network, in the order of computation, may be recommended for what they give away.
+def ruled_out(too_much: Sequence[bool]) -> list[bool]:
+    """Which valid cuts of a network, in the order of computation, give away too much: those that do, and all before.
 
-    Whoever sees z at a cut can compute z at every later one: so a cut leaks no less than those behind it, whatever
-    the attackers on itself got. Not one that can be read or was not tested enough, then, nor one before a cut that can
-    be read, nor one that leaks where no decoder had converged: it may leak more.
+    Whoever sees z at a cut can compute z at every later one: so a cut leaks no less than those behind it, whatever the
+    attackers on itself got.
 
-    Example:
-      >>> found = [Verdict("a", LEAKS, PARTLY, "linear", "", {}), Verdict("b", LEAKS, READABLE, "linear", "", {}),
-      ...          Verdict("c", LEAKS, TRACES, "linear", "", {})]
-      >>> can_be_recommended(found)
-      [False, False, True]
+    >>> ruled_out([False, True, False])
+    [True, True, False]
     """
-    allowed, readable = [], False
-    for verdict in reversed(verdicts):
-        readable = readable or verdict.grade == READABLE
-        tested = not any(A_DECODER in words for words in verdict.missing)
-        allowed.append(str(verdict) in RECOMMENDABLE and tested and not readable)
-    return allowed[::-1]
+    return [any(too_much[at:]) for at in range(len(too_much))]
 
 
-def leak_rank(verdict: str, within: float, ratio: float) -> tuple[int, float, float] | None:
+def leak_rank(verdict: str, within: float, ratio: float, missing: str = "") -> tuple[int, float, float] | None:
     """What sorts cuts by how much they give away, least first; None for one that must not be recommended.
 
     By the verdict (no leak found, traces, partly), then the share of images that are named within their class, then the
-    ratio to the class-mean floor. Never recommended: what can be read, and what was not tested enough.
+    ratio to the class-mean floor. Never recommended: what can be read, what was not tested enough, and what leaks where
+    no decoder had converged, since it may leak more.
 
     Args:
       verdict: ``str`` of a :class:`Verdict`.
       within: the largest share that any attack named; NaN counts as all.
       ratio: of the best attack; NaN counts as 0.
+      missing: what the verdict says is missing.
 
     Example:
       >>> leak_rank("leaks: traces", 0.1, 0.9) < leak_rank("leaks: traces", 0.1, 0.8)
@@ -171,7 +164,7 @@ def leak_rank(verdict: str, within: float, ratio: float) -> tuple[int, float, fl
       >>> leak_rank("leaks: readable", 0.1, 0.3) is leak_rank("not tested enough", 0.0, 1.0) is None
       True
     """
-    if verdict not in RECOMMENDABLE:
+    if verdict not in RECOMMENDABLE or A_DECODER in missing:
         return None
     within, ratio = (1.0 if math.isnan(within) else within), (0.0 if math.isnan(ratio) else ratio)
     return RECOMMENDABLE.index(verdict), within, -ratio

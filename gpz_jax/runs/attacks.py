@@ -238,7 +238,8 @@ def _attempt(written: Mapping[str, Any]) -> Attempt:
 
 def _result(written: Mapping[str, Any], attempt: Attempt) -> AttackResult:
     """The result that this attempt alone makes."""
-    answers = Answers(**(written.get("answers") or {}))
+    found = written.get("answers")
+    answers = Answers(float(found["accuracy"]), float(found["majority"]), int(found["images"])) if found else Answers()
     known = int(written.get("auxiliary_images", 0))
     return AttackResult(str(written["cut"]), tuple(written["shape"]), (attempt,), answers=answers, auxiliary=known)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from gpz_jax.analysis.budget import Limit
-from gpz_jax.inversion.verdict import A_DECODER, LEAKS, READABLE, leak_rank
+from gpz_jax.inversion.verdict import LEAKS, READABLE, leak_rank, ruled_out
 from gpz_jax.presentation import number
 
 #: Attacks that a verdict asks for, beside the linear one, which every call makes.
@@ -58,7 +58,7 @@ def recommend(rows: Sequence[dict[str, Any]], limits: Sequence[Limit], *, run: s
     out = _ruled_out(valid, leaks)
     inside = [row for row in valid if row["within_budget"] and row.get("cloud_flops", 1)]
     left = [row for row in inside if row["cut"] not in out]
-    good = [row for row in left if _tested(row) and not any(limit.missed(row) for limit in leaks)]
+    good = [row for row in left if _leak(row) is not None and not any(limit.missed(row) for limit in leaks)]
     untested = [row for row in left if row not in good]
     ruled = ", ".join(row["cut"] for row in inside if row["cut"] in out)
     told = (f"ruled out, since they or a cut behind them give away too much: {ruled}",) if ruled else ()
@@ -76,22 +76,19 @@ def recommend(rows: Sequence[dict[str, Any]], limits: Sequence[Limit], *, run: s
 
 
 def _ruled_out(valid: Sequence[dict[str, Any]], leaks: Sequence[Limit]) -> set[str]:
-    """The cuts that give away too much, and all before them."""
-    last = -1
-    for at, row in enumerate(valid):
-        missed = any(limit.missed(row) for limit in leaks if not math.isnan(row.get(limit.key, math.nan)))
-        if missed or row["verdict"] == f"{LEAKS}: {READABLE}":
-            last = at
-    return {row["cut"] for row in valid[: last + 1]}
+    """The cuts that can be read or miss a limit, as far as that was measured, and all before them."""
 
+    def too_much(row: dict[str, Any]) -> bool:
+        missed = (limit.missed(row) for limit in leaks if not math.isnan(row.get(limit.key, math.nan)))
+        return any(missed) or row["verdict"] == f"{LEAKS}: {READABLE}"
 
-def _tested(row: dict[str, Any]) -> bool:
-    """Whether its verdict may be acted on: a leak where no decoder had converged may be a larger one."""
-    return _leak(row) is not None and A_DECODER not in row.get("missing", "")
+    found = ruled_out([too_much(row) for row in valid])
+    return {row["cut"] for row, out in zip(valid, found, strict=True) if out}
 
 
 def _leak(row: dict[str, Any]) -> tuple[int, float, float] | None:
-    return leak_rank(row["verdict"], row.get("identified_within", math.nan), row.get("ratio", math.nan))
+    within, ratio = row.get("identified_within", math.nan), row.get("ratio", math.nan)
+    return leak_rank(row["verdict"], within, ratio, row.get("missing", ""))
 
 
 def _untested(untested: list[dict[str, Any]], within: str, told: tuple[str, ...], run: str) -> Advice:

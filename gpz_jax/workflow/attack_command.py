@@ -22,7 +22,7 @@ from gpz_jax.presentation import number
 from gpz_jax.reporting import figures
 from gpz_jax.taps import valid_cuts
 from gpz_jax.workflow.common import progress_bar, say
-from gpz_jax.workflow.guarantees_of_run import Guarantees
+from gpz_jax.workflow.guarantees_of_run import keep_guarantee
 from gpz_jax.workflow.loaded_run import LoadedRun
 from gpz_jax.workflow.probe_command import calibration_batches
 
@@ -72,12 +72,12 @@ def attack_run(
     keep = max(pictures, options.likelihood_images)
     asked = {"seed": seed, "auxiliary": auxiliary, "epoch_of_run": loaded.epoch, "pictures": keep}
     asked |= {"lpips": exam.lpips is not None, "defence": options.defence, "null": options.null}
-    under = Guarantees(home, loaded, asked, resume=resume)
+    runs.read_guarantees(home)  # of a newer schema: refused before anything runs
     results = []
     for target in targets:
         shelf = _Shelf(home, target, asked, resume, pictures)
         results.append(_attack(target, attacks, exam, shelf, keep))
-        under.at(target)
+        keep_guarantee(home, loaded, target, asked, resume=resume)
     _report(loaded, home, results, pictures)
     return results
 

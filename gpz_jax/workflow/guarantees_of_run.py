@@ -1,5 +1,6 @@
 """The guarantees under the attacks on a run's cuts, and where they are kept."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,32 +18,33 @@ from gpz_jax.workflow.loaded_run import LoadedRun
 PAYLOAD = "uint8"
 
 
-class Guarantees:
-    """The guarantees in a folder of attacks; those of earlier calls stay.
+#: Of what attacks depend on, what guarantees do: not what the attackers own, nor how they are scored.
+_DEPENDS = ("seed", "epoch_of_run", "defence", "null")
+
+
+def keep_guarantee(
+    home: Path, loaded: LoadedRun, target: Target, asked: Mapping[str, Any], *, resume: bool
+) -> Guarantee:
+    """Work out the guarantee at a cut on the test images, and write it beside those of other cuts.
+
+    Args:
+      home: the folder of the attacks.
+      loaded: the run.
+      target: the cut, as it is attacked.
+      asked: what the attacks depend on.
+      resume: take the one that lies there, if it was asked for alike.
 
     Raises:
       UserError: those that lie there are of a newer schema than this package knows.
     """
-
-    def __init__(self, home: Path, loaded: LoadedRun, asked: dict[str, Any], *, resume: bool):
-        self._home, self._loaded, self._resume = home, loaded, resume
-        of_these = ("seed", "epoch_of_run", "defence", "null")  # what the attackers own and how they are scored is not
-        self._asked = {name: asked[name] for name in of_these} | {
-            "payload": PAYLOAD,
-            "probes": PROBES,
-            "slopes": SLOPES,
-        }
-        self._kept = read_guarantees(home, lambda why: say(f"{why}; it is made anew"))
-
-    def at(self, target: Target) -> Guarantee:
-        """The guarantee at a cut, on the test images; written before it is returned."""
-        earlier = self._kept.get(target.cut)
-        if self._resume and earlier is not None and earlier[1] == self._asked:
-            return earlier[0]
-        found = guarantee_of(self._loaded, target)
-        self._kept[target.cut] = found, self._asked
-        write_guarantees(runs.make_folder(self._home), self._kept)
-        return found
+    depends = {name: asked[name] for name in _DEPENDS} | {"payload": PAYLOAD, "probes": PROBES, "slopes": SLOPES}
+    kept = read_guarantees(home, lambda why: say(f"{why}; it is made anew"))
+    earlier = kept.get(target.cut)
+    if resume and earlier is not None and earlier[1] == depends:
+        return earlier[0]
+    found = guarantee_of(loaded, target)
+    write_guarantees(runs.make_folder(home), {**kept, target.cut: (found, depends)})
+    return found
 
 
 def guarantee_of(loaded: LoadedRun, target: Target, *, payload: str = PAYLOAD) -> Guarantee:

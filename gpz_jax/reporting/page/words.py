@@ -9,7 +9,6 @@ from gpz_jax.inversion.verdict import (
     NO_VERDICT,
     NOT_TESTED,
     Verdict,
-    can_be_recommended,
     leak_rank,
 )
 from gpz_jax.reporting.page.contents import CutRecord, RunRecord
@@ -59,16 +58,19 @@ def tone(verdict: Verdict) -> str:
 def ranks(cuts: Sequence[CutRecord]) -> list[tuple[int, float, float] | None]:
     """Of every cut of a run, in order, what sorts it by how little it gives away; None for one not to be proposed.
 
-    As :func:`~gpz_jax.inversion.verdict.can_be_recommended`; nor what is no cut, or leaves the cloud nothing to do.
+    See :func:`~gpz_jax.inversion.verdict.leak_rank`. Nor is proposed what can be read at it or at a cut behind it, what
+    is no cut, and what leaves the cloud nothing to do.
     """
     valid = [cut for cut in cuts if cut.valid]
-    allowed = dict(zip((cut.name for cut in valid), can_be_recommended([cut.verdict for cut in valid]), strict=True))
-    return [
-        leak_rank(str(cut.verdict), cut.named_within, cut.ratio)
-        if allowed.get(cut.name) and (cut.cost is None or cut.cost.cloud_flops)
-        else None
-        for cut in cuts
-    ]
+    out = ruled_out([cut.verdict.grade == READABLE for cut in valid])
+    left = {cut.name for cut, gone in zip(valid, out, strict=True) if not gone}
+
+    def rank(cut: CutRecord) -> tuple[int, float, float] | None:
+        if cut.name not in left or (cut.cost is not None and not cut.cost.cloud_flops):
+            return None
+        return leak_rank(str(cut.verdict), cut.named_within, cut.ratio, "; ".join(cut.verdict.missing))
+
+    return [rank(cut) for cut in cuts]
 
 
 def least(cuts: Sequence[CutRecord]) -> CutRecord | None:
