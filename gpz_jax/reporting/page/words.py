@@ -8,8 +8,10 @@ from gpz_jax.inversion.verdict import (
     NO_LEAK_FOUND,
     NO_VERDICT,
     NOT_TESTED,
+    READABLE,
     Verdict,
     leak_rank,
+    ruled_out,
 )
 from gpz_jax.reporting.page.contents import CutRecord, RunRecord
 
