@@ -137,7 +137,7 @@ def test_a_likelihood_attack_from_noise_does_not_pass_for_one_after_others(run, 
     folder = shutil.copytree(run, tmp_path / "alone")
     attack.main([str(folder), "--cut", "block_3", "--attack", "likelihood", *SHORT, "--resume"])
     said = capsys.readouterr().err
-    assert "already done" not in said
+    assert "likelihood on block_3: already done" not in said
     assert result_of(folder, "block_3-likelihood")["chosen"]["start"] == "noise"
     assert result_of(run, "block_3-likelihood")["chosen"]["start"] != "noise"
 
