@@ -16,7 +16,7 @@ PACKAGE = pathlib.Path(gpz_jax.__file__).parent
 #: From the ground up; a layer imports only layers below it, and within itself as it likes.
 LAYERS = [
     ["errors", "presentation", "seeds"],
-    ["config", "settings_files"],
+    ["config", "settings_files", "json_files"],
     ["taps", "targets", "parallel", "flags"],
     ["taps_nnx"],
     ["data"],
@@ -38,6 +38,7 @@ HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 ONLY = {
     "config": {"errors"},
     "settings_files": {"config", "errors"},
+    "json_files": {"errors"},
     "flags": {"config", "settings_files", "errors"},
     "models": {"models", "taps", "errors"},
     "analysis": {"analysis", "presentation", "seeds", "taps", "targets", "config", "errors"},
@@ -53,8 +54,8 @@ ONLY = {
         "config",
         "errors",
     },
-    "deployment": {"deployment", "analysis", "taps", "errors"},
-    "runs": {"runs", "analysis", "inversion", "presentation", "config", "settings_files", "errors"},
+    "deployment": {"deployment", "analysis", "taps", "json_files", "errors"},
+    "runs": {"runs", "analysis", "inversion", "presentation", "config", "settings_files", "json_files", "errors"},
     "reporting": {"reporting", "inversion", "presentation", "config", "errors"},
 }
 

@@ -21,6 +21,7 @@ from jax import Array, export
 
 from gpz_jax.deployment.halves import FORMAT, Halves, described
 from gpz_jax.errors import UserError
+from gpz_jax.json_files import read_json
 from gpz_jax.taps.input_leaves import leaf_names
 
 EDGE, CLOUD, RECORD, SCRIPT = "edge.stablehlo", "cloud.stablehlo", "halves.json", "run_halves.py"
@@ -97,9 +98,11 @@ def save_halves(halves: Halves, folder: str | Path) -> Path:
     (path / RECORD).unlink(missing_ok=True)
     (path / EDGE).write_bytes(halves.edge)
     (path / CLOUD).write_bytes(halves.cloud)
-    (path / SCRIPT).write_text(RUN_HALVES if "shape" in halves.metadata["input"] else RUN_HALVES_OF_SEVERAL)
+    (path / SCRIPT).write_text(
+        RUN_HALVES if "shape" in halves.metadata["input"] else RUN_HALVES_OF_SEVERAL, encoding="utf-8"
+    )
     partial_file = path / f"{RECORD}.partial"
-    partial_file.write_text(json.dumps(halves.metadata, indent=2))
+    partial_file.write_text(json.dumps(halves.metadata, indent=2), encoding="utf-8")
     partial_file.replace(path / RECORD)
     return path
 
@@ -194,12 +197,12 @@ def load_halves(folder: str | Path) -> tuple[Half, Half, dict[str, Any]]:
 
 def _read_record(path: Path) -> dict[str, Any]:
     file = path / RECORD
+    if not file.exists():
+        raise UserError(f"{path} holds no {RECORD}; write it with save_halves, or the command split")
     try:
-        record = json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} holds no {RECORD}; write it with save_halves, or the command split") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{file} cannot be read ({type(error).__name__}); export it again") from None
+        record = read_json(file)
+    except UserError as error:
+        raise UserError(f"{error}; export it again") from None
     if not isinstance(record, dict) or "format" not in record:
         raise UserError(f"{file} is damaged: it names no format; export it again")
     if record["format"] != FORMAT:
