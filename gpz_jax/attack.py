@@ -43,7 +43,11 @@ class Attack:
     seed: int | None = None
     """Seed of the attacker; default: the run's."""
     resume: bool = False
-    """Read cuts already attacked with the same settings instead of attacking them again."""
+    """Read cuts already attacked with the same settings instead of attacking them again, and go on
+    with one that was stopped."""
+    checkpoint_every: str | None = None
+    """Save an attack on its way: every so many steps (500), or minutes (10min). One that is stopped by SIGTERM or
+    Ctrl-C saves its last step in any case; --resume goes on from it."""
     wide: bool = False
     """Show every score in the table."""
     config: str | None = None
@@ -57,7 +61,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
     flags = parse(Attack, argv, prog=prog, description=DESCRIPTION, sections=("attack",))
     loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, aux=flags.aux, expected=flags.identity)
     workflow.report_accuracy(loaded)
-    results = workflow.attack_run(loaded, flags.attack, seed=flags.seed, resume=flags.resume)
+    results = workflow.attack_run(
+        loaded, flags.attack, seed=flags.seed, resume=flags.resume, checkpoint_every=flags.checkpoint_every
+    )
     title = (
         f"{loaded.run.folder.name}{_what(flags.attack)}: attacked with {len(loaded.splits.auxiliary)} auxiliary images"
     )

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
+from gpz_jax.interruption import Stopped, ending
+
 
 class UserError(ValueError):
     """Bad input that one line can explain: what is wrong, and what to do about it.
@@ -70,7 +72,11 @@ def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> None:
         try:
-            main(*args, **kwargs)
+            with ending():
+                main(*args, **kwargs)
+        except Stopped as stopped:
+            print(f"gpz: stopped; {stopped.saved}, --resume continues there", file=sys.stderr)
+            sys.exit(stopped.status)
         except UserError as error:
             _stop(error.with_flags())
         except OSError as error:  # a full disk, a folder taken away in mid-run

@@ -35,6 +35,9 @@ class Train:
     resume: bool = False
     """Continue the run in the folder that --run names from its last checkpoint, with the settings in its config.json;
     flags that are given must agree (more --epochs lengthen it). The result is that of an uninterrupted run."""
+    checkpoint_every: str | None = None
+    """Save within epochs, too: every so many steps (500), or minutes (10min). Without it, an epoch that is killed is
+    taken again; one that is stopped by SIGTERM or Ctrl-C saves its last step in any case."""
     from_torch: str | None = None
     """PyTorch weights of the paper's release (.pth, .pt, .safetensors) to make a run of; no training step is taken."""
     seeds: tuple[int, ...] = ()
@@ -79,7 +82,10 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.train"
     if flags.from_torch is not None:
         run = workflow.run_from_torch(flags.from_torch, flags.settings, folder=flags.run, resume=flags.resume)
     else:
-        run = workflow.train_run(flags.settings, folder=flags.run, resume=flags.resume)
+        run = workflow.train_run(
+            flags.settings, folder=flags.run, resume=flags.resume,
+            checkpoint_every=flags.checkpoint_every,
+        )  # fmt: skip
     loaded = workflow.load_run(str(run.folder))
     workflow.report_accuracy(loaded)
     workflow.report_probe(workflow.probe_run(loaded, flags.settings.probe), tables.console(), wide=flags.wide)
@@ -100,6 +106,7 @@ def train_sweep(flags: Train) -> None:
         how=flags.sweep,
         folder=flags.run,
         resume=flags.resume,
+        checkpoint_every=flags.checkpoint_every,
     )
     workflow.report_sweep(trained, tables.console())
 

@@ -17,6 +17,7 @@ from tiny_runs import CUTS, TINY, refused
 from gpz_jax import attack, cuts, presentation, runs, train, workflow
 from gpz_jax.analysis import latency
 from gpz_jax.analysis.budget import most_identified
+from gpz_jax.atomic import make_folder
 from gpz_jax.config import Config, DataConfig, ModelConfig, resolve
 from gpz_jax.data.sources import fingerprint
 from gpz_jax.inversion.results import Answers, AttackResult, joined
@@ -45,14 +46,14 @@ def run(tmp_path_factory):
         config = resolve(Config(DataConfig(size=16), ModelConfig(width=4, dtype="float32")))
         dealt, source = workflow.load_data(config.data, config.seed)
         folder = str(tmp_path_factory.mktemp("home") / "run")
-        found = runs.start(
-            config, folder=folder, resume=False, fingerprint=fingerprint(source), num_classes=10, channels=1
-        )
         recipe = classifier.recipe_for(config, dealt.num_classes, 1)
-        with runs.Checkpoints(found) as checkpoints:
-            shapes = jax.eval_shape(lambda: classifier.init_state(jax.random.key(0), recipe, 1))
-            state = jax.tree.map(lambda s: jax.numpy.full(s.shape, 1, s.dtype), shapes)
-            checkpoints.save(1, state, accuracy=0.5, loss=1.0, candidate=True)
+        shapes = jax.eval_shape(lambda: classifier.init_state(jax.random.key(0), recipe, 1))
+        state = jax.tree.map(lambda s: jax.numpy.full(s.shape, 1, s.dtype), shapes)
+        with runs.start(
+            config, folder=folder, resume=False, fingerprint=fingerprint(source), num_classes=10, channels=1
+        ) as found:
+            measured = {"validation_accuracy": 0.5, "validation_loss": 1.0}
+            runs.Checkpoints(found).save(1, state, measured=measured, candidate=True)
     values = np.arange(1.0, 7.0)
     record = xr.Dataset(
         {
@@ -95,7 +96,7 @@ def attacked(folder, cut, epoch=1, *, answers=GOOD, **ratios):
     made = AttackResult(cut, (8,), (), answers=answers, auxiliary=2400)
     for name, ratio in (ratios or CONVINCING).items():
         made = joined(made, [attempt(name, ratio, named=max(0.05, 1 - ratio))])
-        home = runs.make_folder(runs.attack_folder(folder / "attacks", cut, name))
+        home = make_folder(runs.attack_folder(folder / "attacks", cut, name))
         runs.write_attempt(home, made, {"epoch_of_run": epoch})
 
 

@@ -12,6 +12,7 @@ import tiny_runs
 from tiny_runs import CUTS, refused
 
 from gpz_jax import report, runs, workflow
+from gpz_jax.atomic import make_folder
 from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.results import Answers, AttackResult
 from gpz_jax.inversion.verdict import NOT_TESTED
@@ -43,7 +44,7 @@ def home(tmp_path_factory):
     with jax.numpy_dtype_promotion("standard"):
         epoch = workflow.load_run(str(home / "lsplus")).epoch
     for name in ("block_3", "fc"):
-        folder = runs.make_folder(runs.attack_folder(home / "lsplus" / "attacks", name, "linear"))
+        folder = make_folder(runs.attack_folder(home / "lsplus" / "attacks", name, "linear"))
         made = (samples.attempt("linear", 0.5, side=16),)
         result = AttackResult(name, (8,), made, answers=Answers(0.9, 0.1, 359), auxiliary=300)
         runs.write_attempt(folder, result, {"epoch_of_run": epoch})
@@ -114,7 +115,7 @@ def test_a_battered_run_is_shown_as_far_as_it_can_be_read(copy):
     (copy / "attacks" / "fc-broken").mkdir()
     (copy / "attacks" / "fc-broken" / "scores.csv").write_text("image")
     runs.write_guarantees(copy / "attacks", {"fc": (Guarantee("fc", 359, mse_floor=0.01, nats=3.0), {})})
-    old = runs.make_folder(copy / "attacks" / "logits-linear")
+    old = make_folder(copy / "attacks" / "logits-linear")
     made = AttackResult("logits", (10,), (samples.attempt("linear", 0.5, side=16),))
     runs.write_attempt(old, made, {"epoch_of_run": 7})
     contents = gather(opened(["lsplus"]))

@@ -225,6 +225,7 @@ def attack_target(
     recall: Callable[[Attack, tuple[Attempt, ...]], Attempt | None] = lambda attack, before: None,
     on_attempt: Callable[[Attack, AttackResult], None] = lambda attack, result: None,
     progress: Progress = silent,
+    pause: Callable[[Attack, tuple[Attempt, ...]], Pause] = lambda attack, before: NEVER,
 ) -> AttackResult:
     """Make every attack in turn.
 
@@ -236,6 +237,7 @@ def attack_target(
       recall: an attempt that was made before, given the attack and the attempts before it; None: make it.
       on_attempt: called after an attack was made, with the result so far, its own attempt last.
       progress: told how far each attack is.
+      pause: where an attack can be left and gone on with, given what ``recall`` is given.
     """
     result = AttackResult(target.cut, target.z_shape, (), exam.notes, exam.answers, batch_size(target.auxiliary) or 0)
     for attack in attacks:
@@ -243,7 +245,8 @@ def attack_target(
         if found is not None:
             result = joined(result, [found])
             continue
-        made = make_attempt(target, attack, exam, result.attempts, keep=keep, progress=progress)
+        aimed = dataclasses.replace(target, pause=pause(attack, result.attempts))
+        made = make_attempt(aimed, attack, exam, result.attempts, keep=keep, progress=progress)
         result = joined(result, [made])
         on_attempt(attack, result)
     return result

@@ -28,6 +28,9 @@ from gpz_jax.taps.batch_axis import batch_size
 #: The attack has flattened when its best selection loss fell by less than this share over the last fifth of it.
 FLAT = 0.01
 
+#: Steps that are asked of the device ahead of time at most: whoever asks the attack to stop waits for these.
+AHEAD = 32
+
 #: What the edge sends for the attacker's images is asked for once and kept on the device up to this many bytes; beyond
 #: that it is asked for again at every step, which costs a forward pass of the edge but no memory.
 KEPT_BYTES = 2**30
@@ -45,6 +48,61 @@ class State(NamedTuple):
     def variables(self) -> dict[str, Any]:
         """The decoder's variables."""
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class Course(NamedTuple):
+    """How far a training is, as one pytree: what is saved where it is left.
+
+    Attributes:
+      state: of the decoder.
+      best: its variables after the best epoch so far.
+      best_epoch: that epoch, from 1.
+      losses: the selection loss after every epoch, float32 ``(epochs,)``; NaN where none was taken yet.
+      epoch: epochs done.
+      step: steps done of the next.
+    """
+
+    state: State
+    best: dict[str, Any]
+    best_epoch: Array
+    losses: Array
+    epoch: Array
+    step: Array
+
+    @staticmethod
+    def begin(state: State, epochs: int, target: Target) -> "Course":
+        """Before the first step."""
+        best = jax.tree.map(jnp.copy, state.variables)
+        zero, losses = jnp.zeros((), jnp.int32), jnp.full(epochs, jnp.nan, jnp.float32)
+        return Course(state, best, *parallel.replicate((zero, losses, zero, zero), target.mesh))
+
+    def after_step(self, state: State, index: int) -> "Course":
+        """With step number ``index`` of the epoch taken; waits for the device now and then, as a stop has to."""
+        if index % AHEAD == 0:
+            jax.block_until_ready(state)
+        return self._replace(state=state, step=_like(self.step, index + 1))
+
+    def after_epoch(self, loss: float) -> "Course":
+        """With an epoch ended, whose selection loss this is."""
+        done, known = int(self.epoch), np.asarray(self.losses)
+        changed = {"epoch": _like(self.epoch, done + 1), "step": _like(self.step, 0)}
+        if not done or loss < np.min(known[:done]):
+            best = jax.tree.map(jnp.copy, self.state.variables)
+            changed |= {"best": best, "best_epoch": _like(self.best_epoch, done + 1)}
+        losses = known.copy()
+        losses[done] = loss
+        state = self.state._replace(plateau=_tell_plateau(self.state.plateau, jnp.float32(loss)))
+        return self._replace(state=state, losses=_like(self.losses, losses), **changed)
+
+    def is_over(self, steps_left: int, patience: int | None) -> bool:
+        """Whether no step is left, or no epoch was better than the best for as many as the patience says."""
+        done = int(self.epoch)
+        return steps_left <= 0 or (patience is not None and done > 0 and done - int(self.best_epoch) >= patience)
+
+
+def _like(old: Array, value: Any) -> Array:
+    """A value in the place and dtype of another."""
+    return jax.device_put(jnp.asarray(value, old.dtype), old.sharding)
 
 
 class Trained(NamedTuple):
@@ -150,33 +208,35 @@ def train_decoder(target: Target, decoder: Decoder, *, progress: Progress = sile
     noise_key, selection_key = (jax.random.fold_in(order_key, i) for i in (1, 2))
     state, images = _begin(target, decoder, init_key)
     batch_size = _batch_size(target, len(images.fit))
-    losses: list[float] = []
-    best: dict[str, Any] = {}
-    steps_left = math.inf if settings.steps is None else settings.steps
-    for epoch in range(settings.epochs):
-        order, epoch_key = epoch_order(order_key, epoch, len(images.fit)), jax.random.fold_in(noise_key, epoch)
-        for index in range(int(min(len(images.fit) // batch_size, steps_left))):
-            state = attack_step(
-                state, target.variables, images.fit, images.sent, order, jnp.int32(index), epoch_key, target.reference,
-                edge=target.edge, decoder=decoder, batch_size=batch_size, lr=settings.lr, mesh=target.mesh,
-            )  # fmt: skip
-        steps_left -= len(images.fit) // batch_size
-        loss = _selection_loss(target, decoder, state.variables, images, selection_key)
-        if not np.isfinite(loss):
-            raise UserError(
-                f"the attack on {target.cut} diverged in epoch {epoch + 1}: its loss is not finite; lower lr (now "
-                f"{settings.lr:g})",
-                field="lr",
-            )
-        if not losses or loss < min(losses):
-            best = {"epoch": epoch + 1, "variables": jax.tree.map(jnp.copy, state.variables)}
-        losses.append(loss)
-        state = state._replace(plateau=_tell_plateau(state.plateau, jnp.float32(loss)))
-        progress(epoch + 1, settings.epochs, f"mse {loss:.4f}")
-        if steps_left <= 0 or (settings.patience is not None and epoch + 1 - best["epoch"] >= settings.patience):
-            break
-    gain = last_gain(np.array(losses))
-    return Trained(decoder, best["variables"], best["epoch"], np.array(losses), gain < FLAT, gain)
+    steps = len(images.fit) // batch_size
+    most = settings.epochs * steps if settings.steps is None else min(settings.steps, settings.epochs * steps)
+    begin = Course.begin(state, settings.epochs, target)
+    course = target.pause.recall("decoder", begin) or begin
+    with target.pause.watched():
+        while not course.is_over(most - int(course.epoch) * steps, settings.patience):
+            epoch = int(course.epoch)
+            order, epoch_key = epoch_order(order_key, epoch, len(images.fit)), jax.random.fold_in(noise_key, epoch)
+            for index in range(int(course.step), min(steps, most - epoch * steps)):
+                state = attack_step(
+                    course.state, target.variables, images.fit, images.sent, order, jnp.int32(index), epoch_key,
+                    target.reference, edge=target.edge, decoder=decoder, batch_size=batch_size, lr=settings.lr,
+                    mesh=target.mesh,
+                )  # fmt: skip
+                course = course.after_step(state, index)
+                if target.pause.due():
+                    target.pause.save("decoder", course)
+            loss = _selection_loss(target, decoder, course.state.variables, images, selection_key)
+            if not np.isfinite(loss):
+                raise UserError(
+                    f"the attack on {target.cut} diverged in epoch {epoch + 1}: its loss is not finite; lower lr (now "
+                    f"{settings.lr:g})",
+                    field="lr",
+                )
+            course = course.after_epoch(loss)
+            progress(epoch + 1, settings.epochs, f"mse {loss:.4f}")
+    losses = np.asarray(course.losses, np.float64)[: int(course.epoch)]
+    gain = last_gain(losses)
+    return Trained(decoder, course.best, int(course.best_epoch), losses, gain < FLAT, gain)
 
 
 def _batch_size(target: Target, count: int) -> int:

@@ -24,6 +24,7 @@ from jax import Array
 from jaxtyping import Float, Float32
 
 from gpz_jax.errors import UserError
+from gpz_jax.inversion.pause import NEVER, Pause
 
 #: Steps between two calls of ``on_step``.
 EVERY = 50
@@ -74,6 +75,8 @@ def invert(
     restarts: int = 1,
     start: Float[Array | np.ndarray, "N H W C"] | None = None,
     on_step: Callable[[int], None] | None = None,
+    pause: Pause = NEVER,
+    piece: str = "images",
 ) -> Inverted:
     """Find an image for every z, all of a batch at once; of each image the restart of least total is kept.
 
@@ -96,6 +99,8 @@ def invert(
       restarts: starts tried.
       start: images to begin the first restart from, in place of noise.
       on_step: called with the number of steps done, all restarts counted, every 50 of them.
+      pause: asked after every step; what it keeps of this call goes by the name ``piece``.
+      piece: see ``pause``.
 
     Returns:
       See :class:`Inverted`.
@@ -114,31 +119,62 @@ def invert(
     shape = (len(z), *x_shape)
     _check(send, variables, z, shape, start, {"steps": steps, "lr": lr, "tv": tv, "restarts": restarts})
     scale, weight, rate, total_steps = _scale(z), jnp.float32(tv), jnp.float32(lr), jnp.float32(steps)
-    best, histories = None, []
-    for restart in range(restarts):
-        if start is not None and restart == 0:
-            x = jnp.clip(jnp.array(start, jnp.float32), 0, 1)
-        else:
-            x = jax.random.uniform(jax.random.fold_in(key, restart), shape)
-        state = _State(x, optax.scale_by_adam().init(x), jnp.zeros(steps, jnp.float32), jnp.int32(0))
-        # A Python loop, not lax.scan: on the CPU convolutions inside a scan are some hundred times slower.
-        for step in range(steps):
-            state = _step(state, variables, z, scale, weight, rate, total_steps, send=send)
-            done = restart * steps + step + 1
-            if on_step is not None and done % EVERY == 0:
-                on_step(done)
-        histories.append(state.history)
-        found = (state.x, *_objective(state.x, variables, z, scale, weight, send=send))
-        best = found if best is None else _better(best, found)
-    assert best is not None  # restarts >= 1
+
+    def begin(restart: int) -> _State:
+        first = start if start is not None and restart == 0 else None
+        noise = jax.random.uniform(jax.random.fold_in(key, restart), shape) if first is None else first
+        x = jnp.clip(jnp.array(noise, jnp.float32), 0, 1)
+        return _State(x, optax.scale_by_adam().init(x), jnp.zeros(steps, jnp.float32), jnp.int32(0))
+
+    way = _Way.begin(begin(0), restarts)
+    way = pause.recall(piece, way) or way
+    with pause.watched():
+        while (restart := int(way.restart)) < restarts:
+            state = way.state
+            # A Python loop, not lax.scan: on the CPU convolutions inside a scan are some hundred times slower.
+            for step in range(int(state.count), steps):
+                state = _step(state, variables, z, scale, weight, rate, total_steps, send=send)
+                done = restart * steps + step + 1
+                if on_step is not None and done % EVERY == 0:
+                    on_step(done)
+                if step % EVERY == 0:
+                    jax.block_until_ready(state)
+                if pause.due():
+                    pause.save(piece, way._replace(state=state))
+            found = (state.x, *_objective(state.x, variables, z, scale, weight, send=send))
+            way = way.after(restart, state, found, begin(restart + 1))
+        pause.save(piece, way)  # so that what follows can be gone on with alone
+    best, histories = way.best, way.histories
     if not bool(jnp.isfinite(best[2]).all()):
         raise UserError(f"the inversion's objective is not finite; lower its learning rate (now {lr:g})")
-    history = np.mean(jax.device_get(histories), axis=0)  # (steps,)
+    history = np.mean(np.asarray(histories), axis=0)  # (steps,)
     before, after = float(history[-(steps // 5) - 1]), float(history[-1])
     settled = steps >= 5 and before - after < max(FLAT * before, NOTHING)
     chunks = [np.mean(part) for part in np.array_split(history, min(steps, CHUNKS))]
     x, objective, total = best
     return Inverted(x, objective, total, np.array(chunks, np.float32), settled)
+
+
+class _Way(NamedTuple):
+    """How far an inversion is, as one pytree: what is saved where it is left."""
+
+    state: _State
+    best: tuple[Array, Array, Array]
+    histories: Array
+    restart: Array
+
+    @staticmethod
+    def begin(state: _State, restarts: int) -> "_Way":
+        """Before the first step of so many restarts."""
+        none = jnp.full(len(state.x), jnp.nan, jnp.float32)
+        histories = jnp.zeros((restarts, len(state.history)), jnp.float32)
+        return _Way(state, (jnp.zeros_like(state.x), none, none), histories, jnp.int32(0))
+
+    def after(self, restart: int, state: _State, found: tuple[Array, Array, Array], following: _State) -> "_Way":
+        """With a restart ended; of every image the better of what it found and the best before it."""
+        best = found if restart == 0 else _better(self.best, found)
+        histories = self.histories.at[restart].set(state.history)
+        return _Way(following, best, histories, jnp.int32(restart + 1))
 
 
 def _check(send, variables, z, shape, start, options) -> None:

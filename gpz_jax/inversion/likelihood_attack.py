@@ -1,6 +1,7 @@
 """The attack that trains nothing and holds the edge half: it fits an image to each z (``likelihood.py``)."""
 
 import dataclasses
+import zlib
 from functools import partial
 from typing import Any, ClassVar
 
@@ -66,12 +67,16 @@ class LikelihoodAttack(Attack):
         steps = settings.steps or STEPS
         assert target.white_box is not None  # checked
         ask = _Ask(target.edge._replace(network=target.white_box))
-        invert = partial(likelihood.invert, ask, target.variables, x_shape=target.x_shape, steps=steps, key=key)
+        invert = partial(
+            likelihood.invert, ask, target.variables, x_shape=target.x_shape, steps=steps, key=key, pause=target.pause
+        )
         _, selection = target.fit_and_selection()
         ((x, z),) = target.batches(selection[:TV_IMAGES], key)
         errors = {}
         for tv in TV if settings.tv is None else (settings.tv,):
-            errors[tv] = float(np.mean(np.asarray(metrics.mse(x, invert(z=z, tv=tv, lr=RATE["noise"]).x))))
+            errors[tv] = float(
+                np.mean(np.asarray(metrics.mse(x, invert(z=z, tv=tv, lr=RATE["noise"], piece=f"tv-{tv:g}").x)))
+            )
         if not np.isfinite(list(errors.values())).any():
             raise UserError(f"the likelihood attack on {target.cut} found no finite image")
         tv = min(errors, key=lambda tv: errors[tv])
@@ -85,6 +90,7 @@ class LikelihoodAttack(Attack):
                 restarts=settings.restarts if start is None else 1,
                 start=start,
                 on_step=lambda done: progress(done, total, ""),
+                piece=f"images-{zlib.crc32(np.asarray(z).tobytes()):08x}",
             )
             return Reconstruction(found.x, bool(found.settled), last_gain(np.asarray(found.history)))
 

@@ -22,6 +22,7 @@ from gpz_jax.config import AttackSettings
 from gpz_jax.defences import NONE, Defence, Reference
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.metrics import as_pixels
+from gpz_jax.inversion.pause import NEVER, Pause
 from gpz_jax.inversion.results import Attempt, Training
 from gpz_jax.seeds import seed_of
 from gpz_jax.taps import TappedNetwork
@@ -111,6 +112,7 @@ class Target:
       white_box: the network from what is rebuilt, for attacks that take its gradient; None if it is not at hand.
       images: whether images in [0, 1] are rebuilt, and not just numbers.
       mesh: devices.
+      pause: asked after every step of long work, which can be left there and gone on with.
     """
 
     edge: Edge
@@ -122,6 +124,7 @@ class Target:
     white_box: TappedNetwork | None = None
     images: bool = True
     mesh: Mesh = dataclasses.field(default_factory=parallel.data_mesh)
+    pause: Pause = NEVER
 
     @property
     def cut(self) -> str:

@@ -11,13 +11,13 @@ from gpz_jax.runs.attacks import (
     write_table,
 )
 from gpz_jax.runs.beside import edge_milliseconds, versions
-from gpz_jax.runs.checkpoints import Checkpoints, Loaded, latest_of_all, saved_epochs
+from gpz_jax.runs.checkpoints import Checkpoints, Loaded, Place, latest_of_all, saved_epochs
 from gpz_jax.runs.epochs import append_metrics, epochs, keep_epochs, read_metrics, write_epochs
 from gpz_jax.runs.folder import (
     Run,
     check_folder,
     differences,
-    free,
+    made_free,
     member_name,
     network_name,
     open_run,
@@ -26,16 +26,9 @@ from gpz_jax.runs.folder import (
     write_config,
 )
 from gpz_jax.runs.guarantees import read_guarantees, write_guarantees
+from gpz_jax.runs.owner import owned
 from gpz_jax.runs.probes import probe_folders, probe_name, read_probe, write_probe
-from gpz_jax.runs.records import (
-    SCHEMA_VERSION,
-    dynamics_store,
-    make_folder,
-    save_tree,
-    schema_of,
-    write_json,
-    write_zarr,
-)
+from gpz_jax.runs.records import SCHEMA_VERSION, load_tree, save_tree, schema_of
 from gpz_jax.runs.steps import (
     CHUNK,
     PARAMETER_TERMS,
@@ -46,6 +39,8 @@ from gpz_jax.runs.steps import (
     steps_dataset,
     steps_folder,
 )
+from gpz_jax.runs.unfinished import Unfinished
+from gpz_jax.runs.zarr_records import dynamics_store, write_zarr
 
 __all__ = [
     "CHUNK",
@@ -55,8 +50,10 @@ __all__ = [
     "Checkpoints",
     "Layout",
     "Loaded",
+    "Place",
     "Run",
     "StepRecord",
+    "Unfinished",
     "append_metrics",
     "attack_folder",
     "check_folder",
@@ -66,13 +63,14 @@ __all__ = [
     "epochs",
     "file_name",
     "forget_attempt",
-    "free",
     "keep_epochs",
     "latest_of_all",
-    "make_folder",
+    "load_tree",
+    "made_free",
     "member_name",
     "network_name",
     "open_run",
+    "owned",
     "probe_folders",
     "probe_name",
     "read_attempt",
@@ -94,7 +92,6 @@ __all__ = [
     "write_config",
     "write_epochs",
     "write_guarantees",
-    "write_json",
     "write_probe",
     "write_table",
     "write_zarr",

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from gpz_jax.atomic import write_json, write_text
 from gpz_jax.errors import UserError
 from gpz_jax.inversion import identification
 from gpz_jax.inversion.results import (
@@ -41,8 +42,10 @@ from gpz_jax.inversion.results import (
     joined,
 )
 from gpz_jax.inversion.verdict import verdict_of
+from gpz_jax.json_files import read_json
 from gpz_jax.presentation import csv_text
-from gpz_jax.runs.records import SCHEMA_VERSION, save_tree, schema_of, write_json, write_text
+from gpz_jax.runs.records import SCHEMA_VERSION, save_tree, schema_of
+from gpz_jax.runs.seals import broken, digest_of_files, with_check, without_check
 
 RESULT = "result.json"
 SCORES = "scores.csv"
@@ -97,8 +100,12 @@ def write_attempt(folder: Path, result: AttackResult, asked: Mapping[str, Any]) 
     np.savez(folder / PICTURES, **dict[str, Any](_pictures(attempt)))
     if attempt.parameters is not None:
         save_tree(folder / PARAMETERS, attempt.parameters)
-    write_json(folder / RESULT, _written(result, attempt, asked))
+    files = {name: digest for name, digest in digest_of_files(folder).items() if name.startswith(_SEALED)}
+    write_json(folder / RESULT, with_check({**_written(result, attempt, asked), "files": files}))
 
+
+#: Files that a result is read from, by what their names begin with; result.json holds their digests.
+_SEALED = (SCORES, PICTURES, PARAMETERS)
 
 #: Which pictures an attempt keeps, by what the names of their arrays begin with.
 _KEPT = {"first": "", "best_inverted": "best_", "worst_inverted": "worst_"}
@@ -160,8 +167,10 @@ def read_attempt(folder: Path, asked: Mapping[str, Any]) -> Attempt | None:
         if not _same(asked, written["asked"], old=schema_of(written, folder) < SCHEMA_VERSION):
             return None
         return _with_arrays(_attempt(written), folder)
-    except UserError:
-        raise
+    except UserError as error:
+        if "newer gpz_jax" in str(error):
+            raise
+        return None
     except _DAMAGE:
         return None
 
@@ -170,11 +179,15 @@ def read_result(file: Path) -> dict[str, Any]:
     """What a result.json says, one of gpz_jax 0.1.0 in the words of now.
 
     Raises:
-      UserError: it is of a newer schema than this package knows.
-      OSError, ValueError, KeyError, TypeError: it is not there or damaged.
+      UserError: it is of a newer schema than this package knows, or damaged.
+      OSError, ValueError, KeyError, TypeError: it is not there or damaged, or a file that it names is.
     """
-    written = dict(json.loads(file.read_text()))
-    if schema_of(written, file) == SCHEMA_VERSION:
+    written = dict(read_json(file, finite=False))
+    version = schema_of(written, file)
+    written = without_check(written, file)
+    if why := broken(file.parent, {"files": written.get("files", {})}):
+        raise ValueError(why)
+    if version == SCHEMA_VERSION:
         return written
     asked = dict(written["asked"])
     if "epoch_of_victim" in asked:
@@ -245,7 +258,7 @@ def _result(written: Mapping[str, Any], attempt: Attempt) -> AttackResult:
 
 
 def _with_arrays(attempt: Attempt, folder: Path) -> Attempt:
-    with (folder / SCORES).open(newline="") as file:
+    with (folder / SCORES).open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0] if name not in ("image", "label")}
     labels = np.array([int(row["label"]) for row in rows])
@@ -324,7 +337,7 @@ def read_results(home: Path, on_problem: Problem, epoch: int | None = None) -> l
             on_problem(file, str(error))
             continue
         except _DAMAGE as error:
-            on_problem(file, f"{file} cannot be read ({type(error).__name__})")
+            on_problem(file, f"{file} cannot be read ({type(error).__name__}: {error})")
             continue
         found[alone.cut] = joined(found[alone.cut], [attempt]) if alone.cut in found else alone
     return list(found.values())

@@ -1,162 +1,211 @@
-"""Checkpoints of a run, sealed: the last two and the best, written while the next epoch trains."""
+"""Checkpoints of a run, sealed: the last two epochs, the best, and where a stopped or long epoch had got to."""
 
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
+from gpz_jax.atomic import partial_path, write_json
 from gpz_jax.errors import UserError
+from gpz_jax.json_files import read_json
+from gpz_jax.runs.aside import set_aside
 from gpz_jax.runs.folder import Run
-from gpz_jax.runs.records import write_json
+from gpz_jax.runs.records import load_tree, save_tree
+from gpz_jax.runs.seals import broken, read_seal, seal_folder, with_check, without_check
+
+#: What an epoch measured, its line in metrics.jsonl, kept with its checkpoint.
+MEASURED = "measured.json"
+
+
+class Place(NamedTuple):
+    """How far training is: epochs behind it, and steps taken of the one that follows."""
+
+    epoch: int
+    step: int = 0
+
+    def __str__(self) -> str:
+        """As its folder is called, ``7`` or ``7+120``."""
+        return f"{self.epoch}+{self.step}" if self.step else str(self.epoch)
+
+    @property
+    def words(self) -> str:
+        """As a person would say it."""
+        return f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
+
+    @classmethod
+    def of(cls, folder: Path) -> "Place | None":
+        """What a folder's name says; None if it is not that of a checkpoint."""
+        parts = folder.name.split("+")
+        if len(parts) > 2 or not all(part.isascii() and part.isdecimal() and len(part) < 16 for part in parts):
+            return None
+        return cls(*map(int, parts))
+
+
+class Middle(NamedTuple):
+    """What is saved in the middle of an epoch: the state, and the sums of the epoch so far."""
+
+    state: Any
+    totals: Any
 
 
 class Loaded(NamedTuple):
-    """A state read back, the epochs it has behind it, and what had to be said about the way there."""
+    """A state read back: where it was saved, and what had to be said about the way there.
+
+    ``totals``: of the epoch so far, None between epochs; ``measured``: what its epoch's line of metrics held, None
+    where that was not kept.
+    """
 
     state: Any
-    epoch: int
-    notes: tuple[str, ...]
+    place: Place
+    notes: tuple[str, ...] = ()
+    totals: Any = None
+    measured: Mapping[str, Any] | None = None
+
+    @property
+    def epoch(self) -> int:
+        """Epochs behind it."""
+        return self.place.epoch
 
 
 class Checkpoints:
-    """The run's checkpoints: the last two, and the best by validation accuracy (ties: by validation loss).
+    """The run's checkpoints: the last two epochs, and the best by validation accuracy (ties: by validation loss).
 
-    Each carries a seal, the SHA-256 of its files and the shapes of its arrays: Orbax itself would load a flipped byte
-    without a word, and answers what it cannot load with hundreds of lines on stderr. Its v1 API is still marked
-    experimental; this is the only place that uses it.
+    Each is written beside its place, sealed (the SHA-256 of its files and the shapes of its arrays) and put there whole
+    before training goes on: a kill costs the epoch under way, or the steps since the last save within it, no more.
+    The seal, because Orbax itself would load a flipped byte without a word, and answers what it cannot load with
+    hundreds of lines on stderr.
     """
 
     def __init__(self, run: Run):
-        self._folder = run.subfolder("checkpoints")
-        self._writer: Any = None
-        self._under_way: tuple[int, dict[str, str], Any] | None = None
+        self._run = run
+        self._folder = run.folder / "checkpoints"
 
-    def __enter__(self) -> "Checkpoints":
-        return self
+    def save(self, epoch: int, state: Any, *, measured: Mapping[str, Any], candidate: bool) -> None:
+        """Save the state after ``epoch`` epochs.
 
-    def __exit__(self, *error: object) -> None:
-        self._finish()
-        if self._writer is not None:
-            self._writer.close()
-
-    def save(self, epoch: int, state: Any, *, accuracy: float, loss: float, candidate: bool) -> None:
-        """Save the state after ``epoch`` epochs; ``candidate`` for the best (not while warming up).
-
-        The files are written while the next epoch trains; a kill meanwhile costs that epoch, no more.
+        Args:
+          epoch: epochs behind it.
+          state: to be saved.
+          measured: what the epoch measured, its line in metrics.jsonl.
+          candidate: whether it may be the best (not while warming up).
         """
-        self._finish()
-        if self._writer is None:
-            self._writer = self._open_writer()
-        metrics: Any = {"accuracy": accuracy, "loss": loss} if candidate else None
-        state = jax.tree.map(jnp.copy, state)  # the next step donates the original
-        response = self._writer.save_async(epoch, state, metrics=metrics, overwrite=True)
-        self._under_way = (epoch, _shapes(state), response)
+        self._write(Place(epoch), state, measured=measured, candidate=candidate)
+        kept = [Place(number) for number in saved_epochs(self._folder)]
+        best = max(kept, key=lambda place: (self._rank(place), place))
+        for place in _saved_places(self._folder):
+            if place.step or place not in (*kept[-2:], best):
+                shutil.rmtree(self._folder / str(place))
 
-    def _finish(self) -> None:
-        """Wait for the checkpoint that is being written, and seal it."""
-        if self._under_way is None:
-            return
-        (epoch, shapes, response), self._under_way = self._under_way, None
-        response.result()
-        folder = self._folder / str(epoch)
-        write_json(folder / _SEAL, {"files": _hashes(folder), "arrays": shapes})
+    def save_middle(self, place: Place, state: Any, totals: Any) -> None:
+        """Save the state in the middle of an epoch, with the sums of the epoch so far, in place of an earlier one."""
+        self._write(place, Middle(state, totals), candidate=False)
+        for other in _saved_places(self._folder):
+            if other.step and other != place:
+                shutil.rmtree(self._folder / str(other))
 
-    def _open_writer(self) -> Any:
-        from orbax.checkpoint import v1 as ocp
+    def _write(self, place: Place, tree: Any, *, candidate: bool, measured: Mapping[str, Any] | None = None) -> None:
+        folder = self._run.subfolder("checkpoints") / str(place)
+        partial = partial_path(folder)
+        try:
+            save_tree(partial, tree)
+            if measured is not None:
+                write_json(partial / MEASURED, with_check({"candidate": candidate, "measured": dict(measured)}))
+            seal_folder(partial, arrays=shapes_of(tree))
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
 
-        policies = ocp.training.preservation_policies
-        best: Any = policies.BestN(get_metric_fn=_rank, n=1, keep_checkpoints_without_metrics=False)  # pyright: ignore
-        keep: Any = policies.AnyPreservationPolicy([policies.LatestN(2), best])
-        return ocp.training.Checkpointer(str(self._folder), preservation_policy=keep)
+    def set_aside_after(self, done: Place | None) -> list[str]:
+        """Put aside what training will not go on from, damaged or of later epochs; says what, and where it lies now."""
+        told = []
+        for place in _saved_places(self._folder):
+            damage = _damage(self._folder / str(place), None)
+            if damage is not None or done is None or place > done:
+                why = f"damaged, {damage}" if damage is not None else "of later than training goes on from"
+                there = set_aside(self._run.folder, self._folder / str(place), f"checkpoint-{place}")
+                told.append(f"the checkpoint of {place.words} ({why}) is set aside in {there}")
+        return told
 
-    def _steps(self) -> list[int]:
-        self._finish()
-        return saved_epochs(self._folder)
+    def latest(self, abstract: Any, *, totals: Any = None, up_to: Place | None = None) -> Loaded | None:
+        """The last checkpoint that can be read, or None if there is none at all.
 
-    def discard_damaged(self) -> list[int]:
-        """Remove damaged checkpoints and return their epochs: at every save Orbax reads the metrics of all."""
-        import shutil
-
-        damaged = [step for step in self._steps() if _damage(self._folder / str(step), None) is not None]
-        for step in damaged:
-            shutil.rmtree(self._folder / str(step))
-        return damaged
-
-    def discard_after(self, epoch: int) -> None:
-        """Remove the checkpoints of later epochs: training goes on from that one and will write them again."""
-        import shutil
-
-        for step in self._steps():
-            if step > epoch:
-                shutil.rmtree(self._folder / str(step))
-
-    def latest(self, abstract: Any, *, up_to: int | None = None) -> Loaded | None:
-        """The last checkpoint (of those ``up_to`` an epoch) that can be read, or None if there is none at all."""
-        steps = self._steps()[::-1]
-        return self._first_readable([step for step in steps if up_to is None or step <= up_to], abstract)
+        Args:
+          abstract: shapes, dtypes and places of the state.
+          totals: those of an epoch's sums; None to leave out what was saved within epochs.
+          up_to: leave out later ones.
+        """
+        places = [place for place in _saved_places(self._folder)[::-1] if totals is not None or not place.step]
+        return self._first_readable([place for place in places if up_to is None or place <= up_to], abstract, totals)
 
     def best(self, abstract: Any) -> Loaded | None:
         """The best checkpoint by validation that can be read, or None if there is none at all."""
-        ranks = {step: _rank_of(self._folder / str(step)) for step in self._steps()}
-        return self._first_readable(sorted(ranks, key=lambda step: (ranks[step], step), reverse=True), abstract)
+        places = [Place(epoch) for epoch in saved_epochs(self._folder)]
+        ranked = sorted(places, key=lambda place: (self._rank(place), place), reverse=True)
+        return self._first_readable(ranked, abstract, None)
 
-    def _first_readable(self, steps: Iterable[int], abstract: Any) -> Loaded | None:
-        from orbax.checkpoint import v1 as ocp
-
+    def _first_readable(self, places: Iterable[Place], abstract: Any, totals: Any) -> Loaded | None:
         notes: list[str] = []
-        for step in steps:
-            why = _damage(self._folder / str(step), abstract)
+        for place in places:
+            folder, like = self._folder / str(place), Middle(abstract, totals) if place.step else abstract
+            why = _damage(folder, like)
             if why is None:
                 try:
-                    return Loaded(ocp.load(str(self._folder / str(step)), abstract), step, tuple(notes))
+                    tree = load_tree(folder, like)
+                    state, sums = tree if place.step else (tree, None)
+                    return Loaded(state, place, tuple(notes), sums, _measured(folder)[1])
                 except Exception as error:  # whatever Orbax makes of what it cannot read: another is tried
                     why = _brief(error)
-            notes.append(f"checkpoint of epoch {step} cannot be read ({why}); falling back to another")
+            notes.append(f"checkpoint of {place.words} cannot be read ({why}); falling back to another")
         if notes:
             why = notes[0].removesuffix("; falling back to another")
             raise UserError(f"no checkpoint in {self._folder} can be read: {why}; train the run again")
         return None
 
+    def _rank(self, place: Place) -> tuple[float, float]:
+        """By validation accuracy, then loss; one that is no candidate (saved while warming up) comes last."""
+        folder = self._folder / str(place)
+        try:
+            candidate, measured = _measured(folder)
+            if not candidate:
+                return (-math.inf, -math.inf)
+            assert measured is not None
+            return (float(measured["validation_accuracy"]), -float(measured["validation_loss"]))
+        except (UserError, OSError, ValueError, KeyError, TypeError):
+            return (math.inf, math.inf)  # damaged: to be tried, and found out, before another is called the best
 
-def latest_of_all(checkpoints: Sequence[Checkpoints], abstract: Any) -> list[Loaded] | None:
-    """Every run's checkpoint of the last epoch of which all of them can be read; None if there is no such epoch."""
+
+def latest_of_all(checkpoints: Sequence[Checkpoints], abstract: Any, totals: Any = None) -> list[Loaded] | None:
+    """Every run's checkpoint of the last place of which all of them can be read; None if there is no such place."""
     up_to = None
     while True:
-        loaded = [one.latest(abstract, up_to=up_to) for one in checkpoints]
+        loaded = [one.latest(abstract, totals=totals, up_to=up_to) for one in checkpoints]
         found = [one for one in loaded if one is not None]
         if len(found) < len(loaded):
             return None
-        up_to = min(one.epoch for one in found)
-        if all(one.epoch == up_to for one in found):
+        up_to = min(one.place for one in found)
+        if all(one.place == up_to for one in found):
             return found
 
 
 def saved_epochs(folder: Path) -> list[int]:
     """Epochs of the checkpoints in a folder, whole or not, in order; none if there is no such folder."""
+    return [place.epoch for place in _saved_places(folder) if not place.step]
+
+
+def _saved_places(folder: Path) -> list[Place]:
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.is_dir() and path.name.isdecimal())
+    found = ((Place.of(path), path) for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+    return sorted(place for place, path in found if place is not None and str(place) == path.name)
 
 
-_SEAL = "seal.json"
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file below a folder but the seal itself."""
-    hashes = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.name != _SEAL:
-            with path.open("rb") as opened:
-                hashes[str(path.relative_to(folder))] = hashlib.file_digest(opened, "sha256").hexdigest()
-    return hashes
-
-
-def _shapes(tree: Any) -> dict[str, str]:
+def shapes_of(tree: Any) -> dict[str, str]:
+    """Path -> dtype and shape of every array of a pytree, in words."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): f"{leaf.dtype} {list(leaf.shape)}" for path, leaf in leaves}
 
@@ -164,35 +213,36 @@ def _shapes(tree: Any) -> dict[str, str]:
 def _damage(folder: Path, abstract: Any | None) -> str | None:
     """What is wrong with a checkpoint: its files, or that it is of another state than ``abstract``; None if nothing."""
     try:
-        seal = json.loads((folder / _SEAL).read_text())
-        sealed, theirs = dict(seal["files"]), dict(seal["arrays"])
-    except FileNotFoundError:
-        return None  # killed just after the save; Orbax makes a checkpoint appear whole or not at all
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return f"{_SEAL} is damaged"
-    there = _hashes(folder)  # of the files that are there: a path that a file names is not followed
-    for name, digest in sealed.items():
-        if there.get(name) != digest:
-            return f"{name} is {'damaged' if name in there else 'missing'}"
-    ours = theirs if abstract is None else _shapes(abstract)
+        seal = read_seal(folder)
+    except UserError:
+        return "seal.json is damaged"
+    if seal is None:  # of 0.1.0, killed just after the save; Orbax makes a checkpoint appear whole or not at all
+        return None if any(folder.iterdir()) else "it is empty"
+    theirs = seal.get("arrays")
+    if not isinstance(theirs, dict):
+        return "seal.json is damaged"
+    if why := broken(folder, seal):
+        return why
+    ours = theirs if abstract is None else shapes_of(abstract)
     for name in {**ours, **theirs}:
         if ours.get(name) != theirs.get(name):
             return f"{name} is {theirs.get(name, 'not in it')}, by config.json it is {ours.get(name, 'not in it')}"
     return None
 
 
-def _rank_of(folder: Path) -> tuple[float, float]:
-    """What :func:`_rank` says of a checkpoint; one without metrics (saved while warming up) comes last."""
-    if not (folder / "metrics").is_dir():
-        return (-math.inf, -math.inf)
-    try:
-        return _rank(json.loads((folder / "metrics" / "metrics").read_text()))
-    except (OSError, ValueError, KeyError, TypeError):
-        return (math.inf, math.inf)  # damaged: to be tried, and found out, before another is called the best
+def _measured(folder: Path) -> tuple[bool, Mapping[str, Any] | None]:
+    """Whether a checkpoint may be the best, and its epoch's line of metrics, None where that was not kept.
 
-
-def _rank(metrics: Any) -> tuple[float, float]:
-    return (metrics["accuracy"], -metrics["loss"])
+    Raises:
+      UserError: it is damaged.
+    """
+    if (folder / MEASURED).exists():
+        kept = without_check(read_json(folder / MEASURED, finite=False), folder / MEASURED)
+        return bool(kept["candidate"]), kept["measured"]
+    if not (folder / "metrics").is_dir():  # as Orbax's own Checkpointer, which wrote earlier runs, keeps them
+        return False, None
+    found = read_json(folder / "metrics" / "metrics", finite=False)
+    return True, {"validation_accuracy": found["accuracy"], "validation_loss": found["loss"]}
 
 
 def _brief(error: Exception) -> str:

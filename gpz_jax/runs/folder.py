@@ -6,27 +6,34 @@ runs/NAME/
   metrics.jsonl     one line an epoch, and the radius of every cut after it
   dynamics.zarr     labelled, for xarray: group "epochs" (the same; epoch x cut x class) and, of a tracked run, group
                     "steps" (step x cut x class, see steps.py)
-  checkpoints/      Orbax, one folder an epoch: the last two and the best
+  checkpoints/      Orbax, one folder an epoch: the last two and the best; 7+120 where epoch 8 was left at step 120
   probe/            a table and a labelled record for every probe
   attacks/          one folder a cut and decoder
   figures/
+  aside/            what training fell back over, damaged or of later epochs; not read again
+  owner.json        while a process is at work in the folder: which
 
 The runs of a sweep lie in one folder, NAME/ls0.3-seed0/ and so on, each a run folder as above; beside them
 NAME/dynamics.zarr holds the groups of all of them, with two more dims, alpha and seed.
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
-import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from gpz_jax.atomic import make_folder, write_json
 from gpz_jax.config import Config
 from gpz_jax.errors import UserError
+from gpz_jax.json_files import read_json
 from gpz_jax.presentation import is_text
-from gpz_jax.runs.records import SCHEMA_VERSION, make_folder, schema_of, write_json
+from gpz_jax.runs.owner import owned
+from gpz_jax.runs.records import SCHEMA_VERSION, schema_of
+from gpz_jax.runs.seals import with_check, without_check
 from gpz_jax.settings_files import from_mapping
 
 _PACKAGES = ("gpz-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "dm-pix")
@@ -75,6 +82,7 @@ def network_name(config: Config) -> str:
     return f"{data}-{model.model}{width}{depth}"
 
 
+@contextlib.contextmanager
 def start(
     config: Config,
     *,
@@ -85,8 +93,8 @@ def start(
     channels: int,
     from_torch: dict[str, Any] | None = None,
     class_names: tuple[str, ...] | None = None,
-) -> Run:
-    """A new run folder, or with ``resume`` the one that is there.
+) -> Iterator[Run]:
+    """A new run folder, or with ``resume`` the one that is there; held while the context lasts (see ``owner.py``).
 
     Args:
       config: the resolved configuration.
@@ -100,15 +108,17 @@ def start(
 
     Raises:
       UserError: the folder holds a run and ``resume`` is off; it holds a run of another configuration or other
-        images; it cannot be written.
+        images; it cannot be written; another process is at work in it.
     """
     path = Path(folder) if folder else Path("runs") / readable_name(config)
     if folder is None and not resume:
-        path = free(path)
+        path = made_free(path)
     run = Run(path.absolute(), config, fingerprint, num_classes, channels, from_torch, class_names)
     check_folder(run, resume=resume)
-    write_config(run)
-    return run
+    with owned(run.folder):
+        check_folder(run, resume=resume)  # again: another process may have begun there meanwhile
+        write_config(run)
+        yield run
 
 
 def check_folder(run: Run, *, resume: bool) -> None:
@@ -121,7 +131,7 @@ def check_folder(run: Run, *, resume: bool) -> None:
                 field=("resume", "run"),
             )
         _check_same(open_run(path), run)
-    elif path.exists() and path.is_dir() and any(path.iterdir()):
+    elif path.is_dir() and any(not entry.name.startswith("owner.") for entry in path.iterdir()):
         raise UserError(
             f"{path} is not empty and holds no config.json, so it is no run folder; choose another with `run`",
             field="run",
@@ -133,17 +143,19 @@ def write_config(run: Run) -> None:
     make_folder(run.folder)
     write_json(
         run.folder / "config.json",
-        {
-            "schema_version": SCHEMA_VERSION,
-            "config": dataclasses.asdict(run.config),
-            "fingerprint": run.fingerprint,
-            "num_classes": run.num_classes,
-            "class_names": None if run.class_names is None else list(run.class_names),
-            "channels": run.channels,
-            "versions": {name: _version(name) for name in _PACKAGES},
-            "devices": [str(device) for device in jax.devices()],
-            "from_torch": run.from_torch,
-        },
+        with_check(
+            {
+                "schema_version": SCHEMA_VERSION,
+                "config": dataclasses.asdict(run.config),
+                "fingerprint": run.fingerprint,
+                "num_classes": run.num_classes,
+                "class_names": None if run.class_names is None else list(run.class_names),
+                "channels": run.channels,
+                "versions": {name: _version(name) for name in _PACKAGES},
+                "devices": [str(device) for device in jax.devices()],
+                "from_torch": run.from_torch,
+            }
+        ),
     )
 
 
@@ -156,8 +168,9 @@ def open_run(folder: str | Path) -> Run:
         hint = f"; runs beside it: {', '.join(known[:5])}" if known else "; make one with python -m gpz_jax.train"
         raise UserError(f"{path} is not a run folder (no config.json){hint}")
     try:
-        written = dict(json.loads(file.read_text()))
+        written = dict(read_json(file))
         schema_of(written, file)
+        written = without_check(written, file)
         config = from_mapping(Config, written["config"], where=str(file))
         fields = (str(written["fingerprint"]), int(written["num_classes"]), int(written["channels"]))
         from_torch = written.get("from_torch", written.get("imported"))  # the latter in 0.1.0
@@ -231,12 +244,21 @@ def _check_same(old: Run, new: Run) -> None:
         )
 
 
-def free(path: Path) -> Path:
-    """The path, numbered if it is taken."""
+def made_free(path: Path) -> Path:
+    """Make a new folder of that name, numbered if it is taken; two processes never get the same one.
+
+    Raises:
+      UserError: it cannot be made.
+    """
     number, found = 2, path
-    while found.exists():
-        found, number = path.with_name(f"{path.name}-{number}"), number + 1
-    return found
+    make_folder(path.parent)
+    while True:
+        try:
+            found.mkdir()
+        except FileExistsError:
+            found, number = path.with_name(f"{path.name}-{number}"), number + 1
+        else:
+            return found
 
 
 def _version(package: str) -> str:

@@ -1,15 +1,17 @@
 """What lies under the attack curve, on disk: ``guarantees.json`` beside the attacks of a run, an entry a cut."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpz_jax.atomic import write_json
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.guarantee_result import Guarantee
-from gpz_jax.runs.records import SCHEMA_VERSION, schema_of, write_json
+from gpz_jax.json_files import read_json
+from gpz_jax.runs.records import SCHEMA_VERSION, schema_of
+from gpz_jax.runs.seals import with_check, without_check
 
 GUARANTEES = "guarantees.json"
 
@@ -31,14 +33,18 @@ def read_guarantees(home: Path, on_problem: Callable[[str], None] = lambda why: 
       UserError: it is of a newer schema than this package knows.
     """
     file = home / GUARANTEES
-    try:
-        written = json.loads(file.read_text())
-        schema_of(written, file)
-        return {str(cut): _read(str(cut), entry) for cut, entry in written["cuts"].items()}
-    except FileNotFoundError:
+    if not file.exists():
         return {}
-    except UserError:
-        raise
+    try:
+        written = read_json(file)
+        schema_of(written, file)
+        written = without_check(written, file)
+        return {str(cut): _read(str(cut), entry) for cut, entry in written["cuts"].items()}
+    except UserError as error:
+        if "newer gpz_jax" in str(error):
+            raise
+        on_problem(str(error))
+        return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         on_problem(f"{file} cannot be read ({type(error).__name__})")
         return {}
@@ -53,7 +59,7 @@ def _read(cut: str, entry: Mapping[str, Any]) -> tuple[Guarantee, dict[str, Any]
 def write_guarantees(home: Path, kept: Kept) -> None:
     """Write all guarantees of a folder of attacks, in place of those that lie there."""
     cuts = {cut: {**_written(found), "asked": asked} for cut, (found, asked) in kept.items()}
-    write_json(home / GUARANTEES, {"schema_version": SCHEMA_VERSION, "cuts": cuts})
+    write_json(home / GUARANTEES, with_check({"schema_version": SCHEMA_VERSION, "cuts": cuts}))
 
 
 def _written(found: Guarantee) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Probe records of a run: ``probe/NAME.zarr``, those of gpz_jax 0.1.0 too."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 from gpz_jax.analysis.probe_result import Probe
-from gpz_jax.runs.records import schema_of, write_zarr
+from gpz_jax.errors import UserError
+from gpz_jax.runs.records import schema_of
+from gpz_jax.runs.zarr_records import read_zarr, write_zarr
 
 #: What the variables and dims of a record of schema 1 are called now. Its ``radius`` was W.
 _RENAMED = {
@@ -40,7 +41,7 @@ def write_probe(folder: Path, name: str, probe: Probe) -> list[str]:
     record = probe.to_xarray()
     try:
         before = _settings(read_probe(folder / f"{name}.zarr"))
-    except Exception:  # nothing there, or nothing that could be read: nothing is lost
+    except UserError:  # nothing there, or nothing that could be read: nothing is lost
         before = {}
     now = _settings(record)
     write_zarr(record, folder / f"{name}.zarr")
@@ -62,17 +63,10 @@ def read_probe(folder: Path):
     """A probe's record, an ``xarray.Dataset`` in the words of today whatever version wrote it.
 
     Raises:
-      UserError: it was written by a newer gpz_jax.
-      Exception: whatever xarray and zarr make of a damaged store.
+      UserError: it was written by a newer gpz_jax, is damaged, or no record of gpz_jax.
     """
-    import xarray as xr
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # zarr's, of a store that was not written by us to the end
-        with xr.open_zarr(folder) as record:
-            version = schema_of(record.attrs, folder)
-            record.load()
-    return record if version > 1 else _renamed(record)
+    record = read_zarr(folder)
+    return record if schema_of(record.attrs, folder) > 1 else _renamed(record)
 
 
 def _renamed(record):

@@ -1,11 +1,15 @@
 """dynamics.zarr/steps: the ledger of single training steps, appended to while a run trains and read afterwards.
 
-Dims step, cut (every one, in order), class; a row of every variable is one step. The coordinate ``step`` is written
-last of a row's variables: rows beyond its length are what a crash left half written, and no reader sees them.
+Dims step, cut (every one, in order), class; a row of every variable is one step. How many rows there are stands in the
+attribute ``rows``, written after them: rows beyond it are what a crash left half written, and no reader sees them. The
+attribute ``seal`` beside it is of all that these rows hold.
 """
 
+import hashlib
+import json
 import shutil
 import warnings
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +20,7 @@ from jaxtyping import Float
 from gpz_jax.analysis import bounds
 from gpz_jax.errors import UserError
 from gpz_jax.runs.records import SCHEMA_VERSION, schema_of
+from gpz_jax.runs.zarr_records import UNREADABLE, check_format, unreadable
 
 _Z = "squared units of z"
 
@@ -149,8 +154,9 @@ def steps_folder(run_folder: Path) -> Path:
 class StepRecord:
     """A run's ledger, open to be appended to. Every file of it is replaced whole, so that a kill damages no old row."""
 
-    def __init__(self, group: Any):
+    def __init__(self, group: Any, digests: Sequence[int] = ()):
         self._group = group
+        self._digests = list(digests)
 
     @classmethod
     def open(cls, run_folder: Path, layout: Layout, *, keep_steps: int) -> "StepRecord":
@@ -162,46 +168,80 @@ class StepRecord:
           keep_steps: steps that lie behind the checkpoint that training continues from; 0 starts a new ledger.
 
         Raises:
-          UserError: the ledger that is to be continued cannot be read, is of a newer schema, or of other cuts.
+          UserError: the ledger that is to be continued cannot be read, is damaged, of a newer schema, or of other cuts.
         """
         import zarr
 
         folder = steps_folder(run_folder)
         if keep_steps and (folder / "zarr.json").is_file():
             try:
+                check_format(folder)
                 group = zarr.open_group(str(folder), mode="r+")
                 if schema_of(group.attrs, folder) < SCHEMA_VERSION:
                     group = _rewritten(run_folder, layout)
                 if _are_there(group, layout.variables):
                     _check_coordinates(group, layout, folder)
-                    record = cls(group)
-                    record._cut(int(np.searchsorted(_whole(group["step"]), keep_steps)))
+                    kept = read_steps(run_folder)  # which holds the rows against their seal
+                    record = cls(group, _digests_of(kept))
+                    record._cut(int(np.searchsorted(kept["step"].values, keep_steps)))
                     return record
-            except _UNREADABLE as error:
-                raise _unreadable(folder, error) from None
+            except UNREADABLE as error:
+                raise _damaged(folder, error) from None
         zarr.open_group(str(folder.parent), mode="a")  # so that the groups below can be opened as one tree
         return cls(_new_group(folder, layout))
 
     def append(self, rows: Mapping[str, np.ndarray]) -> None:
-        """Add rows: ``step`` ``(n,)`` and every variable, ``(n, …)``; once ``step`` is written, last, they count."""
+        """Add rows: ``step`` ``(n,)`` and every variable, ``(n, …)``; they count once the number of rows is written."""
         count, dimensions = np.asarray(self._group["count"]), np.asarray(self._group["dimension"])
         rows = {**rows, "decision_bound": decision_bounds(rows["radius"], count.tolist(), dimensions.tolist())}
-        begin = self._group["step"].shape[0]
+        begin = len(self._digests)
         end = begin + len(rows["step"])
         for name in (*(name for name in rows if name != "step"), "step"):
             self._resize(name, end)
             self._group[name][begin:end] = rows[name]
+        written = {name: np.asarray(values, self._group[name].dtype) for name, values in rows.items()}
+        self._digests += _row_digests(written)
+        self._seal()
 
     def _cut(self, length: int) -> None:
-        # Numbers beyond it go first: they would be back when the array grows, before the rows are.
-        if self._group["step"].shape[0] > length:
-            self._group["step"][length:] = -1
+        if len(self._digests) > length:
+            del self._digests[length:]
+            self._seal()  # before the rows go: what is beyond it counts for nothing
         self._resize("step", length)
 
     def _resize(self, name: str, length: int) -> None:
         array = self._group[name]
         if array.shape[0] != length:
             array.resize((length, *array.shape[1:]))
+
+    def _seal(self) -> None:
+        plain = {**dict(self._group.attrs), "rows": len(self._digests)}
+        coordinates = {name: np.asarray(self._group[name][:]).tolist() for name in _COORDINATES}
+        self._group.attrs.update({"rows": plain["rows"], "seal": _seal_of(plain, coordinates, self._digests)})
+
+
+def _row_digests(rows: Mapping[str, np.ndarray]) -> list[int]:
+    """One number a row, of all its variables; their order does not count."""
+    names = sorted(rows)
+    values = {name: np.ascontiguousarray(rows[name]) for name in names}
+    found = []
+    for i in range(len(values["step"])):
+        digest = 0
+        for name in names:
+            digest = zlib.crc32(values[name][i].tobytes(), zlib.crc32(name.encode(), digest))
+        found.append(digest)
+    return found
+
+
+def _digests_of(kept) -> list[int]:
+    """The digests of rows that were read."""
+    return _row_digests({"step": kept["step"].values, **{name: kept[name].values for name in kept.data_vars}})
+
+
+def _seal_of(attributes: Mapping[str, Any], coordinates: Mapping[str, Any], digests: Sequence[int]) -> str:
+    """SHA-256 of what a ledger holds: what is said of it, its coordinates, and the digests of its rows."""
+    plain = {str(name): value for name, value in attributes.items() if name != "seal"}
+    return hashlib.sha256(json.dumps([plain, coordinates, list(digests)], sort_keys=True).encode()).hexdigest()
 
 
 def _new_group(folder: Path, layout: Layout) -> Any:
@@ -250,13 +290,11 @@ def _whole(steps: Any) -> np.ndarray:
     return steps[: unwritten[0]] if len(unwritten) else steps
 
 
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, IndexError, RuntimeError)  # the last: of the codecs
-
-
-def _unreadable(folder: Path, error: Exception) -> UserError:
-    if isinstance(error, UserError):
+def _damaged(folder: Path, error: Exception) -> UserError:
+    if isinstance(error, UserError) and "damaged" not in str(error):
         return error
-    return UserError(f"{folder} cannot be read ({type(error).__name__}: {error}); train the run again")
+    why = str(unreadable(folder, error))
+    return UserError(f"{why}; move {folder} away, and --resume begins a new ledger where training goes on")
 
 
 def _are_there(group: Any, variables: Sequence[str]) -> bool:
@@ -284,15 +322,26 @@ def read_steps(run_folder: Path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            check_format(folder)
             group: Any = zarr.open_group(str(folder), mode="r")
-            version = schema_of(group.attrs, folder)
-            found = _arrays(group, len(_whole(group["step"])))
+            attributes = dict(group.attrs)
+            version = schema_of(attributes, folder)
+            rows = attributes.pop("rows", None)
+            found = _arrays(group, len(_whole(group["step"])) if rows is None else rows)
             if version == 1:
                 _add_between(found)
+            if missing := [name for name in ("step", "radius", "within", *_COORDINATES) if name not in found]:
+                raise UserError(f"{folder} is damaged: it holds no {missing[0]}")
             coords = {name: found.pop(name) for name in ("step", *_COORDINATES)}
-            return xr.Dataset(found, coords, dict(group.attrs))
-    except _UNREADABLE as error:
-        raise _unreadable(folder, error) from None
+            record = xr.Dataset(found, coords, attributes)
+        if rows is not None:
+            coordinates = {name: record[name].values.tolist() for name in _COORDINATES}
+            plain = {**{name: value for name, value in attributes.items() if name != "seal"}, "rows": rows}
+            if attributes.get("seal") != _seal_of(plain, coordinates, _digests_of(record)):
+                raise UserError(f"{folder} is damaged: its {rows} steps are not what was written")
+        return record.drop_attrs(deep=False).assign_attrs({k: v for k, v in attributes.items() if k != "seal"})
+    except UNREADABLE as error:
+        raise _damaged(folder, error) from None
 
 
 _COORDINATES = ("cut", "dimension", "class", "output", "count", "interference_cut")
@@ -304,6 +353,8 @@ def _arrays(group: Any, length: int) -> dict[str, tuple[tuple[str, ...], np.ndar
     for name in group.array_keys():
         array: Any = group[name]
         dims = tuple(_RENAMED.get(dim, dim) for dim in array.metadata.dimension_names)
+        if _RENAMED.get(name, name) in VARIABLES and dims != ("step", *VARIABLES[_RENAMED.get(name, name)].dims):
+            raise ValueError(f"{name} has the dims {', '.join(map(str, dims))}")
         whole = dims[0] != "step"
         if not whole and array.shape[0] < length:
             raise ValueError(f"{name} holds {array.shape[0]} of {length} steps")

@@ -32,6 +32,10 @@ How = Literal["vmap", "loop"]
 OnUpdate = Callable[[int, int, Any, tuple[Any, ...], Any], None]
 
 
+#: Steps that are asked of the device ahead of time at most: whoever asks training to stop waits for these.
+_AHEAD = 32
+
+
 def how_to(sweep: Literal["auto", "vmap", "loop"]) -> How:
     """What the setting ``sweep`` means on this machine's devices."""
     if sweep == "auto":
@@ -135,6 +139,10 @@ def fit(
     on_step: Callable[[int, int], None] = lambda epoch, step: None,
     on_update: OnUpdate | None = None,
     first_epoch: int = 0,
+    first_step: int = 0,
+    totals: Sequence[Totals] | None = None,
+    due: Callable[[], bool] = lambda: False,
+    on_due: Callable[[int, int, list[State], list[Totals]], None] | None = None,
 ) -> list[State]:
     """Train all runs from ``first_epoch`` to the last.
 
@@ -154,6 +162,10 @@ def fit(
       on_step: called with (epoch, step within it), for progress bars.
       on_update: called around every ``track_every``-th step; training is the same with and without.
       first_epoch: epochs already done.
+      first_step: steps already done of the epoch after them.
+      totals: sums of these steps, of every run; None where there are none.
+      due: asked after every step whether it is time to save.
+      on_due: called with (epochs done, steps done of the next, states, sums) when it is; they are donated afterwards.
 
     Returns:
       The states after the last epoch.
@@ -172,16 +184,22 @@ def fit(
         alphas = pack([jnp.float32(classifier.alpha_of(config.training, epoch)) for config in configs], how)
         orders = [own[epoch_order(key, epoch, count)] for own, key in zip(places, order_keys, strict=True)]
         orders = pack(orders, how)
-        carry = parallel.replicate(pack([(state, Totals.zero()) for state in states], how), mesh)
-        for index in range(steps):
+        sums = [Totals.zero() for _ in states] if totals is None else totals
+        carry = parallel.replicate(pack(list(zip(states, sums, strict=True)), how), mesh)
+        for index in range(first_step, steps):
             batch = (images, labels, orders, jnp.int32(index), alphas, noise_keys)
             step = epoch * steps + index
-            due = on_update is not None and step % track_every == 0
-            before = over_runs(_before, how)(carry) if due else carry
+            tracked = on_update is not None and step % track_every == 0
+            before = over_runs(_before, how)(carry) if tracked else carry
             carry = STEP[how](carry, *batch, recipe=recipe, mesh=mesh, how=how)
-            if on_update is not None and due:
+            if on_update is not None and tracked:
                 on_update(epoch + 1, step, before, batch, carry)
             on_step(epoch, index)
+            if step % _AHEAD == 0:
+                jax.block_until_ready(carry)
+            if on_due is not None and due():
+                on_due(epoch, index + 1, *map(list, zip(*unpack(carry, how), strict=True)))
+        first_step, totals = 0, None
         ended = [
             _end_epoch(*run, epoch=epoch, steps=steps, recipe=recipe, mesh=mesh, alone=len(configs) == 1)
             for run in zip(unpack(carry, how), configs, validation, strict=True)

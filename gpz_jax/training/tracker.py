@@ -14,6 +14,7 @@ from gpz_jax import presentation, runs
 from gpz_jax.analysis.attribution import over_ledger, summarise_ledger
 from gpz_jax.analysis.class_sums import missing_classes
 from gpz_jax.analysis.parameter_space import split_variables
+from gpz_jax.atomic import make_folder
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork, tap_shapes
 from gpz_jax.targets import check_labels, soft_targets
@@ -268,7 +269,7 @@ class Tracker:
             other = {*held.data_vars} ^ {*layout.variables}
             if self.first_step and other:
                 raise UserError(f"{folder} holds a ledger of other variables: {', '.join(sorted(map(str, other)))}")
-        return runs.StepRecord.open(runs.make_folder(folder), layout, keep_steps=self.first_step)
+        return runs.StepRecord.open(make_folder(folder), layout, keep_steps=self.first_step)
 
     # For people -------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from jax import Array
 
 from gpz_jax import defences, runs
 from gpz_jax.analysis.nulls import null_variables
+from gpz_jax.atomic import make_folder
 from gpz_jax.config import AttackConfig, check_attack, resolve
 from gpz_jax.data.batches import Pixels, normalise
 from gpz_jax.inversion import attacking, lpips
@@ -21,6 +22,8 @@ from gpz_jax.inversion.scoring import Exam
 from gpz_jax.presentation import number
 from gpz_jax.reporting import figures
 from gpz_jax.taps import valid_cuts
+from gpz_jax.workflow.attack_pause import AttackPause
+from gpz_jax.workflow.clock import Every
 from gpz_jax.workflow.common import progress_bar, say
 from gpz_jax.workflow.guarantees_of_run import keep_guarantee
 from gpz_jax.workflow.loaded_run import LoadedRun
@@ -34,11 +37,13 @@ def attack_run(
     seed: int | None = None,
     resume: bool = False,
     pictures: int = 10,
+    checkpoint_every: str | None = None,
 ) -> list[AttackResult]:
     """Attack a trained network at each cut, attack by attack, and score what is rebuilt of the test images.
 
     Each finished attack is written to ``attacks/CUT-ATTACK/`` (scores of every image, the leak list, what was fitted,
-    grids) before the next begins, so a kill costs the one under way. Attacks on the null model go to ``attacks-null``,
+    grids) before the next begins. One that is stopped by SIGTERM or SIGINT keeps how far it is and is gone on with by
+    ``resume``; a kill costs what was done since it was last saved. Attacks on the null model go to ``attacks-null``,
     on a defended edge to ``attacks-DEFENCE``. Tables are ``table.csv`` in those folders, of all that lies there, and
     ``attacks.png`` (the best attack on every cut) and ``attacks-CUT.png`` (all attacks on it) under ``figures/``.
 
@@ -48,6 +53,7 @@ def attack_run(
       seed: of the attacker; the run's own by default.
       resume: read attacks that were made with the same options instead of making them again.
       pictures: test images in the grids.
+      checkpoint_every: save an attack on its way every so many steps ("500") or minutes ("10min").
 
     Returns:
       One result a cut; its attempts without what was fitted, which is on disk.
@@ -56,6 +62,7 @@ def attack_run(
       UserError: an unknown or bypassed cut, attack, module, enrichment or defence, what cannot be built at a cut,
         weights of LPIPS that cannot be read (all before any attack starts); an attack whose loss is not finite.
     """
+    every = None if checkpoint_every is None else Every.parse(checkpoint_every)
     options = check_attack(options)
     seed = loaded.run.config.seed if seed is None else seed
     resolve(dataclasses.replace(loaded.run.config, seed=seed))  # for its check of the seed
@@ -66,19 +73,20 @@ def attack_run(
     targets = _targets(loaded, options, cuts, jax.random.key(seed))
     for target in targets:
         attacking.check_attacks(target, attacks)
-    home = loaded.run.subfolder(attack_home(options))
-    # The images themselves, not their number or name: another --aux must not pass for this one.
-    auxiliary = hashlib.sha256(targets[0].auxiliary.tobytes()).hexdigest()
-    keep = max(pictures, options.likelihood_images)
-    asked = {"seed": seed, "auxiliary": auxiliary, "epoch_of_run": loaded.epoch, "pictures": keep}
-    asked |= {"lpips": exam.lpips is not None, "defence": options.defence, "null": options.null}
-    runs.read_guarantees(home)  # of a newer schema: refused before anything runs
-    results = []
-    for target in targets:
-        shelf = _Shelf(home, target, asked, resume, pictures)
-        results.append(_attack(target, attacks, exam, shelf, keep))
-        keep_guarantee(home, loaded, target, asked, resume=resume)
-    _report(loaded, home, results, pictures)
+    with runs.owned(loaded.run.folder):
+        home = loaded.run.subfolder(attack_home(options))
+        # The images themselves, not their number or name: another --aux must not pass for this one.
+        auxiliary = hashlib.sha256(targets[0].auxiliary.tobytes()).hexdigest()
+        keep = max(pictures, options.likelihood_images)
+        asked = {"seed": seed, "auxiliary": auxiliary, "epoch_of_run": loaded.epoch, "pictures": keep}
+        asked |= {"lpips": exam.lpips is not None, "defence": options.defence, "null": options.null}
+        runs.read_guarantees(home)  # of a newer schema: refused before anything runs
+        results = []
+        for target in targets:
+            shelf = _Shelf(home, target, asked, resume, pictures, every)
+            results.append(_attack(target, attacks, exam, shelf, keep))
+            keep_guarantee(home, loaded, target, asked, resume=resume)
+        _report(loaded, home, results, pictures)
     return results
 
 
@@ -154,6 +162,7 @@ class _Shelf:
     asked: dict[str, Any]
     resume: bool
     pictures: int
+    every: Every | None = None
 
     def folder(self, attack: Attack) -> Path:
         return runs.attack_folder(self.home, self.target.cut, attack.name)
@@ -182,11 +191,17 @@ class _Shelf:
             say(f"{folder} holds another attack, which is replaced; --into NAME keeps both")
         return found
 
+    def pause(self, attack: Attack, before: tuple[Attempt, ...]) -> AttackPause:
+        """Where the attack is left when it is asked to stop, and gone on with by ``resume``."""
+        name = f"{attack.name} on {self.target.cut}"
+        asked = self.settings(attack, before)
+        return AttackPause(self.folder(attack), asked, resume=self.resume, every=self.every, name=name)
+
     def keep(self, attack: Attack, result: AttackResult) -> None:
         """Write the last attempt, and its grids."""
         *before, attempt = result.attempts
         cut = result.cut
-        folder = runs.make_folder(self.folder(attack))
+        folder = make_folder(self.folder(attack))
         runs.forget_attempt(folder)
         first = attempt.first
         rows = {cut: first.reconstructions[: self.pictures]}
@@ -195,6 +210,7 @@ class _Shelf:
             rows = {f"{end} inverted": found.reconstructions}
             figures.reconstruction_grid(found.originals, rows, folder / f"{end}.png")
         runs.write_attempt(folder, result, self.settings(attack, tuple(before)))
+        self.pause(attack, tuple(before)).finished()
 
 
 def _attack(target: Target, attacks: tuple[Attack, ...], exam: Exam, shelf: _Shelf, keep: int) -> AttackResult:
@@ -216,7 +232,7 @@ def _attack(target: Target, attacks: tuple[Attack, ...], exam: Exam, shelf: _She
                 _say_scores(target.cut, so_far.attempts[-1], bar.tasks[0].elapsed)
 
         result = attacking.attack_target(
-            target, attacks, exam, keep=keep, recall=recall, on_attempt=on_attempt, progress=progress
+            target, attacks, exam, keep=keep, recall=recall, on_attempt=on_attempt, progress=progress, pause=shelf.pause
         )
     fitted_on_disk = (dataclasses.replace(attempt, parameters=None) for attempt in result.attempts)
     return dataclasses.replace(result, attempts=tuple(fitted_on_disk))

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,9 +56,9 @@ class EpochProgress(NamedTuple):
 
 @contextlib.contextmanager
 def epoch_progress(epochs: int, steps: int, done: int = 0) -> Iterator[EpochProgress]:
-    """Progress of a training of so many epochs of so many steps, ``done`` of them behind it."""
+    """Progress of a training of so many epochs of so many steps, ``done`` steps behind it."""
     with progress_bar() as bar:
-        task = bar.add_task("training", total=epochs * steps, completed=done * steps)
+        task = bar.add_task("training", total=epochs * steps, completed=done)
         yield EpochProgress(bar, task, epochs, steps)
 
 
@@ -97,6 +97,10 @@ def probe_batches(split: Split, mesh: Mesh) -> Iterator[tuple[Any, Any, Any]]:
 
 def abstract_state(recipe: classifier.Recipe, channels: int, mesh: Mesh) -> classifier.State:
     """Shapes, dtypes and places of a state, for reading checkpoints."""
-    shapes = jax.eval_shape(lambda: classifier.init_state(jax.random.key(0), recipe, channels))
-    everywhere = jax.NamedSharding(mesh, jax.P())
+    return on_mesh(lambda: classifier.init_state(jax.random.key(0), recipe, channels), mesh)
+
+
+def on_mesh(made: Callable[[], Any], mesh: Mesh) -> Any:
+    """Shapes, dtypes and places, on every device, of what a function would give."""
+    shapes, everywhere = jax.eval_shape(made), jax.NamedSharding(mesh, jax.P())
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere), shapes)

@@ -60,7 +60,7 @@ def run_from_torch(file: str | Path, config: Config, *, folder: str | None = Non
     # Only now a folder is made: a file that does not fit should not leave one in the way of the next try.
     folder = folder or str(Path("runs") / f"{runs.readable_name(config)}-torch")
     from_torch = {"file": file.name, "sha256": _sha256(file), "epoch": release.epoch, "accuracy": release.best_accuracy}
-    run = runs.start(
+    with runs.start(
         config,
         folder=folder,
         resume=resume,
@@ -69,9 +69,9 @@ def run_from_torch(file: str | Path, config: Config, *, folder: str | None = Non
         channels=channels,
         from_torch=from_torch,
         class_names=source.class_names,
-    )
-    say(f"run folder {run.folder}")
-    _write_epoch_0(run, recipe, state, measured, dealt.validation, mesh)
+    ) as run:
+        say(f"run folder {run.folder}")
+        _write_epoch_0(run, recipe, state, measured, dealt.validation, mesh)
     _say_how_it_fares(from_torch, measured)
     if dealt.auxiliary.images is dealt.train.images:
         say(
@@ -126,12 +126,11 @@ def _write_epoch_0(
     tracked = splits.balanced_subset(validation, config.training.track_size, seed=config.seed)
     moments = measure(network, state.variables, probe_batches(tracked, mesh), run.num_classes)
     record = {"epoch": 0, "alpha": config.training.ls, **measured, "cuts": cut_summary(network, moments)}
-    with runs.Checkpoints(run) as checkpoints:
-        checkpoints.discard_damaged()
-        runs.keep_epochs(run, -1)
-        runs.append_metrics(run, record)
-        accuracy, loss = measured["validation_accuracy"], measured["validation_loss"]
-        checkpoints.save(0, state, accuracy=accuracy, loss=loss, candidate=True)
+    checkpoints = runs.Checkpoints(run)
+    for text in (*checkpoints.set_aside_after(runs.Place(0)), *runs.keep_epochs(run, -1)):
+        say(text)
+    checkpoints.save(0, state, measured=record, candidate=True)
+    runs.append_metrics(run, record)
     runs.write_epochs(run)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpz_jax import defences, runs
+from gpz_jax import defences
+from gpz_jax.atomic import make_folder
 from gpz_jax.inversion import attacking
 from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.guarantees import PROBES, SLOPES, guarantees_at
@@ -43,7 +44,7 @@ def keep_guarantee(
     if resume and earlier is not None and earlier[1] == depends:
         return earlier[0]
     found = guarantee_of(loaded, target)
-    write_guarantees(runs.make_folder(home), {**kept, target.cut: (found, depends)})
+    write_guarantees(make_folder(home), {**kept, target.cut: (found, depends)})
     return found
 
 

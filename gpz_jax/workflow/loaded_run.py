@@ -70,8 +70,7 @@ def load_run(
         dealt = dealt._replace(auxiliary=_other_auxiliary(aux, dealt, source, data))
     recipe = classifier.recipe_for(config, run.num_classes, run.channels)
     mesh = parallel.data_mesh()
-    with runs.Checkpoints(run) as checkpoints:
-        loaded = checkpoints.best(abstract_state(recipe, run.channels, mesh))
+    loaded = runs.Checkpoints(run).best(abstract_state(recipe, run.channels, mesh))
     if loaded is None:
         raise UserError(
             f"{folder} has no checkpoint yet; train it with python -m gpz_jax.train --run {folder} --resume"

@@ -71,7 +71,8 @@ def probe_run(loaded: LoadedRun, options: ProbeConfig = ProbeConfig(), *, seed: 
         bar.advance(task)
     of_run = {"run": loaded.run.folder.name, "split": options.split, "labels": options.labels, "epoch": loaded.epoch}
     found = dataclasses.replace(found, settings={**of_run, **found.settings})
-    _store(loaded, options, found)
+    with runs.owned(loaded.run.folder):
+        _store(loaded, options, found)
     return found
 
 

@@ -1,5 +1,6 @@
 """Train a sweep, several seeds under several alphas at once: each an ordinary run folder, and one record of all."""
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from gpz_jax.errors import UserError
 from gpz_jax.reporting.tables import Column, Sheet
 from gpz_jax.runs.folder import Run
 from gpz_jax.training import classifier, sweep
+from gpz_jax.workflow.clock import Every
 from gpz_jax.workflow.common import abstract_state, load_data, probe_batches, say, short
 from gpz_jax.workflow.loaded_run import LoadedRun
 from gpz_jax.workflow.train_command import check_trainable, on_this_machine, with_auxiliary_of_run
@@ -37,6 +39,7 @@ def train_sweep(
     how: Literal["auto", "vmap", "loop"] = "auto",
     folder: str | None = None,
     resume: bool = False,
+    checkpoint_every: str | None = None,
 ) -> Sweep:
     """Train every seed under every alpha, all at once.
 
@@ -48,7 +51,8 @@ def train_sweep(
         faster of the two on this machine.
       folder: holds the run folders (``ls0.3-seed0`` and so on) and ``dynamics.zarr``, the record of all of them; None
         for ``runs/`` and a readable name.
-      resume: continue from the last epoch of which all runs have a checkpoint.
+      resume: continue from the last place of which all runs have a checkpoint.
+      checkpoint_every: as for :func:`gpz_jax.workflow.train_run`.
 
     Returns:
       The runs.
@@ -57,6 +61,7 @@ def train_sweep(
       UserError: what :func:`gpz_jax.workflow.train_run` refuses; a seed or alpha given twice; seeds with training
         splits of different sizes; a folder with other runs; a loss of any run that is not finite.
     """
+    every = None if checkpoint_every is None else Every.parse(checkpoint_every)
     seeds, alphas = tuple(seeds) or (config.seed,), tuple(alphas) or (config.training.ls,)
     configs, root = _settle(config, seeds, alphas, folder, resume)
     dealt = _deal(configs[0], seeds)
@@ -66,13 +71,19 @@ def train_sweep(
     # Before any folder is made, as in train_run.
     _check_sizes(configs[0], dealt)
     check_trainable(configs[0], first, network, parallel.data_mesh())
+    if folder is None and not resume:
+        root = runs.made_free(root)
     tasks = [_task(root, one, dealt[one.seed]) for one in configs]
     _check_folders(root, [task.run for task in tasks], resume)
-    for task in tasks:
-        runs.write_config(task.run)
-    say(f"{len(tasks)} run folders in {short(root.absolute())}")
-    train_into(tasks, how=sweep.how_to(how), resume=resume)
-    _write_joint_record(root, [task.run for task in tasks], seeds, alphas)
+    with contextlib.ExitStack() as held:
+        for path in (root, *(task.run.folder for task in tasks)):
+            held.enter_context(runs.owned(path))
+        _check_folders(root, [task.run for task in tasks], resume)  # again: another process may have begun meanwhile
+        for task in tasks:
+            runs.write_config(task.run)
+        say(f"{len(tasks)} run folders in {short(root.absolute())}")
+        train_into(tasks, how=sweep.how_to(how), resume=resume, checkpoint_every=every)
+        _write_joint_record(root, [task.run for task in tasks], seeds, alphas)
     return Sweep(root.absolute(), tuple(_best(task.run, dealt[task.run.config.seed]) for task in tasks))
 
 
@@ -93,8 +104,6 @@ def _settle(
             raise UserError(f"{flag} {twice[0]} is given twice; every run is trained once")
     named = on_this_machine(dataclasses.replace(config, data=dataclasses.replace(config.data, aux="held-out")))
     root = Path(folder) if folder else Path("runs") / f"{runs.network_name(named)}-sweep"
-    if folder is None and not resume:
-        root = runs.free(root)
 
     def of_all(config: Config) -> list[Config]:
         made = []
@@ -143,6 +152,7 @@ def _check_sizes(config: Config, dealt: dict[int, Dealt]) -> None:
 def _check_folders(root: Path, made: Sequence[Run], resume: bool) -> None:
     """Raise :class:`UserError` unless all runs can be begun, or with ``resume`` gone on with; writes nothing."""
     there = sorted(root.iterdir()) if root.is_dir() else []
+    there = [path for path in there if not path.name.startswith("owner.") and _holds(path)]
     if there and not resume:
         raise UserError(f"{root} is not empty; continue what it holds with --resume or choose another with --run")
     if (root / "config.json").exists():
@@ -163,11 +173,16 @@ def _check_folders(root: Path, made: Sequence[Run], resume: bool) -> None:
         )
 
 
+def _holds(path: Path) -> bool:
+    """Whether there is more than the lock of a folder that is just being made."""
+    return not path.is_dir() or any(not entry.name.startswith("owner.") for entry in path.iterdir())
+
+
 def _write_joint_record(root: Path, made: Sequence[Run], seeds: Sequence[int], alphas: Sequence[float]) -> None:
     """dynamics.zarr of all runs: their own groups, with two more dims, alpha and seed."""
     folder = runs.dynamics_store(root)
-    if all(map(runs.read_metrics, made)):  # else someone took metrics.jsonl away
-        runs.write_zarr(joint([runs.epochs(run) for run in made], seeds, alphas), folder / "epochs")
+    if all(runs.read_metrics(run, lambda why: None) for run in made):  # else someone took metrics.jsonl away
+        runs.write_zarr(joint([runs.epochs(run, lambda why: None) for run in made], seeds, alphas), folder / "epochs")
     if made[0].config.track.track_every is not None:
         records = [runs.read_steps(run.folder) for run in made]
         runs.write_zarr(joint(records, seeds, alphas), folder / "steps")
@@ -201,8 +216,7 @@ def joint(records: Sequence[Any], seeds: Sequence[int], alphas: Sequence[float])
 def _best(run: Run, dealt: Dealt) -> LoadedRun:
     """A run as ``load_run`` would open it."""
     recipe, mesh = classifier.recipe_for(run.config, run.num_classes, run.channels), parallel.data_mesh()
-    with runs.Checkpoints(run) as checkpoints:
-        loaded = checkpoints.best(abstract_state(recipe, run.channels, mesh))
+    loaded = runs.Checkpoints(run).best(abstract_state(recipe, run.channels, mesh))
     assert loaded is not None
     network = classifier.network_for(recipe, run.channels)
     return LoadedRun(run, network, recipe, loaded.state.variables, dealt.splits, dealt.source, mesh, loaded.epoch)

@@ -15,26 +15,32 @@ from gpz_jax.models import MODELS
 from gpz_jax.runs.folder import Run
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.training import classifier
+from gpz_jax.workflow.clock import Every
 from gpz_jax.workflow.common import load_data, say
 from gpz_jax.workflow.probe_command import rules_to_apply
 from gpz_jax.workflow.training_loop import Task, train_into
 
 
-def train_run(config: Config, *, folder: str | None = None, resume: bool = False) -> Run:
+def train_run(
+    config: Config, *, folder: str | None = None, resume: bool = False, checkpoint_every: str | None = None
+) -> Run:
     """Train a classifier into a run folder, keeping the radius of every cut after every epoch.
 
     Args:
       config: what to train; resolved here.
       folder: the run folder; None for ``runs/`` and a readable name.
       resume: continue what the folder holds.
+      checkpoint_every: save within epochs, too: every so many steps ("500") or minutes ("10min").
 
     Returns:
       The run.
 
     Raises:
       UserError: bad settings (those of the probe that may follow included) or data; a folder that holds another
-        run; a loss that is not finite.
+        run, or in which another process is at work; a loss that is not finite.
+      Stopped: SIGTERM or SIGINT asked for it; what was reached is saved.
     """
+    every = None if checkpoint_every is None else Every.parse(checkpoint_every)
     if resume and config.data.aux == "auto":
         config = with_auxiliary_of_run(config, folder)
     config = resolve_here(config)
@@ -43,7 +49,7 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
     recipe = classifier.recipe_for(config, dealt.num_classes, channels)
     # Before the folder is made: what cannot be trained should not leave a run folder in the way of the next try.
     check_trainable(config, dealt, classifier.network_for(recipe, channels), parallel.data_mesh())
-    run = runs.start(
+    with runs.start(
         config,
         folder=folder,
         resume=resume,
@@ -51,9 +57,9 @@ def train_run(config: Config, *, folder: str | None = None, resume: bool = False
         num_classes=dealt.num_classes,
         channels=channels,
         class_names=source.class_names,
-    )
-    say(f"run folder {run.folder}")
-    train_into([Task(run, dealt)], resume=resume)
+    ) as run:
+        say(f"run folder {run.folder}")
+        train_into([Task(run, dealt)], resume=resume, checkpoint_every=every)
     return run
 
 

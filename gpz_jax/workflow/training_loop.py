@@ -1,6 +1,5 @@
 """Train runs of one recipe, side by side, each into its folder: what a single run and a sweep have in common."""
 
-import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gpz_jax import parallel, runs
+from gpz_jax import interruption, parallel, runs
 from gpz_jax.analysis.class_sums import missing_classes
 from gpz_jax.analysis.radius import Moments, measure, summarise
 from gpz_jax.data import sources
@@ -19,9 +18,10 @@ from gpz_jax.reporting import figures
 from gpz_jax.runs.folder import Run
 from gpz_jax.taps import TappedNetwork, tap_shapes
 from gpz_jax.training import classifier, sweep
-from gpz_jax.training.classifier import Recipe, State
+from gpz_jax.training.classifier import Recipe, State, Totals
 from gpz_jax.training.ledger import Ledger, Tracked
-from gpz_jax.workflow.common import abstract_state, epoch_progress, probe_batches, say
+from gpz_jax.workflow.clock import Clock, Every
+from gpz_jax.workflow.common import abstract_state, epoch_progress, on_mesh, probe_batches, say
 
 
 class Dealt(NamedTuple):
@@ -49,46 +49,50 @@ class EpochWriter(NamedTuple):
     mesh: Mesh
 
     def append(self, epoch: int, state: State, measured: dict[str, float]) -> dict[str, dict[str, Any]]:
-        """Measure every cut, write the epoch's line of metrics and its checkpoint; returns its :func:`cut_summary`."""
+        """Measure every cut, write the epoch's checkpoint and its line of metrics; returns its :func:`cut_summary`."""
         batches = probe_batches(self.probe, self.mesh)
         cuts = cut_summary(self.network, measure(self.network, state.variables, batches, self.run.num_classes))
-        runs.append_metrics(self.run, {"epoch": epoch, **measured, "cuts": cuts})
-        self.checkpoints.save(
-            epoch,
-            state,
-            accuracy=measured["validation_accuracy"],
-            loss=measured["validation_loss"],
-            candidate=epoch > (self.run.config.training.warmup_epochs or 0),
-        )
+        record = {"epoch": epoch, **measured, "cuts": cuts}
+        candidate = epoch > (self.run.config.training.warmup_epochs or 0)
+        # First the checkpoint, which keeps the line, too: metrics.jsonl holds no epoch that cannot be gone on from.
+        self.checkpoints.save(epoch, state, measured=record, candidate=candidate)
+        runs.append_metrics(self.run, record)
         return cuts
 
 
-def train_into(tasks: Sequence[Task], *, how: sweep.How = "loop", resume: bool = False) -> None:
+def train_into(
+    tasks: Sequence[Task], *, how: sweep.How = "loop", resume: bool = False, checkpoint_every: Every | None = None
+) -> None:
     """Train runs, keeping the radius of every cut after every epoch, and write their records and figures.
+
+    Asked to stop by SIGTERM or SIGINT, it finishes the step under way, saves all runs there and raises.
 
     Args:
       tasks: of one recipe; their folders and config.json are there.
       how: to take the steps (``training/sweep.py``).
-      resume: continue from the last epoch of which all of them have a checkpoint.
+      resume: continue from the last place of which all of them have a checkpoint.
+      checkpoint_every: save within epochs, too, so often.
 
     Raises:
       UserError: checkpoints that cannot be gone on from; a loss that is not finite.
+      Stopped: a signal asked for it; what was reached is saved.
     """
     first, mesh = tasks[0].run, parallel.data_mesh()
     recipe = classifier.recipe_for(first.config, first.num_classes, first.channels)
     network = classifier.network_for(recipe, first.channels)
     epochs, steps = first.config.training.epochs, len(tasks[0].splits.train) // recipe.batch_size
-    with contextlib.ExitStack() as opened:
-        checkpoints = [opened.enter_context(runs.Checkpoints(task.run)) for task in tasks]
-        states, done = _begin(tasks, checkpoints, recipe, mesh, resume=resume)
-        ledgers = []
-        if first.config.track.track_every is not None:
-            ledgers = [open_ledger(task, network, recipe, mesh, keep_steps=done * steps) for task in tasks]
-        writers = [
-            EpochWriter(task.run, saved, network, _probe_of_epochs(task), mesh)
-            for task, saved in zip(tasks, checkpoints, strict=True)
-        ]
-        progress = opened.enter_context(epoch_progress(epochs, steps, done))
+    checkpoints = [runs.Checkpoints(task.run) for task in tasks]
+    begun = _begin(tasks, checkpoints, recipe, mesh, resume=resume)
+    place, ledgers = begun.place, []
+    if first.config.track.track_every is not None:
+        keep = place.epoch * steps + place.step
+        ledgers = [open_ledger(task, network, recipe, mesh, keep_steps=keep) for task in tasks]
+    writers = [
+        EpochWriter(task.run, saved, network, _probe_of_epochs(task), mesh)
+        for task, saved in zip(tasks, checkpoints, strict=True)
+    ]
+    with interruption.noted() as stop, epoch_progress(epochs, steps, place.epoch * steps + place.step) as progress:
+        clock = Clock(checkpoint_every)
 
         def after_epoch(epoch: int, states: list[State], measured: list[dict[str, float]]) -> None:
             for ledger in ledgers:
@@ -96,9 +100,22 @@ def train_into(tasks: Sequence[Task], *, how: sweep.How = "loop", resume: bool =
             given = zip(writers, states, measured, strict=True)
             cuts = [writer.append(epoch, state, found) for writer, state, found in given]
             progress.epoch(epoch, _told(measured, cuts, network.cuts[-1]))
+            clock.restart()
+            if stop and epoch < epochs:
+                raise stop.stopped(f"epoch {epoch} of {epochs} is saved")
+
+        def on_due(epoch: int, step: int, states: list[State], totals: list[Totals]) -> None:
+            for ledger in ledgers:
+                ledger.flush()
+            at = runs.Place(epoch, step)
+            for saved, state, sums in zip(checkpoints, states, totals, strict=True):
+                saved.save_middle(at, state, sums)
+            clock.restart()
+            if stop:
+                raise stop.stopped(f"{at.words}, of {steps} steps, is saved")
 
         sweep.fit(
-            states,
+            begun.states,
             recipe=recipe,
             configs=[task.run.config for task in tasks],
             train=[task.splits.train for task in tasks],
@@ -108,37 +125,50 @@ def train_into(tasks: Sequence[Task], *, how: sweep.How = "loop", resume: bool =
             after_epoch=after_epoch,
             on_step=progress.step,
             on_update=sweep.append_rows(ledgers, how) if ledgers else None,
-            first_epoch=done,
+            first_epoch=place.epoch,
+            first_step=place.step,
+            totals=begun.totals,
+            due=lambda: clock.step() or bool(stop),
+            on_due=on_due,
         )
     for task in tasks:
         write_record(task.run)
 
 
+class Begun(NamedTuple):
+    """Where training starts: the states of all runs, how far they are, and the sums of the epoch under way, if any."""
+
+    states: list[State]
+    place: runs.Place
+    totals: list[Totals] | None = None
+
+
 def _begin(
     tasks: Sequence[Task], checkpoints: Sequence[runs.Checkpoints], recipe: Recipe, mesh: Mesh, *, resume: bool
-) -> tuple[list[State], int]:
-    """The states to start from and the epochs behind them; what lies beyond these is removed from the folders."""
+) -> Begun:
+    """The states to start from; what lies beyond these is set aside in the folders."""
     first, alone = tasks[0].run, len(tasks) == 1
-    loaded = _loaded(tasks, checkpoints, abstract_state(recipe, first.channels, mesh)) if resume else None
-    done = loaded[0].epoch if loaded else 0
-    for task, saved in zip(tasks, checkpoints, strict=True):
-        for epoch in saved.discard_damaged():
-            say(f"{_prefix(task, alone)}the damaged checkpoint of epoch {epoch} is removed")
-        saved.discard_after(done)
-        runs.keep_epochs(task.run, done)
+    loaded = _loaded(tasks, checkpoints, recipe, mesh) if resume else None
+    place = loaded[0].place if loaded else runs.Place(0)
+    for i, (task, saved) in enumerate(zip(tasks, checkpoints, strict=True)):
+        told = saved.set_aside_after(place if loaded else None)
+        told += runs.keep_epochs(task.run, place.epoch, loaded[i].measured if loaded else None)
+        for text in told:
+            say(f"{_prefix(task, alone)}{text}")
     if loaded is None:
         keys = [jax.random.key(task.run.config.seed) for task in tasks]
-        return [classifier.init_state(key, recipe, first.channels) for key in keys], 0
+        return Begun([classifier.init_state(key, recipe, first.channels) for key in keys], place)
     shared = "" if alone else ", the last of which all have a checkpoint"
-    say(f"continuing after epoch {done} of {first.config.training.epochs}{shared}")
-    return [one.state for one in loaded], done
+    say(f"continuing after {place.words} of {first.config.training.epochs}{shared}")
+    return Begun([one.state for one in loaded], place, [one.totals for one in loaded] if place.step else None)
 
 
 def _loaded(
-    tasks: Sequence[Task], checkpoints: Sequence[runs.Checkpoints], abstract: State
+    tasks: Sequence[Task], checkpoints: Sequence[runs.Checkpoints], recipe: Recipe, mesh: Mesh
 ) -> list[runs.Loaded] | None:
     """The checkpoints to go on from; None to begin."""
-    loaded = runs.latest_of_all(checkpoints, abstract)
+    abstract = abstract_state(recipe, tasks[0].run.channels, mesh)
+    loaded = runs.latest_of_all(checkpoints, abstract, on_mesh(Totals.zero, mesh))
     saved = [runs.saved_epochs(task.run.folder / "checkpoints") for task in tasks]
     if loaded is None and max((epoch for epochs in saved for epoch in epochs), default=0) > 1:
         each = "; ".join(f"{task.run.folder.name}: {epochs}" for task, epochs in zip(tasks, saved, strict=True))
@@ -225,5 +255,5 @@ def cut_summary(network: TappedNetwork, moments: dict[str, Moments]) -> dict[str
 
 def write_record(run: Run) -> None:
     """Write what metrics.jsonl says of the epochs to dynamics.zarr, and draw it."""
-    if runs.read_metrics(run):  # else someone took metrics.jsonl away from a finished run
-        figures.training_figure(runs.write_epochs(run), run.subfolder("figures") / "training.png")
+    if runs.read_metrics(run, say):  # else someone took metrics.jsonl away from a finished run
+        figures.training_figure(runs.write_epochs(run, lambda why: None), run.subfolder("figures") / "training.png")

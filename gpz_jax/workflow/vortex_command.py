@@ -9,6 +9,7 @@ from rich.console import Console
 
 from gpz_jax import runs
 from gpz_jax.analysis.attribution import over_ledger, summarise_ledger
+from gpz_jax.atomic import make_folder
 from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.reporting import ledger_figures, ledger_tables, tables
 
@@ -111,9 +112,9 @@ def report_ledgers(
         for line in said_of(read.curves):
             console.print(line, markup=False, highlight=False)
         tables.write_csv(read.rows, read.folder / "vortex.csv")
-        written += _draw({read.name: read.curves}, chosen, runs.make_folder(read.folder / "figures"), "vortex-")
+        written += _draw({read.name: read.curves}, chosen, make_folder(read.folder / "figures"), "vortex-")
     if len(found) > 1:
-        folder = runs.make_folder(Path(out) if out else found[0].folder.parent / "vortex")
+        folder = make_folder(Path(out) if out else found[0].folder.parent / "vortex")
         written += _draw({read.name: read.curves for read in found}, chosen, folder)
         tables.write_csv([{"run": read.name, **row} for read in found for row in read.rows], folder / "vortex.csv")
     return written

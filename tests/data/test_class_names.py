@@ -138,9 +138,10 @@ def test_bundled_digits_have_no_names():
 
 
 def start(folder, names):
-    return runs.start(
+    with runs.start(
         Config(), folder=str(folder), resume=False, fingerprint="f", num_classes=2, channels=1, class_names=names
-    )
+    ) as run:
+        return run
 
 
 def test_config_json_keeps_them_and_runs_of_before_have_none(tmp_path):

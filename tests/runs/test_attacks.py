@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from gpz_jax import runs
+from gpz_jax.atomic import make_folder
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.results import (
     Answers,
@@ -40,7 +41,7 @@ def attempt(name="linear", mse=(0.25, 0.5, 0.75), **more):
 
 
 def write(home, found, cut="fc", asked=ASKED):
-    folder = runs.make_folder(runs.attack_folder(home, cut, found.attack))
+    folder = make_folder(runs.attack_folder(home, cut, found.attack))
     runs.write_attempt(folder, AttackResult(cut, (8,), (found,), answers=Answers(0.9, 0.1, 4), auxiliary=30), asked)
     return folder
 

@@ -54,8 +54,7 @@ def config(track=None, **changed):
 def latest(folder):
     run = runs.open_run(folder)
     recipe = classifier.recipe_for(resolve(run.config), run.num_classes, run.channels)
-    with runs.Checkpoints(run) as checkpoints:
-        return checkpoints.latest(abstract_state(recipe, run.channels, parallel.data_mesh()))
+    return runs.Checkpoints(run).latest(abstract_state(recipe, run.channels, parallel.data_mesh()))
 
 
 def assert_same_run(a, b):
@@ -376,9 +375,14 @@ def test_all_checkpoints_damaged_is_one_line_and_removes_nothing(run, capsys):
 
 @pytest.fixture
 def empty_run(tmp_path):
-    return runs.start(
+    with runs.start(
         resolve(config()), folder=str(tmp_path / "r"), resume=False, fingerprint="f", num_classes=2, channels=1
-    )
+    ) as run:
+        yield run
+
+
+def measured(accuracy, loss):
+    return {"validation_accuracy": accuracy, "validation_loss": loss}
 
 
 def state_of(value):
@@ -388,27 +392,25 @@ def state_of(value):
 def test_the_best_and_the_last_two_are_kept(empty_run):
     accuracies = {1: 0.5, 2: 0.9, 3: 0.9, 4: 0.7, 5: 0.6, 6: 0.6}
     losses = {1: 0.1, 2: 0.4, 3: 0.3, 4: 0.1, 5: 0.1, 6: 0.1}
-    with runs.Checkpoints(empty_run) as checkpoints:
-        for epoch, accuracy in accuracies.items():
-            checkpoints.save(epoch, state_of(epoch), accuracy=accuracy, loss=losses[epoch], candidate=True)
+    checkpoints = runs.Checkpoints(empty_run)
+    for epoch, accuracy in accuracies.items():
+        checkpoints.save(epoch, state_of(epoch), measured=measured(accuracy, losses[epoch]), candidate=True)
     kept = sorted(path.name for path in (empty_run.folder / "checkpoints").iterdir())
     assert kept == ["3", "5", "6"]
-    with runs.Checkpoints(empty_run) as checkpoints:
-        best, last = checkpoints.best(state_of(0)), checkpoints.latest(state_of(0))
+    best, last = checkpoints.best(state_of(0)), checkpoints.latest(state_of(0))
     assert (best.epoch, float(best.state.params["w"][0]), best.notes) == (3, 3.0, ())
     assert (last.epoch, int(last.state.step)) == (6, 6)
 
 
 def test_epochs_of_the_warm_up_are_never_the_best_but_serve_if_there_is_no_other(empty_run):
-    with runs.Checkpoints(empty_run) as checkpoints:
-        checkpoints.save(1, state_of(1), accuracy=0.9, loss=0.1, candidate=False)
-        checkpoints.save(2, state_of(2), accuracy=0.95, loss=0.1, candidate=False)
-        assert checkpoints.best(state_of(0)).epoch == 2
-        checkpoints.save(3, state_of(3), accuracy=0.2, loss=3.0, candidate=True)
-        assert checkpoints.best(state_of(0)).epoch == 3
+    checkpoints = runs.Checkpoints(empty_run)
+    checkpoints.save(1, state_of(1), measured=measured(0.9, 0.1), candidate=False)
+    checkpoints.save(2, state_of(2), measured=measured(0.95, 0.1), candidate=False)
+    assert checkpoints.best(state_of(0)).epoch == 2
+    checkpoints.save(3, state_of(3), measured=measured(0.2, 3.0), candidate=True)
+    assert checkpoints.best(state_of(0)).epoch == 3
 
 
 def test_no_checkpoint_is_none(empty_run):
-    with runs.Checkpoints(empty_run) as checkpoints:
-        assert checkpoints.latest(state_of(0)) is None
-        assert checkpoints.best(state_of(0)) is None
+    assert runs.Checkpoints(empty_run).latest(state_of(0)) is None
+    assert runs.Checkpoints(empty_run).best(state_of(0)) is None

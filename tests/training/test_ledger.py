@@ -69,8 +69,7 @@ def state_after(folder, epoch, tmp_path):
             shutil.rmtree(checkpoint)
     run = runs.open_run(copy)
     recipe = classifier.recipe_for(resolve(run.config), run.num_classes, run.channels)
-    with runs.Checkpoints(run) as checkpoints:
-        loaded = checkpoints.latest(abstract_state(recipe, run.channels, parallel.data_mesh()))
+    loaded = runs.Checkpoints(run).latest(abstract_state(recipe, run.channels, parallel.data_mesh()))
     assert loaded.epoch == epoch
     return loaded.state
 

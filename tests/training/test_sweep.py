@@ -95,8 +95,7 @@ def whole(tmp_path_factory):
 def latest(folder):
     run = runs.open_run(folder)
     recipe = classifier.recipe_for(run.config, run.num_classes, run.channels)
-    with runs.Checkpoints(run) as checkpoints:
-        return checkpoints.latest(abstract_state(recipe, run.channels, parallel.data_mesh()))
+    return runs.Checkpoints(run).latest(abstract_state(recipe, run.channels, parallel.data_mesh()))
 
 
 def assert_same_run(a, b):

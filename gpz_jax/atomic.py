@@ -1,0 +1,50 @@
+"""How a file is written: whole or not at all, as UTF-8, and by several processes at once without mixing."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from gpz_jax.errors import UserError
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder and its parents. Raises :class:`UserError` if that is not possible."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("not writable")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in its name
+        why = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot write to folder {folder}: {why}; choose another with `run`", field="run") from None
+    return folder
+
+
+def partial_path(path: Path) -> Path:
+    """A name beside ``path`` for what is not whole yet, of this writer alone; ``.partial`` last."""
+    return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(3)}.partial")
+
+
+def write_json(file: Path, value: Any) -> None:
+    """Write JSON so that a reader never sees half of it."""
+    write_text(file, json.dumps(value, indent=2))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write a text so that a reader never sees half of it."""
+    write_bytes(file, text.encode("utf-8"))
+
+
+def write_bytes(file: Path, data: bytes) -> None:
+    """Write bytes so that a reader never sees half of them, not even after the machine has stopped."""
+    partial = partial_path(file)
+    try:
+        with partial.open("wb") as opened:
+            opened.write(data)
+            opened.flush()
+            os.fsync(opened.fileno())
+        partial.replace(file)
+    except BaseException:
+        partial.unlink(missing_ok=True)  # a full disk gets back what half a file took
+        raise

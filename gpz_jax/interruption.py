@@ -1,0 +1,112 @@
+"""SIGTERM and SIGINT: long work saves where it is and ends; everything else ends at once.
+
+A handler that raises is not enough: Python swallows what is raised inside a callback of the garbage collector, and jax
+has one. So a handler only notes that it was called, and long work asks; where nothing asks, the process ends there and
+then, which is safe because every file is replaced whole.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(KeyboardInterrupt):
+    """Work that was asked to stop has saved where it was.
+
+    Args:
+      number: of the signal.
+      saved: what was saved, in words.
+    """
+
+    def __init__(self, number: int, saved: str):
+        super().__init__(saved)
+        self.number, self.saved = number, saved
+
+    @property
+    def status(self) -> int:
+        """Exit status of the process, as shells have it: 143 for SIGTERM, 130 for SIGINT."""
+        return 128 + self.number
+
+
+class Stop:
+    """Whether this process was asked to stop, while :func:`noted` holds.
+
+    Attributes:
+      number: of the signal that asked; None as long as none did.
+    """
+
+    def __init__(self):
+        self.number: int | None = None
+
+    def __bool__(self) -> bool:
+        return self.number is not None
+
+    def stopped(self, saved: str) -> Stopped:
+        """The exception to raise once ``saved`` is on disk."""
+        return Stopped(self.number or signal.SIGINT, saved)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[Stop]:
+    """Note SIGTERM and SIGINT instead of ending by them; a second one ends the process at once.
+
+    In a thread other than the main one, which cannot take signals, nothing is ever noted.
+
+    Example:
+      >>> with noted() as stop:
+      ...     signal.raise_signal(signal.SIGTERM)
+      ...     bool(stop), stop.stopped("at step 3").status
+      (True, 143)
+    """
+    stop = Stop()
+
+    def note(number: int, frame: Any) -> None:
+        if stop:
+            end(number)
+        stop.number = number
+        _tell(f"gpz: {signal.Signals(number).name}: ending after this step; once more ends at once\n")
+
+    with _handled(note):
+        yield stop
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """End by SIGTERM and SIGINT at once, with a line that says so, whatever Python is doing."""
+    with _handled(lambda number, frame: end(number)):
+        yield
+
+
+def end(number: int) -> None:
+    """End the process by a signal: what is on disk is whole, and nothing else is written."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # a closed pipe; or the signal came while it was being written to
+            stream.flush()
+    _tell(
+        f"gpz: stopped by {signal.Signals(number).name}; everything up to the last save is kept, --resume continues\n"
+    )
+    os._exit(128 + number)
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, line.encode())  # not print: the signal may have come inside it
+
+
+@contextlib.contextmanager
+def _handled(handler: Any) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

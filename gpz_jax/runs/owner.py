@@ -1,0 +1,87 @@
+"""A run folder has one owner: the process that writes its records holds a lock of the operating system on it.
+
+The system lets go of the lock when the process ends, however it ends, so that nothing a dead process left has to be
+cleared away by hand. Reading commands (vortex, cuts, report) need no lock: every file is replaced whole.
+"""
+
+import contextlib
+import datetime
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from gpz_jax.atomic import make_folder, write_json
+from gpz_jax.errors import UserError
+from gpz_jax.json_files import read_json
+
+#: The file that is locked, and the one that says who holds the lock.
+LOCK, OWNER = "owner.lock", "owner.json"
+
+
+@contextlib.contextmanager
+def owned(folder: Path) -> Iterator[None]:
+    """Hold a run folder, made if it is not there, while its records are written; in one process as often as need be.
+
+    Args:
+      folder: of the run, or of a sweep.
+
+    Raises:
+      UserError: another process holds it.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as home, owned(Path(home)):
+      ...     sorted(path.name for path in Path(home).iterdir())
+      ['owner.json', 'owner.lock']
+    """
+    import filelock
+
+    folder = make_folder(folder).resolve()
+    # A singleton, so that a command can hold the folder around the functions it calls, each of which holds it, too.
+    lock = filelock.FileLock(folder / LOCK, timeout=0, thread_local=False, is_singleton=True)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise UserError(f"another process is at work in {folder}{_who(folder)}; wait for it, or stop it") from None
+    except (OSError, NotImplementedError) as error:
+        raise UserError(
+            f"{folder} cannot be locked ({getattr(error, 'strerror', None) or error}), so another process could write "
+            "there at the same time; choose a folder on a file system with locks with `run`",
+            field="run",
+        ) from None
+    try:
+        if lock.lock_counter == 1:
+            _clear(folder)
+            _sign(folder)
+        yield
+    finally:
+        if lock.lock_counter == 1:
+            (folder / OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def _sign(folder: Path) -> None:
+    """Say who holds the folder."""
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200] if sys.argv else ""
+    write_json(folder / OWNER, {"host": socket.gethostname(), "pid": os.getpid(), "command": command, "since": since})
+
+
+def _who(folder: Path) -> str:
+    """``" (process 12 on host a, since …)"``, as far as the owner says it; it may be about to."""
+    try:
+        said = dict(read_json(folder / OWNER))
+        return f" (process {int(said['pid'])} on {str(said['host'])[:60]}, since {str(said['since'])[:25]})"
+    except (UserError, KeyError, ValueError, TypeError):
+        return ""
+
+
+def _clear(folder: Path) -> None:
+    """Take away what a process that was killed left half written; nobody else writes folders here now."""
+    for place in (folder, folder / "checkpoints", folder / "probe", folder / "dynamics.zarr"):
+        for path in place.glob("*.partial*") if place.is_dir() else ():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)

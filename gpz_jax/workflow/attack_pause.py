@@ -1,0 +1,64 @@
+"""Where an attack that is stopped keeps how far it is: ``unfinished/`` in its folder, until it has finished."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from gpz_jax import interruption, runs
+from gpz_jax.inversion.pause import Pause
+from gpz_jax.workflow.clock import Clock, Every
+from gpz_jax.workflow.common import say
+
+
+class AttackPause(Pause):
+    """Saves when a signal asks for it, and so often as ``every`` says.
+
+    Args:
+      folder: of the attack.
+      asked: all that the attack depends on: what was saved under other settings is not gone on from.
+      resume: whether to go on from what was saved; else it is taken away.
+      every: how often to save; None: when asked to stop, only.
+      name: of the attack and its cut, for what is said.
+    """
+
+    def __init__(self, folder: Path, asked: Mapping[str, Any], *, resume: bool, every: Every | None, name: str):
+        self._saved = runs.Unfinished(folder / "unfinished", asked)
+        self._stop: interruption.Stop | None = None
+        self._clock, self._name = Clock(every), name
+        if not resume:
+            self.finished()
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Note signals instead of ending by them."""
+        with interruption.noted() as self._stop:
+            yield
+        self._stop = None
+
+    def due(self) -> bool:
+        """Whether a signal came, or the time has."""
+        return self._clock.step() or bool(self._stop)
+
+    def save(self, piece: str, tree: Any) -> None:
+        """Write it, sealed; then end if a signal asked for it."""
+        self._saved.write(piece, tree)
+        self._clock.restart()
+        if self._stop:
+            raise self._stop.stopped(f"{self._name} is saved where it is")
+
+    def recall(self, piece: str, like: Any) -> Any | None:
+        """What was written, if it is whole."""
+        places = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
+        found, why = self._saved.read(piece, places)
+        if why:
+            say(f"{self._name}: what was saved of it cannot be gone on from ({why}); it begins anew")
+        elif found is not None:
+            say(f"{self._name}: going on where it was left")
+        return found
+
+    def finished(self) -> None:
+        """Nothing is to be gone on from any more."""
+        self._saved.clear()
