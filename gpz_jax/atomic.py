@@ -1,8 +1,10 @@
 """How a file is written: whole or not at all, as UTF-8, and by several processes at once without mixing."""
 
+import contextlib
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +40,27 @@ def write_text(file: Path, text: str) -> None:
 
 def write_bytes(file: Path, data: bytes) -> None:
     """Write bytes so that a reader never sees half of them, not even after the machine has stopped."""
+    with replacing(file) as partial, partial.open("wb") as opened:
+        opened.write(data)
+        opened.flush()
+        os.fsync(opened.fileno())
+
+
+@contextlib.contextmanager
+def replacing(file: Path) -> Iterator[Path]:
+    """A file to be written within the context, which then takes the place of ``file``; of an error nothing is left.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as home:
+      ...     with replacing(Path(home) / "a.txt") as partial:
+      ...         _ = partial.write_text("whole", encoding="utf-8")
+      ...     [path.name for path in Path(home).iterdir()]
+      ['a.txt']
+    """
     partial = partial_path(file)
     try:
-        with partial.open("wb") as opened:
-            opened.write(data)
-            opened.flush()
-            os.fsync(opened.fileno())
+        yield partial
         partial.replace(file)
     except BaseException:
         partial.unlink(missing_ok=True)  # a full disk gets back what half a file took

@@ -28,6 +28,7 @@ from gpz_jax.inversion.floors import Guesses, class_means, mean_image
 from gpz_jax.inversion.identification import chosen_images
 from gpz_jax.inversion.ladder import attacks_of, with_linear
 from gpz_jax.inversion.metrics import as_pixels
+from gpz_jax.inversion.pause import NEVER, Pause
 from gpz_jax.inversion.protocol import BATCH, Attack, Edge, Progress, Target, defend, pieces, send, silent
 from gpz_jax.inversion.results import Answers, AttackResult, Attempt, best_of, joined
 from gpz_jax.inversion.scoring import Exam, Tally

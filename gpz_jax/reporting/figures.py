@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gpz_jax.atomic import replacing
+
 
 def new_figure(rows: int, columns: int, size: tuple[float, float]):
     """A figure of ``size`` inches and its axes ``(rows, columns)``."""
@@ -15,6 +17,12 @@ def new_figure(rows: int, columns: int, size: tuple[float, float]):
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def save_figure(figure, file: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    with replacing(file) as partial:
+        figure.savefig(partial, dpi=120, format="png")
 
 
 def set_logarithmic(axis, values) -> None:
@@ -70,7 +78,7 @@ def probe_figure(probe, file: Path) -> None:
     for axis in (radius, rho, evidence):
         axis.set_xticks(at, cuts, rotation=45 if len(cuts) < 20 else 90, ha="right", fontsize=8)
     figure.suptitle(f"{probe.settings['run']}, {probe.settings['split']} images", fontsize=10, parse_math=False)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
 
 
 def training_figure(dynamics, file: Path) -> None:
@@ -97,7 +105,7 @@ def training_figure(dynamics, file: Path) -> None:
         axis.set_xlabel("epoch", fontsize=8)
     loss.legend(fontsize=8)
     radius.legend(fontsize=7, ncols=2)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
 
 
 def reconstruction_grid(originals: np.ndarray, rows: Mapping[str, np.ndarray] | Sequence, file: Path) -> None:
@@ -134,7 +142,7 @@ def reconstruction_grid(originals: np.ndarray, rows: Mapping[str, np.ndarray] | 
     axis.tick_params(length=0)
     axis.set_xticks([])
     axis.spines[:].set_visible(False)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
 
 
 def cuts_figure(
@@ -191,7 +199,7 @@ def cuts_figure(
             panel.legend(fontsize=8)
         panel.set_xlabel(words, fontsize=9)
     figure.suptitle(title, fontsize=10, parse_math=False)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
 
 
 def _draw_cuts(axis, rows: Sequence[Mapping], price: np.ndarray, privacy: np.ndarray, marker: str, colour: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gpz_jax.reporting.figures import new_figure, set_logarithmic
+from gpz_jax.reporting.figures import new_figure, save_figure, set_logarithmic
 
 
 def _mark(axis, curves, colour: str = "0.4") -> None:
@@ -75,7 +75,7 @@ def overview_figure(records: Mapping[str, Any], file: Path) -> None:
         axis.legend(fontsize=7)
     for axis in axes.flat:
         axis.set_xlabel("step", fontsize=8)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
 
 
 def _shade(i: int, count: int):
@@ -123,7 +123,7 @@ def terms_figure(records: Mapping[str, Any], cuts: Sequence[str], file: Path) ->
         for axis in (above[0], below[0]):
             _explain_mark(axis, {name: curves})
             axis.legend(fontsize=7)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
 
 
 def _limit(axis, values: np.ndarray) -> None:
@@ -158,7 +158,7 @@ def interference_figure(records: Mapping[str, Any], file: Path) -> None:
             axis.set_xlabel("logit k", fontsize=8)
             _name_classes(axis, curves.attrs.get("class_names", ()))
         line[0].set_ylabel("class c", fontsize=8)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)
 
 
 def _name_classes(axis, names: Sequence[str]) -> None:
@@ -209,4 +209,4 @@ def ledger_figure(records: Mapping[str, Any], cut: str, file: Path) -> None:
         for axis in (radius, account, terms):
             _mark(axis, curves)
             axis.set_xlabel("step", fontsize=8)
-    figure.savefig(file, dpi=120)
+    save_figure(figure, file)

@@ -88,6 +88,4 @@ class Sheet:
 
 def write_csv(rows: Sequence[Mapping[str, Any]], file: Path) -> None:
     """Write rows of one set of keys, with a header; atomically."""
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(csv_text(rows))
-    partial.replace(file)
+    write_text(file, csv_text(rows))

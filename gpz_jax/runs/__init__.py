@@ -10,7 +10,7 @@ from gpz_jax.runs.attacks import (
     write_attempt,
     write_table,
 )
-from gpz_jax.runs.beside import edge_milliseconds, versions
+from gpz_jax.runs.beside import edge_milliseconds, versions, write_edge_milliseconds
 from gpz_jax.runs.checkpoints import Checkpoints, Loaded, Place, latest_of_all, saved_epochs
 from gpz_jax.runs.epochs import append_metrics, epochs, keep_epochs, read_metrics, write_epochs
 from gpz_jax.runs.folder import (
@@ -28,7 +28,7 @@ from gpz_jax.runs.folder import (
 from gpz_jax.runs.guarantees import read_guarantees, write_guarantees
 from gpz_jax.runs.owner import owned
 from gpz_jax.runs.probes import probe_folders, probe_name, read_probe, write_probe
-from gpz_jax.runs.records import SCHEMA_VERSION, load_tree, save_tree, schema_of
+from gpz_jax.runs.records import SCHEMA_VERSION, NewerSchema, load_tree, save_tree, schema_of
 from gpz_jax.runs.steps import (
     CHUNK,
     PARAMETER_TERMS,
@@ -50,6 +50,7 @@ __all__ = [
     "Checkpoints",
     "Layout",
     "Loaded",
+    "NewerSchema",
     "Place",
     "Run",
     "StepRecord",
@@ -90,6 +91,7 @@ __all__ = [
     "versions",
     "write_attempt",
     "write_config",
+    "write_edge_milliseconds",
     "write_epochs",
     "write_guarantees",
     "write_probe",

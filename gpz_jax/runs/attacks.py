@@ -44,7 +44,7 @@ from gpz_jax.inversion.results import (
 from gpz_jax.inversion.verdict import verdict_of
 from gpz_jax.json_files import read_json
 from gpz_jax.presentation import csv_text
-from gpz_jax.runs.records import SCHEMA_VERSION, save_tree, schema_of
+from gpz_jax.runs.records import SCHEMA_VERSION, NewerSchema, save_tree, schema_of
 from gpz_jax.runs.seals import broken, digest_of_files, with_check, without_check
 
 RESULT = "result.json"
@@ -167,9 +167,9 @@ def read_attempt(folder: Path, asked: Mapping[str, Any]) -> Attempt | None:
         if not _same(asked, written["asked"], old=schema_of(written, folder) < SCHEMA_VERSION):
             return None
         return _with_arrays(_attempt(written), folder)
-    except UserError as error:
-        if "newer gpz_jax" in str(error):
-            raise
+    except NewerSchema:
+        raise
+    except UserError:
         return None
     except _DAMAGE:
         return None

@@ -13,7 +13,7 @@ from gpz_jax.json_files import parse_json
 from gpz_jax.runs.aside import keep_aside
 from gpz_jax.runs.checkpoints import saved_epochs
 from gpz_jax.runs.folder import Run
-from gpz_jax.runs.records import SCHEMA_VERSION, schema_of
+from gpz_jax.runs.records import SCHEMA_VERSION, NewerSchema, schema_of
 from gpz_jax.runs.seals import with_check, without_check
 from gpz_jax.runs.zarr_records import dynamics_store, write_zarr
 
@@ -85,9 +85,9 @@ def _read_line(data: bytes, run: Run) -> _Line:
         _check_structure(record, run)
         version = schema_of(record, run.metrics_file)
         record = without_check(record, run.metrics_file)
+    except NewerSchema:
+        raise
     except UserError as error:
-        if "newer gpz_jax" in str(error):
-            raise
         return _Line(data, None, str(error).partition(" is damaged: ")[2] or str(error))
     return _Line(data, _translated(record) if version == 1 else record)
 

@@ -10,7 +10,7 @@ from gpz_jax.atomic import write_json
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.json_files import read_json
-from gpz_jax.runs.records import SCHEMA_VERSION, schema_of
+from gpz_jax.runs.records import SCHEMA_VERSION, NewerSchema, schema_of
 from gpz_jax.runs.seals import with_check, without_check
 
 GUARANTEES = "guarantees.json"
@@ -40,9 +40,9 @@ def read_guarantees(home: Path, on_problem: Callable[[str], None] = lambda why: 
         schema_of(written, file)
         written = without_check(written, file)
         return {str(cut): _read(str(cut), entry) for cut, entry in written["cuts"].items()}
+    except NewerSchema:
+        raise
     except UserError as error:
-        if "newer gpz_jax" in str(error):
-            raise
         on_problem(str(error))
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -10,6 +10,10 @@ from gpz_jax.errors import UserError
 SCHEMA_VERSION = 2
 
 
+class NewerSchema(UserError):
+    """A record of a newer schema than this package knows."""
+
+
 def schema_of(written: Mapping[str, Any], where: str | Path) -> int:
     """The schema version that a record says it is of; 1 if it says none.
 
@@ -18,7 +22,8 @@ def schema_of(written: Mapping[str, Any], where: str | Path) -> int:
       where: the file, for the error.
 
     Raises:
-      UserError: it is of a newer schema than this package knows, or says something else than a number.
+      NewerSchema: it is of a newer schema than this package knows.
+      UserError: it says something else than a number.
 
     Example:
       >>> schema_of({}, "r/config.json"), schema_of({"schema_version": 2}, "r/config.json")
@@ -28,7 +33,7 @@ def schema_of(written: Mapping[str, Any], where: str | Path) -> int:
     if type(version) is not int or version < 1:
         raise UserError(f"{where} is damaged: its schema_version is {str(version)[:40]}")
     if version > SCHEMA_VERSION:
-        raise UserError(
+        raise NewerSchema(
             f"{where} was written by a newer gpz_jax (schema {version}; this one reads up to {SCHEMA_VERSION}); "
             "upgrade gpz_jax to read it"
         )

@@ -53,9 +53,12 @@ def _probed(loaded: LoadedRun) -> dict[str, dict[str, Any]]:
                 for cut in record.cut.values
                 if str(cut) in loaded.network.cuts
             }
-        except UserError:  # of a newer schema
+        except runs.NewerSchema:
             raise
-        except Exception as error:  # whatever xarray and zarr make of a damaged store: another is tried
+        except UserError as error:  # another is tried
+            say(f"{error}; make the probe again with gpz_jax.probe")
+            continue
+        except (KeyError, ValueError, TypeError, AttributeError) as error:  # it holds something else
             say(f"the probe in {folder} cannot be read ({type(error).__name__}); make it again with gpz_jax.probe")
             continue
         _note_epoch(f"the probe in {folder.name}", record.attrs.get("epoch"), loaded)

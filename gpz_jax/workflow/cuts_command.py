@@ -262,6 +262,7 @@ def _write(
     rows: list[dict[str, Any]], files: tuple[Path, Path], limits: list[Limit], title: str, payload: str, total: int
 ) -> None:
     tables.write_csv(rows, files[0])
+    runs.write_edge_milliseconds(files[0].parent, {row["cut"]: row["edge_ms"] for row in rows})
     drawn = {limit.key: limit.bound for limit in limits if not limit.leak}
     if "edge_parameters" in drawn:
         drawn["edge_share"] = drawn["edge_parameters"] / max(total, 1)

@@ -32,8 +32,9 @@ def run_record(run: Run, *, data_dir: str | None = None) -> RunRecord:
     probed = probe_of(run)
     results, problems = _attacked(run, None if loaded is None else loaded.epoch)
     confusion = None if loaded is None else confusion_of(loaded)
-    costs = {} if loaded is None else costs_of(loaded)
+    costs = {} if loaded is None else costs_of(loaded, problems.append)
     names = _cut_names(run, loaded, probed)
+    training = training_plots(run, problems.append)
     unknown = [f"attacks on {cut!r}, which is no cut of this network" for cut in results if cut not in names]
     kept = runs.read_guarantees(run.folder / "attacks", problems.append)
     cuts = tuple(
@@ -55,7 +56,7 @@ def run_record(run: Run, *, data_dir: str | None = None) -> RunRecord:
         images=0 if confusion is None else int(confusion.sum()),
         image_bytes=0 if loaded is None else int(np.prod(loaded.splits.test.images.shape[1:])),
         confusion=confusion,
-        training=training_plots(run),
+        training=training,
         ledger=ledger_plots(run, typed),
         absent=absent,
         settings=_settings(run),
@@ -95,7 +96,7 @@ def _loaded(run: Run, data_dir: str | None) -> tuple[LoadedRun | None, str]:
 def _cut_names(run: Run, loaded: LoadedRun | None, probed: Probe) -> tuple[str, ...]:
     if loaded is not None:
         return loaded.network.cuts
-    metrics = runs.read_metrics(run)
+    metrics = runs.read_metrics(run, lambda why: None)
     names = tuple(probed.cuts) or (tuple(metrics[-1]["cuts"]) if metrics else ())
     if not names:
         raise UserError(f"{short(run.folder)} holds nothing to report yet: no checkpoint, no probe; train it first")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shlex
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,12 @@ def _spread(count: int) -> list[int]:
     return [int(i) for i in np.unique(np.linspace(0, count - 1, min(CUTS, count)).astype(int))]
 
 
-def training_plots(run: Run) -> tuple[Plot, ...] | Absent:
-    """Loss, accuracy, output entropy and the cuts' ρ and R_c² by epoch."""
+def training_plots(run: Run, on_problem: Callable[[str], None]) -> tuple[Plot, ...] | Absent:
+    """Loss, accuracy, output entropy and the cuts' ρ and R_c² by epoch; ``on_problem`` is told what is left out."""
     if run.from_torch:
         return Absent("The weights were read from a file, so there is no training to show.")
     try:
-        metrics = runs.read_metrics(run)
+        metrics = runs.read_metrics(run, on_problem)
     except UserError as error:
         return Absent(str(error))
     if not metrics:

@@ -1,5 +1,6 @@
 """What the page of a run measures or reads itself: the probe's numbers, the network's answers, the prices."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,12 +66,12 @@ def confusion_of(loaded: LoadedRun) -> np.ndarray:
     return counts
 
 
-def costs_of(loaded: LoadedRun) -> dict[str, tuple[Cost, bool]]:
-    """Cut -> its price for one image, and whether it is one."""
+def costs_of(loaded: LoadedRun, on_problem: Callable[[str], None]) -> dict[str, tuple[Cost, bool]]:
+    """Cut -> its price for one image, and whether it is one; ``on_problem`` is told of times that cannot be read."""
     x = jax.ShapeDtypeStruct((1, *loaded.splits.test.images.shape[1:]), jnp.uint8)
     prices = price_traced(trace(loaded.network, loaded.variables, x))
     total = max(prices[-1].edge_parameters, 1)
-    timed = runs.edge_milliseconds(loaded.run)
+    timed = runs.edge_milliseconds(loaded.run, on_problem)
     return {one.cut: (_cost(one, total, timed.get(one.cut, NAN)), one.valid) for one in prices}
 
 
