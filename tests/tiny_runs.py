@@ -110,10 +110,12 @@ def as_of_0_1_0(folder):
     old = {"rho": "share", "cut": "layer", "interference_cut": "interference_layer", "count": "images_of_class"}
     config = json.loads((folder / "config.json").read_text())
     del config["schema_version"]
+    config.pop("check", None)
     (folder / "config.json").write_text(json.dumps(config))
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for line in lines:
         del line["schema_version"]
+        line.pop("check", None)
         for cut in line["cuts"].values():
             cut["share"] = cut.pop("rho")
             del cut["between"]
@@ -129,5 +131,6 @@ def as_of_0_1_0(folder):
         about["dimension_names"] = [old.get(dim, dim) for dim in about["dimension_names"]]
         file.write_text(json.dumps(about))
     about = json.loads((steps / "zarr.json").read_text())
-    del about["attributes"]["schema_version"]
+    for name in ("schema_version", "rows", "seal"):
+        del about["attributes"][name]
     (steps / "zarr.json").write_text(json.dumps(about))

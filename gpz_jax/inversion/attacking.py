@@ -1,5 +1,6 @@
 """Attack a cut of any tapped network: arrays in, one typed result out."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path

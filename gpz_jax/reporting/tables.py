@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from gpz_jax.atomic import write_text
 from gpz_jax.presentation import csv_text
 
 #: Columns of a file or a pipe: nothing is wrapped for want of width there, and nothing padded.

@@ -86,11 +86,13 @@ def without_check(document: Mapping[str, Any], where: str | Path) -> dict[str, A
       {'a': 1}
       >>> without_check({**with_check({"a": 1}), "a": 2}, "a.json")
       Traceback (most recent call last):
-      gpz_jax.errors.UserError: a.json is damaged: it does not hold what was written
+      gpz_jax.errors.UserError: a.json is damaged: it does not hold what was written (if you changed it by hand, take its check out)
     """
     plain = {name: value for name, value in document.items() if name != "check"}
     if document.get("check", None) != check_of(plain) and "check" in document:
-        raise UserError(f"{where} is damaged: it does not hold what was written")
+        raise UserError(
+            f"{where} is damaged: it does not hold what was written (if you changed it by hand, take its check out)"
+        )
     return plain
 
 

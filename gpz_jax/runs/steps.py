@@ -217,7 +217,8 @@ class StepRecord:
     def _seal(self) -> None:
         plain = {**dict(self._group.attrs), "rows": len(self._digests)}
         coordinates = {name: np.asarray(self._group[name][:]).tolist() for name in _COORDINATES}
-        self._group.attrs.update({"rows": plain["rows"], "seal": _seal_of(plain, coordinates, self._digests)})
+        # In one file, at once: attrs.update would write it for every name in turn.
+        self._group = self._group.update_attributes({**plain, "seal": _seal_of(plain, coordinates, self._digests)})
 
 
 def _row_digests(rows: Mapping[str, np.ndarray]) -> list[int]:
@@ -248,7 +249,7 @@ def _new_group(folder: Path, layout: Layout) -> Any:
     """A ledger without rows, in place of what the folder holds."""
     import zarr
 
-    group = zarr.open_group(str(folder), mode="w", attributes=layout.stamped)
+    group = zarr.open_group(str(folder), mode="w", attributes={**layout.stamped, "rows": 0})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # zarr 3 warns that its strings are not final; xarray reads them
         for name, (dim, values) in layout.coordinates.items():
@@ -330,11 +331,12 @@ def read_steps(run_folder: Path):
             found = _arrays(group, len(_whole(group["step"])) if rows is None else rows)
             if version == 1:
                 _add_between(found)
-            if missing := [name for name in ("step", "radius", "within", *_COORDINATES) if name not in found]:
+            needed = ("step", "radius", *_COORDINATES, *(() if rows is not None else ("within", "rho")))
+            if missing := [name for name in needed if name not in found]:
                 raise UserError(f"{folder} is damaged: it holds no {missing[0]}")
             coords = {name: found.pop(name) for name in ("step", *_COORDINATES)}
             record = xr.Dataset(found, coords, attributes)
-        if rows is not None:
+        if rows or "seal" in attributes:
             coordinates = {name: record[name].values.tolist() for name in _COORDINATES}
             plain = {**{name: value for name, value in attributes.items() if name != "seal"}, "rows": rows}
             if attributes.get("seal") != _seal_of(plain, coordinates, _digests_of(record)):
@@ -353,7 +355,8 @@ def _arrays(group: Any, length: int) -> dict[str, tuple[tuple[str, ...], np.ndar
     for name in group.array_keys():
         array: Any = group[name]
         dims = tuple(_RENAMED.get(dim, dim) for dim in array.metadata.dimension_names)
-        if _RENAMED.get(name, name) in VARIABLES and dims != ("step", *VARIABLES[_RENAMED.get(name, name)].dims):
+        known = VARIABLES.get(_RENAMED.get(str(name), str(name)))
+        if known is not None and dims != ("step", *known.dims):
             raise ValueError(f"{name} has the dims {', '.join(map(str, dims))}")
         whole = dims[0] != "step"
         if not whole and array.shape[0] < length:

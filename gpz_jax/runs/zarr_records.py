@@ -174,9 +174,15 @@ def _check_array(node: Mapping[str, Any], file: Path) -> None:
     grid = node.get("chunk_grid")
     chunks = grid.get("configuration", {}).get("chunk_shape") if isinstance(grid, dict) else None
     for what, sizes in (("shape", shape), ("chunk", chunks)):
-        whole = isinstance(sizes, list) and len(sizes) <= _DIMS and all(type(n) is int and n >= 0 for n in sizes)
-        if not whole or math.prod(sizes) > _MOST:
+        if not _is_size(sizes):
             raise _foreign(file, f"an array of {what} {str(sizes)[:60]}")
+
+
+def _is_size(sizes: Any) -> bool:
+    """Whether this is the shape of an array that fits a record."""
+    if not isinstance(sizes, list) or len(sizes) > _DIMS:
+        return False
+    return all(type(size) is int and size >= 0 for size in sizes) and math.prod(sizes) <= _MOST
 
 
 def _name(of: Any) -> str:

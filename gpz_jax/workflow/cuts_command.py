@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import tyro
 from rich.console import Console
 
-from gpz_jax import presentation
+from gpz_jax import presentation, runs
 from gpz_jax.analysis.budget import Limit, NearMiss, hold, least_ratio, most_identified, near_misses, parse_parameters
 from gpz_jax.analysis.link import parse_link
 from gpz_jax.analysis.price import BYTES, Price, price_traced

@@ -183,7 +183,7 @@ def test_a_damaged_neighbour_is_left_out_of_the_table_and_named(tmp_path):
     results = [AttackResult("fc", (8,), (found,))]
     assert runs.write_table(tmp_path, results, lambda file, why: problems.append(why)) == 0
     assert len(table(tmp_path)) == 1
-    assert problems == [f"{tmp_path}/logits-linear/result.json cannot be read (JSONDecodeError)"]
+    assert problems == [f"{tmp_path}/logits-linear/result.json is damaged: no JSON at line 1, column 2"]
 
 
 def test_both_ends_of_the_leak_list_keep_their_pictures(tmp_path):
