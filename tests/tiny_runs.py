@@ -105,6 +105,13 @@ def snapshot(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def change_json(file, **changed):
+    """Change fields of a JSON file of a run by hand, and take its check out as its error advises."""
+    written = json.loads(file.read_text(encoding="utf-8"))
+    written.pop("check", None)
+    file.write_text(json.dumps(written | changed), encoding="utf-8")
+
+
 def as_of_0_1_0(folder):
     """Turn a run folder into one that gpz_jax 0.1.0 wrote: its words, and no schema version."""
     old = {"rho": "share", "cut": "layer", "interference_cut": "interference_layer", "count": "images_of_class"}

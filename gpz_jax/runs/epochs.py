@@ -89,7 +89,10 @@ def _read_line(data: bytes, run: Run) -> _Line:
         raise
     except UserError as error:
         return _Line(data, None, str(error).partition(" is damaged: ")[2] or str(error))
-    return _Line(data, _translated(record) if version == 1 else record)
+    try:
+        return _Line(data, _translated(record) if version == 1 else record)
+    except (KeyError, TypeError):
+        return _Line(data, None, "it holds something else than an epoch of gpz_jax 0.1.0")
 
 
 def _check_structure(record: Any, run: Run) -> None:
@@ -138,7 +141,7 @@ def keep_epochs(run: Run, epochs: int, measured: Mapping[str, Any] | None = None
     kept = {line.record["epoch"]: line.record for line in lines if line.record and line.record["epoch"] <= epochs}
     told, damaged = [], [i for i, line in enumerate(lines, 1) if line.record is None and line.data.endswith(b"\n")]
     if measured is not None and measured.get("epoch") == epochs and "cuts" in measured:
-        kept.setdefault(epochs, dict(measured))
+        kept.setdefault(epochs, {"schema_version": SCHEMA_VERSION, **measured})
     text = "".join(json.dumps(with_check(kept[epoch])) + "\n" for epoch in sorted(kept)).encode("utf-8")
     before = b"".join(line.data for line in lines)
     if text == before:

@@ -84,15 +84,13 @@ def without_check(document: Mapping[str, Any], where: str | Path) -> dict[str, A
     Example:
       >>> without_check(with_check({"a": 1}), "a.json")
       {'a': 1}
-      >>> without_check({**with_check({"a": 1}), "a": 2}, "a.json")
+      >>> without_check({**with_check({"a": 1}), "a": 2}, "a.json")  # doctest: +ELLIPSIS
       Traceback (most recent call last):
-      gpz_jax.errors.UserError: a.json is damaged: it does not hold what was written (if you changed it by hand, take its check out)
+      gpz_jax.errors.UserError: a.json is damaged: it does not hold what was written (changed by hand? take its ...
     """
     plain = {name: value for name, value in document.items() if name != "check"}
     if document.get("check", None) != check_of(plain) and "check" in document:
-        raise UserError(
-            f"{where} is damaged: it does not hold what was written (if you changed it by hand, take its check out)"
-        )
+        raise UserError(f"{where} is damaged: it does not hold what was written (changed by hand? take its check out)")
     return plain
 
 

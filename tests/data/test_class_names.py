@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import tiny_runs
 from PIL import Image
 from rich.console import Console
 
@@ -150,7 +151,7 @@ def test_config_json_keeps_them_and_runs_of_before_have_none(tmp_path):
     written = json.loads(file.read_text())
     assert written["class_names"] == list(NAMES)
     assert runs.open_run(tmp_path / "r") == run
-    del written["class_names"]
+    del written["class_names"], written["check"]
     file.write_text(json.dumps(written))
     assert runs.open_run(tmp_path / "r").class_names is None
     start(tmp_path / "bare", None)
@@ -160,8 +161,7 @@ def test_config_json_keeps_them_and_runs_of_before_have_none(tmp_path):
 @pytest.mark.parametrize("names", [["a"], "ab", [1, 2], ["a", "\x1b[31m"], {"a": 1, "b": 2}])
 def test_a_config_json_with_other_names_is_refused(tmp_path, names):
     start(tmp_path / "r", NAMES)
-    file = tmp_path / "r" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"class_names": names}))
+    tiny_runs.change_json(tmp_path / "r" / "config.json", class_names=names)
     assert "class_names must be" in one_line(runs.open_run, tmp_path / "r")
 
 

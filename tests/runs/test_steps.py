@@ -373,7 +373,7 @@ def shorten(folder):
 
 DAMAGES = {
     "a variable is shorter": (shorten, "radius holds 69 of 70 steps"),
-    "zarr.json is garbage": (lambda folder: (folder / "zarr.json").write_bytes(b"\xff\xfe garbage"), "no UTF-8 at byte 0"),
+    "zarr.json is garbage": (lambda folder: (folder / "zarr.json").write_bytes(b"\xff\xfe"), "no UTF-8 at byte 0"),
     "zarr.json is empty": (lambda folder: (folder / "zarr.json").write_bytes(b""), "no JSON"),
     "zarr.json is no table": (lambda folder: (folder / "zarr.json").write_bytes(b"[]"), "describes no group"),
     "zarr.json of a variable is garbage": (
