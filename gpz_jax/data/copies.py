@@ -86,8 +86,9 @@ def copies_between(parties: Sequence[Party], name: str, *, allow: bool = False) 
                 )
             notes.append(said + (" (allowed by allow_copies)" if many else ""))
         if near := int((_near(judged, others, known) & ~alike).sum()):
+            more = f"{near} more" if alike.any() else near
             notes.append(
-                f"{near}{' more' if alike.any() else ''} of the {len(alike)} {judged.name} images of {name!r} look like "
+                f"{more} of the {len(alike)} {judged.name} images of {name!r} look like "
                 f"copies of others' ({', '.join(other.name for other in others)}) but for size, a flip or small changes"
             )
     return tuple(notes)
