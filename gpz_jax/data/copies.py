@@ -115,9 +115,9 @@ def _exact(judged: Party, others: Sequence[Party], known: Mapping[int, _Known]) 
 
 def _near(judged: Party, others: Sequence[Party], known: Mapping[int, _Known]) -> np.ndarray:
     """Which of the judged's images one of the others has nearly."""
-    small = [known[id(party.images)].thumbnails for party in (judged, *others)]
-    if small[0] is None or any(one is None for one in small[1:]):
+    mine, *theirs = (known[id(party.images)].thumbnails for party in (judged, *others))
+    if mine is None or any(small is None for small in theirs):
         return np.zeros(len(judged.indices), bool)
-    theirs = np.concatenate([one[party.indices] for one, party in zip(small[1:], others, strict=True)])
+    held = [small[party.indices] for small, party in zip(theirs, others, strict=True) if small is not None]
     tiny = min(side for party in (judged, *others) for side in party.images.shape[1:3]) < SIDE
-    return near_copies(small[0][judged.indices], theirs, alike=0.999 if tiny else 0.99)
+    return near_copies(mine[judged.indices], np.concatenate(held), alike=0.999 if tiny else 0.99)
