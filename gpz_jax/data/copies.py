@@ -49,7 +49,7 @@ def constant(images: UInt8[np.ndarray, "N H W C"]) -> Bool[np.ndarray, " N"]:
 
 
 def copies_between(parties: Sequence[Party], name: str, *, allow: bool = False) -> tuple[str, ...]:
-    """Say which parties have images that parties before them in the list have too: one line a party.
+    """Say which parties have images that parties before them in the list have too: a line a party, one of near copies.
 
     The order is that of who is judged on what the ones before have seen: train, validation, auxiliary, test. Constant
     images do not count. Near copies, see :func:`~gpz_jax.data.near_copies.near_copies`, are said and never refused.
@@ -70,28 +70,36 @@ def copies_between(parties: Sequence[Party], name: str, *, allow: bool = False) 
     """
     arrays = {id(party.images): party.images for party in parties}
     known = {key: _Known.of(images) for key, images in arrays.items()}
-    notes = []
+    notes, nearly = [], []
     for i, judged in enumerate(parties[1:], 1):
         others = parties[:i]
         exact = _exact(judged, others, known)
         alike = np.logical_or.reduce(list(exact.values()))
         if alike.any():
-            held = ", ".join(f"{mask.sum()} in {other}" for other, mask in exact.items() if mask.any())
-            said = f"{alike.sum()} of the {len(alike)} {judged.name} images of {name!r} are others' too: {held}"
-            if (many := alike.sum() >= TOO_MANY * len(alike)) and not allow:
-                raise UserError(
-                    f"{said}; what is measured there is not measured on new images: remove the copies, or go on all "
-                    "the same with allow_copies",
-                    field="allow_copies",
-                )
-            notes.append(said + (" (allowed by allow_copies)" if many else ""))
+            notes.append(_said(judged, exact, alike, name, allow))
         if near := int((_near(judged, others, known) & ~alike).sum()):
-            more = f"{near} more" if alike.any() else near
-            notes.append(
-                f"{more} of the {len(alike)} {judged.name} images of {name!r} look like "
-                f"copies of others' ({', '.join(other.name for other in others)}) but for size, a flip or small changes"
-            )
+            nearly.append(f"{near} of the {len(alike)} {judged.name} images")
+    if nearly:
+        apart = ", exact ones apart" if notes else ""
+        notes.append(
+            f"{', '.join(nearly)} of {name!r} look like copies of others' but for size, a flip or small changes{apart}"
+        )
     return tuple(notes)
+
+
+def _said(judged: Party, exact: Mapping[str, np.ndarray], alike: np.ndarray, name: str, allow: bool) -> str:
+    """How many images of a party are others' too; or the error that says so."""
+    held = ", ".join(f"{mask.sum()} in {other}" for other, mask in exact.items() if mask.any())
+    said = f"{alike.sum()} of the {len(alike)} {judged.name} images of {name!r} are others' too: {held}"
+    if alike.sum() < TOO_MANY * len(alike):
+        return said
+    if allow:
+        return said + " (allowed by allow_copies)"
+    raise UserError(
+        f"{said}; what is measured there is not measured on new images: remove the copies, or go on all the same with "
+        "allow_copies",
+        field="allow_copies",
+    )
 
 
 class _Known(NamedTuple):
