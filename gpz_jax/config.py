@@ -34,6 +34,10 @@ class DataConfig:
     """Share of the training images held out to choose the best epoch and the learning rate."""
     auxiliary_fraction: float = 0.25
     """Share of the training images that only the attacker sees, where its images are held out."""
+    test_fraction: float | None = None
+    """Share of every class that becomes the test part of an image folder without test/, the same images each time."""
+    allow_copies: bool = False
+    """Go on although 1 % or more of a party's images (validation, auxiliary, test) are exact copies of others'."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +247,8 @@ def resolve(config: Config) -> Config:
     )
     _positive(lr=t.lr)
     _fraction(validation_fraction=d.validation_fraction, auxiliary_fraction=d.auxiliary_fraction)
+    if d.test_fraction is not None:
+        _fraction(test_fraction=d.test_fraction)
     warmup = t.warmup_epochs
     if warmup is None:
         warmup = min(max(1, t.epochs // 4), t.epochs - 1) if t.ls < 0 else 0

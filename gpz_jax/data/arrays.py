@@ -6,13 +6,15 @@ not many times over: uint8 arrays pass through uncopied, everything else is conv
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from gpz_jax.data.byte_scale import as_uint8, check_scale, chunks
 from gpz_jax.data.class_names import checked_names
+from gpz_jax.data.copies import constant, digests
 from gpz_jax.errors import UserError
 
 
@@ -22,7 +24,8 @@ class Source:
 
     ``aux_images`` are extra unlabelled images for the attacker; they may differ from the others in height and
     width, never in channels. ``train_group`` numbers the person or patient behind each train image, if known: whose
-    images are never dealt to two parties. ``class_names`` are those of the classes 0..K-1, if known.
+    images are never dealt to two parties. ``class_names`` are those of the classes 0..K-1, if known. ``notes`` say what
+    whoever uses the data should know of them, and what had to be done to read them, one line each.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Source:
     num_classes: int
     train_group: Int32[np.ndarray, "train"] | None = None
     class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
 
 
 def from_arrays(
@@ -54,9 +58,10 @@ def from_arrays(
     """Check arrays and make a :class:`Source` of them.
 
     Images are (N, H, W, C) with C = 1 or 3: uint8, which pass through uncopied; other integers within 0..255;
-    or floats within [0, 1], which become round(255 v). Train and test share H, W and C; aux shares C. Labels
-    are integers (N,): 0..K-1, K >= 2, each of them with a train image. With ``auxiliary=True`` this rule on
-    classes is left out, since only the images will be used. Errors name the origin by ``where``.
+    or floats within [0, 1], which become round(255 v). Train and test share H, W and C; aux shares C; all are on one
+    scale (:func:`~gpz_jax.data.byte_scale.check_scale`). Labels are integers, or floats that are whole, (N,) or (N, 1):
+    0..K-1, K >= 2, each of them with a train image. With ``auxiliary=True`` this rule on classes is left out, since
+    only the images will be used. Errors name the origin by ``where``.
 
     Groups (identities, patients) are integers or strings (N,); one that is in two of train, test and aux is refused,
     since the classifier, or the attacker, would then be judged on someone it knows. A part without groups is taken to
@@ -86,6 +91,10 @@ def from_arrays(
                 f"{where}: train_images have {train_images.shape[-1]} channels but aux_images have "
                 f"{aux_images.shape[-1]}; bring them to the same number"
             )
+    images = {"train_images": train_images}
+    if not auxiliary:
+        images |= {"test_images": test_images} | ({} if aux_images is None else {"aux_images": aux_images})
+    notes = [*check_scale(images, where), *_nothing_new(images, where)]
     train_labels = _as_labels(train_labels, len(train_images), f"{where}: train_labels")
     test_labels = _as_labels(test_labels, len(test_images), f"{where}: test_labels")
     num_classes = int(train_labels.max()) + 1
@@ -96,8 +105,8 @@ def from_arrays(
     if auxiliary:
         train_group = None
     else:
-        images = {"train": train_images, "test": test_images, "aux": aux_images}
-        _check_groups(images, {"train": train_group, "test": test_group, "aux": aux_group}, where)
+        of_part = {"train": train_images, "test": test_images, "aux": aux_images}
+        _check_groups(of_part, {"train": train_group, "test": test_group, "aux": aux_group}, where)
     return Source(
         name=name,
         train_images=train_images,
@@ -108,6 +117,7 @@ def from_arrays(
         num_classes=num_classes,
         train_group=None if train_group is None else _numbered(train_group),
         class_names=None if class_names is None or auxiliary else checked_names(class_names, num_classes, where),
+        notes=tuple(notes),
     )
 
 
@@ -156,42 +166,34 @@ def to_channels(images: UInt8[np.ndarray, "N H W C"], channels: int) -> UInt8[np
     return grey
 
 
-def as_uint8(images: np.ndarray, what: str) -> np.ndarray:
-    """Images as uint8 (N, H, W, C), or a UserError that begins with ``what`` and says what is wrong."""
-    if images.ndim != 4:
-        hint = "; add the channel axis with images[..., None]" if images.ndim == 3 else ""
-        raise UserError(f"{what} must have the shape (N, H, W, C), found {images.shape}{hint}")
-    if 0 in images.shape:
-        raise UserError(f"{what} is empty, its shape is {images.shape}; at least one image is needed")
-    if images.shape[-1] not in (1, 3):
-        hint = "; move the channels last with images.transpose(0, 2, 3, 1)" if images.shape[1] in (1, 3) else ""
-        raise UserError(f"{what} must have 1 or 3 channels, found {images.shape[-1]} in {images.shape}{hint}")
-    if images.dtype == np.uint8:
-        return images
-    if images.dtype.kind not in "iuf":
-        raise UserError(f"{what} has dtype {images.dtype}; store it as uint8 in 0..255 or float in [0, 1]")
-    low, high = images.min(), images.max()
-    if images.dtype.kind == "f":
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise UserError(f"{what} holds NaN or infinite values; store finite floats in [0, 1] or uint8")
-        if low < 0 or high > 1:
-            raise UserError(
-                f"{what} is float but spans {low:g}..{high:g}; floats must lie in [0, 1]: divide by the "
-                "largest possible value, or store uint8"
-            )
-    elif low < 0 or high > 255:
-        raise UserError(f"{what} is {images.dtype} and spans {low}..{high}; bring it to 0..255 and store it as uint8")
-    result = np.empty(images.shape, np.uint8)
-    for rows in chunks(images):
-        result[rows] = np.rint(np.float32(255) * images[rows]) if images.dtype.kind == "f" else images[rows]
-    return result
+def _nothing_new(images: dict[str, np.ndarray], where: str) -> list[str]:
+    """Say how many images are of one colour, and how many train images are copies of others among them."""
+    notes, blank = [], {part: constant(array) for part, array in images.items()}
+    if counts := [f"{mask.sum()} of the {len(mask)} {part}" for part, mask in blank.items() if mask.any()]:
+        notes.append(f"{where}: {' and '.join(counts)} are of one colour all over")
+    known = digests(images["train_images"])[~blank["train_images"]]
+    if copies := len(known) - len(np.unique(known)):
+        notes.append(
+            f"{where}: {copies} of the {len(images['train_images'])} train_images are exact copies of others there"
+        )
+    return notes
 
 
 def _as_labels(labels: np.ndarray, count: int, what: str) -> np.ndarray:
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
     if labels.ndim != 1:
-        raise UserError(f"{what} must have the shape (N,), found {labels.shape}; give one class number per image")
+        one_hot = labels.ndim == 2 and labels.dtype.kind in "biuf" and bool((labels.sum(axis=1) == 1).all())
+        how = "store labels.argmax(1) in place of one-hot rows" if one_hot else "give one class number per image"
+        raise UserError(f"{what} must have the shape (N,), found {labels.shape}; {how}")
+    if labels.dtype.kind == "f" and bool((np.isfinite(labels) & (labels == np.rint(labels))).all()):
+        whole = np.abs(labels).max(initial=0) < 2**53  # beyond, a float does not know its last digits
+        labels = labels.astype(np.int64) if whole else labels
     if labels.dtype.kind not in "iu":
-        raise UserError(f"{what} must be integers, found {labels.dtype}; number the classes from 0")
+        how = "number the classes from 0"
+        if labels.dtype.kind in "US":
+            how += ": np.unique(labels, return_inverse=True) gives names and numbers"
+        raise UserError(f"{what} must be integers, found {labels.dtype}; {how}")
     if len(labels) != count:
         raise UserError(f"{what} has {len(labels)} labels for {count} images; give one per image")
     low, high = int(labels.min()), int(labels.max())
@@ -249,6 +251,11 @@ def _check_classes(train: np.ndarray, test: np.ndarray, where: str) -> None:
             f"{where}: train_labels holds the label {num_classes - 1} but there are only {len(train)} train "
             "images; number the classes 0, 1, 2, …"
         )
+    if train.min() > 0:
+        raise UserError(
+            f"{where}: train_labels run from {train.min()} to {train.max()}, but classes are numbered from 0; store "
+            f"labels - {train.min()}, of the test images too"
+        )
     if test.max() >= num_classes:
         raise UserError(
             f"{where}: test_labels holds the label {test.max()}, but train_labels has only the classes "
@@ -257,13 +264,6 @@ def _check_classes(train: np.ndarray, test: np.ndarray, where: str) -> None:
     missing = np.flatnonzero(np.bincount(train.astype(np.int32, copy=False), minlength=num_classes) == 0)
     if missing.size:
         raise UserError(f"{where}: class {missing[0]} has no train image; number the classes 0, 1, 2, … without gaps")
-
-
-def chunks(array: np.ndarray) -> Iterator[slice]:
-    """Slices of the first axis of about a million elements each."""
-    rows = max(1, 2**20 // max(1, array[0].size))
-    for start in range(0, len(array), rows):
-        yield slice(start, start + rows)
 
 
 def _size(images: np.ndarray) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from gpz_jax.config import DataConfig
-from gpz_jax.data.files import brings_auxiliary
+from gpz_jax.data.npz_file import brings_auxiliary
 
 #: Target -> auxiliary data sets, the first that is at hand; a set that is not listed gives a held-out part of itself
 #: (in the paper: CIFAR-10, ChestX-ray). LFW's is not the paper's: its people with too few images to be classes.

@@ -1,12 +1,15 @@
 """Data sets by name: the bundled digits, an ``.npz``, a folder of images, or TensorFlow Datasets."""
 
 import pathlib
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from gpz_jax.data.arrays import Source, fingerprint, from_arrays, to_channels
-from gpz_jax.data.files import read_folder, read_npz
+from gpz_jax.data.image_folder import read_folder
+from gpz_jax.data.npz_file import read_npz
 from gpz_jax.data.tfds import TFDS_NAMES, read_tfds
 from gpz_jax.errors import UserError, did_you_mean
 
@@ -24,7 +27,14 @@ __all__ = [
 _DIGITS_SEED = 0  # fixed: the bundled test part must be the same images in every run and for everyone
 
 
-def load(name: str, data_dir: str | pathlib.Path | None = None, *, auxiliary: bool = False) -> Source:
+def load(
+    name: str,
+    data_dir: str | pathlib.Path | None = None,
+    *,
+    auxiliary: bool = False,
+    test_fraction: float | None = None,
+    tell: Callable[[str], None] | None = None,
+) -> Source:
     """Load the data set called ``name``, from the first of these places that has it.
 
     1. ``"digits"``: scikit-learn's 1,797 real 8x8 grey digits, values 0..16 scaled to round(255 v / 16),
@@ -36,6 +46,8 @@ def load(name: str, data_dir: str | pathlib.Path | None = None, *, auxiliary: bo
 
     A name is never a path. With ``auxiliary=True`` the data set will serve only as an attacker's images, so
     its labels need not form classes that can be learned (few or no images of some people, say).
+    ``test_fraction`` of every class is held out of a folder without ``test/``. What ``Source.notes`` say goes to
+    ``tell``, or, without it, to stderr: what was made of someone's images is not to be overlooked.
 
     Raises UserError for an unknown or path-like name, and for data that break a rule of :func:`from_arrays`.
 
@@ -45,24 +57,48 @@ def load(name: str, data_dir: str | pathlib.Path | None = None, *, auxiliary: bo
     """
     if not name or "/" in name or "\\" in name or ".." in name or name.startswith(".") or not name.isprintable():
         raise UserError(f"{name!r} is not a data set name: pass the folder as the data directory and a plain name")
+    source = _found(name, data_dir, auxiliary=auxiliary, test_fraction=test_fraction)
+    for note in source.notes:
+        (tell or _on_stderr)(note)
+    return source
+
+
+def _found(name: str, data_dir: str | pathlib.Path | None, *, auxiliary: bool, test_fraction: float | None) -> Source:
+    folder = None if data_dir is None or name == "digits" else pathlib.Path(data_dir).expanduser()
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UserError(f"the data directory {folder} is a file; pass the directory that holds {name}.npz")
+    file = None if folder is None else folder / f"{name}.npz"
+    if file is not None and file.exists() and not (file.is_file() or file.is_dir()):
+        raise UserError(f"{file} is a pipe, a socket or a device and no file; remove it")
+    in_file = file is not None and file.is_file()
+    if folder is not None and not in_file and (folder / name).is_dir():
+        return read_folder(folder / name, auxiliary=auxiliary, test_fraction=test_fraction)
+    if not in_file and name != "digits" and name not in TFDS_NAMES:
+        raise _unknown(name, folder)
+    if test_fraction is not None and not auxiliary:
+        raise UserError(
+            f"data set {name!r} brings a test part of its own; leave test_fraction, which is for folders of images "
+            "without one, out",
+            field="test_fraction",
+        )
     if name == "digits":
         return _digits()
-    folder = None if data_dir is None else pathlib.Path(data_dir).expanduser()
-    if folder is not None:
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"the data directory {folder} is a file; pass the directory that holds {name}.npz")
-        if (folder / f"{name}.npz").is_file():
-            return read_npz(folder / f"{name}.npz", auxiliary=auxiliary)
-        if (folder / name).is_dir():
-            return read_folder(folder / name, auxiliary=auxiliary)
-    if name in TFDS_NAMES:
-        return read_tfds(name, folder, auxiliary=auxiliary)
+    if file is not None and in_file:
+        return read_npz(file, auxiliary=auxiliary)
+    return read_tfds(name, folder, auxiliary=auxiliary)
+
+
+def _unknown(name: str, folder: pathlib.Path | None) -> UserError:
     hint = did_you_mean(name, _known_names(folder))
     if folder is None:
-        raise UserError(f"no data set {name!r}: no data directory was given to look for {name}.npz in{hint}")
+        return UserError(f"no data set {name!r}: no data directory was given to look for {name}.npz in{hint}")
     if not folder.exists():
-        raise UserError(f"no data set {name!r}: the data directory {folder} does not exist{hint}")
-    raise UserError(f"no data set {name!r}: looked for {folder / name}.npz and the folder {folder / name}{hint}")
+        return UserError(f"no data set {name!r}: the data directory {folder} does not exist{hint}")
+    return UserError(f"no data set {name!r}: looked for {folder / name}.npz and the folder {folder / name}{hint}")
+
+
+def _on_stderr(note: str) -> None:
+    print(f"gpz: {note}", file=sys.stderr, flush=True)
 
 
 def _digits() -> Source:

@@ -18,6 +18,8 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from gpz_jax.data.arrays import Source, to_channels
+from gpz_jax.data.byte_scale import check_scale
+from gpz_jax.data.copies import TOO_MANY, Party, constant, copies_between, digests
 from gpz_jax.errors import UserError
 from gpz_jax.presentation import class_label
 
@@ -60,6 +62,7 @@ def make_splits(
     validation_fraction: float = 0.1,
     auxiliary_fraction: float = 0.25,
     auxiliary: Source | None = None,
+    allow_copies: bool = False,
 ) -> Splits:
     """Deal a data set out to classifier and attacker.
 
@@ -74,9 +77,12 @@ def make_splits(
 
     An attacker with images of its own takes no fraction: see :func:`attackers_images`.
 
+    Images that two of the four parties have are counted in the notes, see
+    :func:`~gpz_jax.data.copies.copies_between`; with ``allow_copies`` they are counted however many they are.
+
     Raises UserError for a fraction outside (0, 1) or fractions that leave nothing, for an auxiliary that is the source
-    or shares images with it, and for a class with fewer than two images in a labelled part (its radius is undefined
-    there).
+    or shares images with it, for 1 % or more of a party's images that another has too, and for a class with fewer than
+    two images in a labelled part (its radius is undefined there).
 
     >>> from gpz_jax.data.sources import load
     >>> parts = make_splits(load("digits"), seed=0)
@@ -108,28 +114,42 @@ def make_splits(
     notes = _imbalance(source)
     if own_images:
         attacker = Split(images, labels, dealt[1])
-        notes += _twins(attacker, [train, validation, test], source.name)
     else:
-        attacker, said = attackers_images(source, auxiliary)
+        attacker, said = attackers_images(source, auxiliary, allow_copies=allow_copies)
         notes += said
     _check_counts("train", train, source, "lower the fractions held out or add images of the class")
     _check_counts("validation", validation, source, "raise validation_fraction or add images of the class")
     if own_images:
         _check_counts("auxiliary", attacker, source, "raise auxiliary_fraction or add images of the class")
     _check_counts("test", test, source, "add test images of the class")
-    return Splits(train, validation, attacker, test, source.num_classes, notes)
+    parts = Splits(train, validation, attacker, test, source.num_classes, notes)
+    return parts._replace(notes=(*notes, *copies_said(parts, source.name, allow=allow_copies)))
 
 
-def attackers_images(source: Source, auxiliary: Source | None) -> tuple[Split, tuple[str, ...]]:
+def copies_said(parts: Splits, name: str, *, allow: bool = False) -> tuple[str, ...]:
+    """Say which of the parties of data set ``name`` have images of others: see :func:`copies_between`.
+
+    >>> from gpz_jax.data.sources import load
+    >>> copies_said(make_splits(load("digits"), seed=0), "digits")
+    ()
+    """
+    in_order = {part: getattr(parts, part) for part in ("train", "validation", "auxiliary", "test")}
+    parties = [Party(part, split.images, split.indices) for part, split in in_order.items()]
+    return copies_between(parties, name, allow=allow)
+
+
+def attackers_images(
+    source: Source, auxiliary: Source | None, *, allow_copies: bool = False
+) -> tuple[Split, tuple[str, ...]]:
     """Return the images of an attacker that has its own, without labels, and what had to be done to make them fit.
 
     They are all train images of the data set ``auxiliary``, channels converted to the source's, or, without one, the
     ``aux_images`` inside the source. Of images of the source's size, those that are byte for byte among its train or
     test images are left out.
 
-    Raises UserError for the source as its own auxiliary, and where 1 % or more of the auxiliary's images, or as many as
-    1 % of the source's train images, are the source's: then one set was made of the other, and near copies, which are
-    not looked for, are to be expected.
+    Raises UserError for the source as its own auxiliary, for images on another scale than the source's, and, without
+    ``allow_copies``, where 1 % or more of the auxiliary's images, or as many as 1 % of the source's train images or of
+    its test images, are the source's: then one set was made of the other, and there may be more that are not found.
 
     >>> from gpz_jax.data.sources import load
     >>> attackers_images(load("digits"), load("digits"))
@@ -139,7 +159,7 @@ def attackers_images(source: Source, auxiliary: Source | None) -> tuple[Split, t
     """
     if auxiliary is None:
         assert source.aux_images is not None
-        return _without_shared(source.aux_images, "aux_images", source)
+        return _without_shared(source.aux_images, "aux_images", source, allow_copies)
     if auxiliary.name == source.name:
         raise UserError(
             f"data set {source.name!r} cannot be its own auxiliary ({auxiliary.name!r}): the attacker "
@@ -153,7 +173,8 @@ def attackers_images(source: Source, auxiliary: Source | None) -> tuple[Split, t
         how = "grey repeated" if channels == 3 else "luminance"
         notes.append(f"auxiliary {auxiliary.name!r} converted from {theirs} to {channels} channels ({how})")
     images = to_channels(auxiliary.train_images, channels)
-    attacker, left_out = _without_shared(images, f"auxiliary {auxiliary.name!r}", source)
+    _check_same_scale(source, auxiliary)
+    attacker, left_out = _without_shared(images, f"auxiliary {auxiliary.name!r}", source, allow_copies)
     return attacker, (*notes, *left_out)
 
 
@@ -293,26 +314,25 @@ def _imbalance(source: Source) -> tuple[str, ...]:
     )
 
 
-def _twins(attacker: Split, others: list[Split], name: str) -> tuple[str, ...]:
-    """Say how many of the attacker's images someone else has too, where the data set holds them twice."""
-    known = {hash(split.images[i].tobytes()) for split in others for i in split.indices}
-    count = sum(hash(attacker.images[i].tobytes()) in known for i in attacker.indices)
-    if not count:
-        return ()
-    return (f"{name!r} holds images twice: {count} of the {len(attacker)} auxiliary ones are others' too",)
+def _check_same_scale(source: Source, auxiliary: Source) -> None:
+    named = {f"{one.name!r}": one.train_images for one in (source, auxiliary)}
+    check_scale(named, f"auxiliary {auxiliary.name!r}")
 
 
-def _without_shared(images: np.ndarray, what: str, source: Source) -> tuple[Split, tuple[str, ...]]:
+def _without_shared(images: np.ndarray, what: str, source: Source, allow: bool) -> tuple[Split, tuple[str, ...]]:
     """The images less those that are the source's, as :func:`attackers_images` says."""
     if images.shape[1:] != source.train_images.shape[1:]:
         return Split(images, None, _everything(images)), ()
-    known = {hash(image.tobytes()) for part in (source.train_images, source.test_images) for image in part}
-    shared = np.array([hash(image.tobytes()) in known for image in images])
-    count = int(shared.sum())
-    if count and count >= 0.01 * min(len(images), len(source.train_images)):
+    train, test = digests(source.train_images), digests(source.test_images)
+    theirs, filled = digests(images), ~constant(images)
+    shared = np.isin(theirs, np.concatenate([train, test])) & filled
+    count, tested = int(shared.sum()), int(np.isin(test, theirs[filled]).sum())
+    many = max(count / min(len(images), len(train)), tested / len(test)) >= TOO_MANY
+    if many and not allow:
         raise UserError(
             f"{count} of the {len(images)} images of {what} are also in {source.name!r}: the attacker would hold the "
-            "classifier's own images; remove them from one of the two"
+            "classifier's own images; remove them from one of the two, or leave them out here with allow_copies",
+            field="allow_copies",
         )
     said = f"{count} of the {len(images)} images of {what} are also in {source.name!r} and are left out"
     return Split(images, None, np.flatnonzero(~shared).astype(np.int32)), (said,) if count else ()

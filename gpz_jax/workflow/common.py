@@ -62,25 +62,32 @@ def epoch_progress(epochs: int, steps: int, done: int = 0) -> Iterator[EpochProg
         yield EpochProgress(bar, task, epochs, steps)
 
 
-def load_data(data: DataConfig, seed: int) -> tuple[Splits, sources.Source]:
-    """The images of a configuration, dealt out to target, attacker and test."""
-    source = sources.load(data.data, data.data_dir)
+def load_data(data: DataConfig, seed: int, *, tell: Callable[[str], None] = say) -> tuple[Splits, sources.Source]:
+    """The images of a configuration, dealt out to target, attacker and test; ``tell`` says what there is to know."""
+    source = sources.load(data.data, data.data_dir, test_fraction=data.test_fraction, tell=tell)
     if data.train_limit is not None:
         source = splits.limit_source(source, data.train_limit, seed=seed)
     data, chosen = pairings.resolve_auxiliary(data)
     if chosen:
-        say(f"{chosen} (a part of it: --aux {pairings.HELD_OUT[0]})" if data.aux else chosen)
-    auxiliary = sources.load(data.aux, data.data_dir, auxiliary=True) if data.aux else None
+        tell(f"{chosen} (a part of it: --aux {pairings.HELD_OUT[0]})" if data.aux else chosen)
+    auxiliary = load_auxiliary(data, tell=tell) if data.aux else None
     dealt = splits.make_splits(
         source,
         seed=seed,
         validation_fraction=data.validation_fraction,
         auxiliary_fraction=data.auxiliary_fraction,
         auxiliary=auxiliary,
+        allow_copies=data.allow_copies,
     )
     for note in dealt.notes:
-        say(note)
+        tell(note)
     return dealt, source
+
+
+def load_auxiliary(data: DataConfig, *, tell: Callable[[str], None] = say) -> sources.Source:
+    """The data set that a configuration names for the attacker."""
+    assert data.aux is not None
+    return sources.load(data.aux, data.data_dir, auxiliary=True, test_fraction=data.test_fraction, tell=tell)
 
 
 def short(path: Path) -> str:

@@ -13,12 +13,12 @@ from gpz_jax import parallel, runs
 from gpz_jax.config import DataConfig, RunIdentity, resolve
 from gpz_jax.data import sources
 from gpz_jax.data.pairings import resolve_auxiliary
-from gpz_jax.data.splits import Split, Splits, attackers_images
+from gpz_jax.data.splits import Split, Splits, attackers_images, copies_said
 from gpz_jax.errors import UserError
 from gpz_jax.runs.folder import Run
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.training import classifier
-from gpz_jax.workflow.common import abstract_state, load_data, say
+from gpz_jax.workflow.common import abstract_state, load_auxiliary, load_data, say
 
 
 class LoadedRun(NamedTuple):
@@ -61,7 +61,8 @@ def load_run(
     config = resolve(run.config)
     _check_identity(run, expected)
     data = config.data if data_dir is None else dataclasses.replace(config.data, data_dir=data_dir)
-    dealt, source = load_data(data, config.seed)
+    # What has been trained is read, whatever an earlier version let it be trained on; copies are said.
+    dealt, source = load_data(dataclasses.replace(data, allow_copies=True), config.seed)
     if sources.fingerprint(source) != run.fingerprint:
         raise UserError(
             f"{folder} was trained on other images than data set {data.data!r} in {data.data_dir} now holds"
@@ -93,9 +94,9 @@ def _other_auxiliary(aux: str, dealt: Splits, source: sources.Source, data: Data
             f"no part of {data.data!r} was held out in training (the attacker's images were {data.aux!r}), so the "
             "attacker would hold the target's own; train a run with --aux held-out"
         )
-    theirs = None if asked.aux is None else sources.load(asked.aux, asked.data_dir, auxiliary=True)
-    images, notes = attackers_images(source, theirs)
-    for note in notes:
+    theirs = None if asked.aux is None else load_auxiliary(asked)
+    images, notes = attackers_images(source, theirs, allow_copies=data.allow_copies)
+    for note in (*notes, *copies_said(dealt._replace(auxiliary=images), source.name, allow=True)):
         say(note)
     return images
 

@@ -121,8 +121,9 @@ def _settle(
 def _deal(config: Config, seeds: Sequence[int]) -> dict[int, Dealt]:
     """The images, dealt out by every seed; where these load the same arrays, all of them share one copy."""
     dealt: dict[int, Dealt] = {}
+    said: dict[str, None] = {}
     for seed in seeds:
-        own, source = load_data(config.data, seed)
+        own, source = load_data(config.data, seed, tell=said.setdefault)
         found = Dealt(own, source, sources.fingerprint(source))
         if dealt and found.fingerprint == (known := dealt[seeds[0]]).fingerprint:
             parts = {
@@ -131,6 +132,8 @@ def _deal(config: Config, seeds: Sequence[int]) -> dict[int, Dealt]:
             }
             found = Dealt(own._replace(**parts), known.source, known.fingerprint)
         dealt[seed] = found
+    for note in said:  # most of it is the same for every seed
+        say(note)
     return dealt
 
 

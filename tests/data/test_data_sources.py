@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from gpz_jax.data import arrays as checked_arrays
-from gpz_jax.data.files import brings_auxiliary
+from gpz_jax.data import byte_scale
+from gpz_jax.data.npz_file import brings_auxiliary
 from gpz_jax.data.sources import TFDS_NAMES, fingerprint, from_arrays, load, read_folder, read_npz, to_channels
 from gpz_jax.errors import UserError
 
@@ -305,8 +306,15 @@ def test_bad_auxiliary_images():
 
 LABELS = np.arange(12) % 3
 BAD_LABELS = {
-    "2-D": (LABELS[:, None], r"must have the shape \(N,\), found \(12, 1\)"),
-    "float": (LABELS.astype(float), "must be integers, found float64"),
+    "2-D": (LABELS.reshape(6, 2), r"must have the shape \(N,\), found \(6, 2\); give one class number per image"),
+    "one-hot": (np.eye(3)[LABELS], r"found \(12, 3\); store labels\.argmax\(1\) in place of one-hot rows"),
+    "float": (LABELS + 0.5, "must be integers, found float64"),
+    "NaN": (np.where(LABELS, LABELS, np.nan), "must be integers, found float64"),
+    "text": (LABELS.astype(str), r"must be integers, found <U21; .*np\.unique\(labels, return_inverse=True\)"),
+    "from 1": (
+        LABELS + 1,
+        r"run from 1 to 3, but classes are numbered from 0; store labels - 1, of the test images too",
+    ),
     "bool": (LABELS > 0, "must be integers, found bool"),
     "too few": (LABELS[:11], "has 11 labels for 12 images"),
     "negative": (LABELS - 1, "holds the label -1; number the classes from 0"),
@@ -356,7 +364,7 @@ def test_every_byte_survives_its_wider_type(dtype):
 
 def test_conversion_in_chunks_equals_conversion_at_once(monkeypatch):
     images = np.random.default_rng(0).random((12, 4, 5, 1))
-    monkeypatch.setattr(checked_arrays, "chunks", lambda a: (slice(i, i + 5) for i in range(0, len(a), 5)))
+    monkeypatch.setattr(byte_scale, "chunks", lambda a: (slice(i, i + 5) for i in range(0, len(a), 5)))
     source = from_arrays("x", **arrays(train_images=images))
     np.testing.assert_array_equal(source.train_images, np.rint(255 * images).astype(np.uint8))
 
@@ -459,7 +467,7 @@ def test_folder_without_parts_or_classes(tmp_path):
     with pytest.raises(UserError, match="train has no class folders"):
         load("f", tmp_path)
     (tmp_path / "f/train/a").mkdir()
-    with pytest.raises(UserError, match=r"train/a holds no \.png, \.jpg or \.jpeg"):
+    with pytest.raises(UserError, match=r"train/a holds no \.png, \.jpg, \.jpeg"):
         load("f", tmp_path)
 
 
@@ -494,7 +502,9 @@ def test_unreadable_images_are_named(tmp_path):
     with pytest.raises(UserError, match=r"train/b/0\.png cannot be decoded"):
         read_folder(tmp_path / "f")
     (tmp_path / "f/test/a/1.png").write_text("no image")
-    with pytest.raises(UserError, match=r"test/a/1\.png is not a readable image; replace or remove it"):
+    with pytest.raises(
+        UserError, match=r"test/a/1\.png is not a readable image \(PNG, JPEG, WebP\); replace or remove"
+    ):
         read_folder(tmp_path / "f")
 
 
@@ -670,7 +680,7 @@ def test_fingerprint_is_sha256_of_shapes_and_bytes(monkeypatch):
 
 
 def test_fingerprint_ignores_memory_layout_and_sees_every_array():
-    data = arrays(aux_images=np.ones((3, 2, 2, 1), np.uint8))
+    data = arrays(aux_images=np.full((3, 2, 2, 1), 200, np.uint8))
     before = fingerprint(from_arrays("x", **data))
     columns = np.asfortranarray(data["train_images"])
     assert fingerprint(from_arrays("x", **data | {"train_images": columns})) == before

@@ -134,7 +134,8 @@ def test_many_images_may_not_hide_all_of_the_classifiers_among_them():
 
 
 def test_a_few_images_in_common_are_left_out_and_said():
-    source, other = make_source([200, 200]), make_source([150, 150], name="other", seed=1)
+    source = make_source([200, 200], test_counts=[100, 110])
+    other = make_source([150, 150], name="other", seed=1)
     other.train_images[[4, 7]] = source.train_images[3], source.test_images[1]
     parts = make_splits(source, seed=0, auxiliary=other)
     np.testing.assert_array_equal(parts.auxiliary.indices, np.delete(np.arange(300), [4, 7]))
@@ -159,8 +160,13 @@ def test_images_that_the_data_set_holds_twice_are_said_where_two_parties_have_th
     source = make_source([200, 200])
     parts = make_splits(source, seed=0)
     source.train_images[parts.auxiliary.indices[:3]] = source.train_images[parts.train.indices[0]]
-    again = make_splits(source, seed=0)
-    assert again.notes == ("'made' holds images twice: 3 of the 100 auxiliary ones are others' too",)
+    with pytest.raises(
+        UserError, match=r"3 of the 100 auxiliary images of 'made' are others' too: 3 in train; .*copies"
+    ):
+        make_splits(source, seed=0)
+    again = make_splits(source, seed=0, allow_copies=True)
+    said = "3 of the 100 auxiliary images of 'made' are others' too: 3 in train (allowed by allow_copies)"
+    assert again.notes == (said,)
     np.testing.assert_array_equal(again.auxiliary.indices, parts.auxiliary.indices)
 
 

@@ -1,14 +1,17 @@
-"""Data sets from files: an ``.npz``, or a folder of images."""
+"""Data sets from an ``.npz``, of which nothing is unpacked before its size is known to be true and to fit."""
 
 import dataclasses
+import math
 import pathlib
 import zipfile
 from typing import Any
 
 import numpy as np
 
-from gpz_jax.data.arrays import Source, as_uint8, from_arrays
+from gpz_jax.data.arrays import Source, from_arrays
+from gpz_jax.data.byte_scale import as_uint8
 from gpz_jax.data.class_names import checked_names, names_beside, names_of_array
+from gpz_jax.data.host_memory import check_unpacked, gigabytes
 from gpz_jax.errors import UserError
 
 # Our key first, then the one the paper's released code writes.
@@ -22,7 +25,7 @@ _NPZ_KEYS = {
 _GROUPS = ("group", "patient")  # *_group, or *_patient where the file has none of these
 _CLASS_NAMES = "class_names"
 _PARTS = ("train", "test", "aux")
-_SUFFIXES = (".png", ".jpg", ".jpeg")
+_LONGEST_HEADER = 2**16  # of an array in the file; numpy writes some hundred bytes
 
 
 def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
@@ -36,7 +39,8 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
     are never loaded.
 
     Raises UserError for no such file, one that is not an .npz or is damaged, pickled objects, missing keys,
-    and arrays that :func:`from_arrays` refuses.
+    arrays whose headers claim another size than they have, or more than
+    :func:`~gpz_jax.data.host_memory.check_unpacked` allows, and arrays that :func:`from_arrays` refuses.
 
     >>> read_npz("nowhere/mnist.npz")
     Traceback (most recent call last):
@@ -51,12 +55,14 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
     try:
         with np.load(path, allow_pickle=False) as file:
             keys = _npz_keys(path, file.files) | ({} if auxiliary else _group_keys(file.files))
+            names = [_CLASS_NAMES] if not auxiliary and _CLASS_NAMES in file.files else []
+            _check_sizes(path, file, [*keys.values(), *names])
             for field, key in keys.items():
                 array = _npz_array(path, file, key)
                 # Converted as it is read, so that only one array at a time exists in its wider type.
                 arrays[field] = as_uint8(array, f"{path}: {key}") if field.endswith("images") else array
                 del array
-            if not auxiliary and _CLASS_NAMES in file.files:
+            if names:
                 found = _npz_array(path, file, _CLASS_NAMES)
                 arrays[_CLASS_NAMES] = names_of_array(found, f"{path}: {_CLASS_NAMES}")
     except (OSError, zipfile.BadZipFile) as error:
@@ -74,47 +80,13 @@ def brings_auxiliary(path: str | pathlib.Path) -> bool:
     >>> brings_auxiliary("nowhere/mnist.npz")
     False
     """
+    if not pathlib.Path(path).is_file():  # a pipe would be waited for
+        return False
     try:
         with zipfile.ZipFile(path) as file:
             return any(f"{key}.npy" in file.namelist() for key in _NPZ_KEYS["aux_images"])
     except (OSError, zipfile.BadZipFile):
         return False
-
-
-def read_folder(folder: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
-    """Read the images in ``train/<class>/`` and ``test/<class>/`` of a folder; its name is the folder's.
-
-    Classes are numbered in the sorted order of the class folders' names, and called by these. Images (.png, .jpg,
-    .jpeg) are grey if every file is (Pillow modes 1, L and 16 bits, of which the upper 8 are kept), else RGB; all must
-    have one size. Hidden and other files are ignored.
-
-    Raises UserError for a missing or empty folder, classes that differ between train and test, an unreadable
-    image, and the first one of another size.
-
-    >>> read_folder("nowhere/faces")
-    Traceback (most recent call last):
-    ...
-    gpz_jax.errors.UserError: nowhere/faces has no 'train' folder; put the images of each class in ...
-    """
-    folder = pathlib.Path(folder)
-    train, test = _list_images(folder, "train"), _list_images(folder, "test")
-    if list(train) != list(test):
-        odd = sorted(set(train) ^ set(test))[0]
-        has, lacks = ("train", "test") if odd in train else ("test", "train")
-        raise UserError(f"{folder}: class {odd!r} is in {has} but not in {lacks}; both must list the same classes")
-    train_paths, train_labels = _flatten(train)
-    test_paths, test_labels = _flatten(test)
-    size, grey = _survey(train_paths + test_paths)
-    return from_arrays(
-        folder.name,
-        train_images=_decode_all(train_paths, size, grey),
-        train_labels=train_labels,
-        test_images=_decode_all(test_paths, size, grey),
-        test_labels=test_labels,
-        class_names=list(train),
-        where=str(folder),
-        auxiliary=auxiliary,
-    )
 
 
 def _check_zip(path: pathlib.Path) -> None:
@@ -148,6 +120,48 @@ def _group_keys(found: list[str]) -> dict[str, str]:
     return {}
 
 
+def _check_sizes(path: pathlib.Path, file: Any, keys: list[str]) -> None:
+    """Refuse arrays that claim another size than the zip says they have, or that do not fit in memory."""
+    listed = {info.filename: info for info in file.zip.infolist()}
+    members = {key: listed[name] for key in keys for name in (f"{key}.npy", key) if name in listed}
+    on_disk = path.stat().st_size
+    largest = max(members, key=lambda key: members[key].file_size)
+    check_unpacked(
+        sum(member.file_size for member in members.values()),
+        on_disk,
+        f"{path}: its arrays",
+        f"{largest}, {gigabytes(members[largest].file_size)}",
+    )
+    for key, member in members.items():
+        stored = member.compress_type == zipfile.ZIP_STORED
+        if member.compress_size > on_disk or (stored and member.file_size != member.compress_size):
+            raise UserError(f"{path}: {key} claims to be larger than the file; copy or write the file again")
+        claimed = _claimed_bytes(file.zip, member)
+        if claimed is not None and claimed != member.file_size:
+            raise UserError(
+                f"{path}: {key} claims {claimed} bytes but has {member.file_size}; copy or write the file again"
+            )
+
+
+def _claimed_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int | None:
+    """Bytes of an array by its header, itself included; None where numpy will refuse it anyway, or read no array."""
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    try:
+        with archive.open(member) as stream:
+            version = np.lib.format.read_magic(stream)
+            length = int.from_bytes(stream.read(2 if version == (1, 0) else 4), "little")
+            if length > _LONGEST_HEADER or version not in read:
+                return -1
+            stream.seek(8)
+            shape, _, dtype = read[version](stream)
+            header = stream.tell()
+    except Exception:  # damaged, or no array: reading it says how
+        return None
+    if dtype.hasobject:
+        return None
+    return -1 if min(shape, default=0) < 0 else header + math.prod(shape) * dtype.itemsize
+
+
 def _npz_array(path: pathlib.Path, file: Any, key: str) -> np.ndarray:
     try:
         array = file[key]
@@ -160,75 +174,3 @@ def _npz_array(path: pathlib.Path, file: Any, key: str) -> np.ndarray:
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path}: {key} is not a numpy array; write the file with numpy.savez")
     return array
-
-
-def _list_images(folder: pathlib.Path, split: str) -> dict[str, list[pathlib.Path]]:
-    if not (folder / split).is_dir():
-        raise UserError(f"{folder} has no {split!r} folder; put the images of each class in {folder / split}/<class>/")
-    classes = sorted(p for p in (folder / split).iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not classes:
-        raise UserError(f"{folder / split} has no class folders; put the images of each class in a folder of its own")
-    lists = {}
-    for directory in classes:
-        files = [p for p in directory.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")]
-        if not files:
-            raise UserError(f"{directory} holds no .png, .jpg or .jpeg; add images of the class or remove the folder")
-        lists[directory.name] = sorted(files)
-    return lists
-
-
-def _flatten(lists: dict[str, list[pathlib.Path]]) -> tuple[list[pathlib.Path], np.ndarray]:
-    paths = [path for files in lists.values() for path in files]
-    counts = [len(files) for files in lists.values()]
-    return paths, np.repeat(np.arange(len(lists), dtype=np.int32), counts)
-
-
-def _survey(paths: list[pathlib.Path]) -> tuple[tuple[int, int], bool]:
-    """Return the one (width, height) of all images, and whether all are grey; reads headers only."""
-    size, grey = None, True
-    for path in paths:
-        with _open_image(path) as image:
-            size = image.size if size is None else size
-            if image.size != size:
-                raise UserError(
-                    f"{path} is {image.size[0]}x{image.size[1]} pixels, {paths[0]} {size[0]}x{size[1]}; "
-                    "resize the images to one size"
-                )
-            grey = grey and _is_grey(image.mode)
-    assert size is not None  # every class folder holds an image
-    return size, grey
-
-
-def _decode_all(paths: list[pathlib.Path], size: tuple[int, int], grey: bool) -> np.ndarray:
-    images = np.empty((len(paths), size[1], size[0], 1 if grey else 3), np.uint8)
-    for i, path in enumerate(paths):
-        with _open_image(path) as image:
-            try:
-                images[i] = _pixels_of(image, grey)
-            except Exception as error:  # whatever a decoder raises, this file is at fault
-                raise UserError(f"{path} cannot be decoded ({error}); replace or remove it") from error
-    return images
-
-
-def _open_image(path: pathlib.Path) -> Any:
-    from PIL import Image
-
-    try:
-        return Image.open(path)
-    except Exception as error:
-        raise UserError(f"{path} is not a readable image; replace or remove it") from error
-
-
-def _is_grey(mode: str) -> bool:
-    return mode in ("1", "L") or mode.startswith("I")
-
-
-def _pixels_of(image: Any, grey: bool) -> np.ndarray:
-    from PIL import Image
-
-    if image.mode.startswith("I"):  # Pillow's own conversion would clip at 255 instead of scaling
-        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
-    elif image.mode == "P":  # a palette with transparency converts cleanly only this way
-        image = image.convert("RGBA")
-    pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    return pixels[..., None] if grey else pixels

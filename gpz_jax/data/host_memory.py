@@ -1,0 +1,62 @@
+"""What a file says that it unpacks to, held against the machine before a byte of it is unpacked."""
+
+import os
+
+from gpz_jax.errors import UserError
+
+#: Real images take up at most some 50 times their place on disk; a bomb, a thousand times.
+_SUSPICIOUS, _SMALL = 200, 2**30
+
+
+def check_unpacked(unpacked: int, on_disk: int, what: str, largest: str) -> None:
+    """Refuse what would take more than half of the machine's memory, or is far larger than its files.
+
+    Args:
+      unpacked: bytes in memory; up to a GiB of them may come from however little.
+      on_disk: bytes of the files.
+      what: they are, for the error.
+      largest: of them, for the error.
+
+    Raises:
+      UserError: names the limit, the sum and the largest.
+
+    Example:
+      >>> check_unpacked(10**15, 10**6, "x.npz: its arrays", "train_images, 1000000.0 GB")
+      Traceback (most recent call last):
+      ...
+      gpz_jax.errors.UserError: x.npz: its arrays take 1000000.0 GB in memory (the largest: train_images, ...
+    """
+    half = memory() // 2
+    if unpacked > half:
+        limit = f"no more than {gigabytes(half)}, half of this machine's memory, is read"
+    elif unpacked > max(_SMALL, _SUSPICIOUS * on_disk):
+        limit = f"no more than {_SUSPICIOUS} times the {on_disk / 1e6:.1f} MB on disk is read"
+    else:
+        return
+    raise UserError(
+        f"{what} take {gigabytes(unpacked)} in memory (the largest: {largest}), and {limit}; use fewer or smaller ones"
+    )
+
+
+def memory() -> int:
+    """Bytes of memory of this machine, or that this process may use if that is less; 16 GiB where neither is known."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**34
+    try:
+        import resource
+
+        allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    except (ImportError, OSError):
+        return total
+    return total if allowed < 0 else min(total, allowed)
+
+
+def gigabytes(size: int) -> str:
+    """Bytes for people.
+
+    >>> gigabytes(1_500_000_000)
+    '1.5 GB'
+    """
+    return f"{size / 1e9:.1f} GB"
