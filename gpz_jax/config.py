@@ -221,6 +221,39 @@ class Config:
     """Seed of the splits, the initialisation, the order of images and all noise."""
 
 
+#: The most that a setting may be: beyond it a number is a slip of the hand, or no memory or lifetime suffices.
+MOST: dict[str, int] = {
+    "train_limit": 10**9, "size": 2**14, "width": 2**16, "patch": 2**14, "heads": 2**12,
+    "epochs": 10**6, "warmup_epochs": 10**6, "batch_size": 2**24, "patience": 10**9, "track_size": 10**9,
+    "track_every": 10**9, "probe_size": 10**7,
+    "limit": 10**9, "null_seeds": 1000, "bootstrap": 10**6,
+    "steps": 10**9, "decoder_width": 2**14, "decoder_depth": 100, "match_params": 10**12, "top_k": 10**9,
+    "restarts": 10**4, "likelihood_images": 10**9,
+    "channels": 2**10, "classes": 10**6, "repeats": 10**6, "budget_payload": 10**18,
+    "seed": 2**32 - 1,  # jax.random.key takes 32 bits: beyond them seeds collide, 2^32 with 0
+}  # fmt: skip
+
+
+def check_range(low: int | None, **values: int | None) -> None:
+    """Raise :class:`UserError` for a setting below ``low``, if that is one, or above what ``MOST`` says.
+
+    A setting of None is within.
+
+    Example:
+      >>> check_range(1, limit=10**21)
+      Traceback (most recent call last):
+      gpz_jax.errors.UserError: limit must be at most 1000000000, got 1000000000000000000000
+    """
+    for name, value in values.items():
+        if value is None:
+            continue
+        if low is not None and value < low:
+            raise UserError(f"{name} must be at least {low}, got {value}", field=name)
+        if name in MOST and value > MOST[name]:
+            shown = value if value < 10**30 else "far more"
+            raise UserError(f"{name} must be at most {MOST[name]}, got {shown}", field=name)
+
+
 def resolve(config: Config) -> Config:
     """The configuration with its defaults worked out, checked for values that no run can have.
 
@@ -236,15 +269,13 @@ def resolve(config: Config) -> Config:
         raise UserError(
             f"ls must be a finite number below 1, got {t.ls:g}; one-hot is 0, the paper's LS+ is 0.3", field="ls"
         )
-    _at_least(1, epochs=t.epochs, batch_size=t.batch_size, patience=t.patience, track_size=t.track_size)
-    _at_least(0, null_seeds=p.null_seeds, seed=config.seed)
-    limits = {"limit": p.limit, "train_limit": d.train_limit, "track_every": k.track_every}
-    _at_least(
-        1,
-        bootstrap=p.bootstrap,
-        probe_size=k.probe_size,
-        **{name: value for name, value in limits.items() if value is not None},
-    )
+    check_range(1, epochs=t.epochs, batch_size=t.batch_size, patience=t.patience, track_size=t.track_size)
+    check_range(0, null_seeds=p.null_seeds, seed=config.seed)
+    check_range(1, bootstrap=p.bootstrap, probe_size=k.probe_size, track_every=k.track_every)
+    check_range(1, limit=p.limit, train_limit=d.train_limit, width=config.model.width)
+    check_range(None, size=d.size, patch=config.model.patch, heads=config.model.heads)  # below: by the model
+    if d.aux == "":
+        raise UserError("aux is empty; name a data set, held-out or auto, or leave it out", field="aux")
     _positive(lr=t.lr)
     _fraction(validation_fraction=d.validation_fraction, auxiliary_fraction=d.auxiliary_fraction)
     if d.test_fraction is not None:
@@ -252,7 +283,7 @@ def resolve(config: Config) -> Config:
     warmup = t.warmup_epochs
     if warmup is None:
         warmup = min(max(1, t.epochs // 4), t.epochs - 1) if t.ls < 0 else 0
-    _at_least(0, warmup_epochs=warmup)
+    check_range(0, warmup_epochs=warmup)
     if warmup and warmup >= t.epochs:
         raise UserError(
             f"warmup_epochs {warmup} leaves none of the {t.epochs} epochs for alpha = {t.ls:g}", field="warmup_epochs"
@@ -262,12 +293,10 @@ def resolve(config: Config) -> Config:
 
 def check_attack(attack: AttackConfig) -> AttackConfig:
     """``attack``, checked as :func:`resolve` checks a run's configuration."""
-    _at_least(1, epochs=attack.epochs, batch_size=attack.batch_size, decoder_width=attack.decoder_width)
-    _at_least(1, restarts=attack.restarts, likelihood_images=attack.likelihood_images)
-    optional = {"patience": attack.patience, "steps": attack.steps, "match_params": attack.match_params}
-    _at_least(1, **{name: value for name, value in optional.items() if value is not None})
-    if attack.decoder_depth is not None:
-        _at_least(0, decoder_depth=attack.decoder_depth)
+    check_range(1, epochs=attack.epochs, batch_size=attack.batch_size, decoder_width=attack.decoder_width)
+    check_range(1, restarts=attack.restarts, likelihood_images=attack.likelihood_images, top_k=attack.top_k)
+    check_range(1, patience=attack.patience, steps=attack.steps, match_params=attack.match_params)
+    check_range(0, decoder_depth=attack.decoder_depth)
     if attack.tv is not None and not (attack.tv >= 0 and math.isfinite(attack.tv)):
         raise UserError(f"tv must be 0 or more, got {attack.tv:g}", field="tv")
     _positive(lr=attack.lr)
@@ -279,12 +308,6 @@ def check_attack(attack: AttackConfig) -> AttackConfig:
     if attack.ladder and attack.attack:
         raise UserError("give ladder (every one) or attack (those you name), not both", field=("ladder", "attack"))
     return attack
-
-
-def _at_least(low: int, **values: int) -> None:
-    for name, value in values.items():
-        if value < low:
-            raise UserError(f"{name} must be at least {low}, got {value}", field=name)
 
 
 def _positive(**values: float) -> None:

@@ -1,5 +1,6 @@
 """One kind of error for what a person can put right, and how the commands print it."""
 
+import contextlib
 import difflib
 import functools
 import re
@@ -8,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from gpz_jax.interruption import Stopped, ending
+from gpz_jax.terminal import PIPE_CLOSED, degrade, flush, let_go
 
 
 class UserError(ValueError):
@@ -67,31 +69,78 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a command's ``main``: a :class:`UserError`, or a disk that fails it, is one line on stderr and status 2."""
+    """Wrap a command's ``main``, so that whatever a person can do something about is one line on stderr and status 2.
+
+    That is a :class:`UserError`, a disk that fails the command, memory that does not suffice, and input nested deeper
+    than Python goes. Letters that the terminal cannot show are written in plain ones. Where nobody reads what is
+    printed any more (``| head``), the command ends without a word, with status 141 as if by SIGPIPE.
+    """
 
     @functools.wraps(main)
     def wrapped(*args, **kwargs) -> None:
+        degrade()
         try:
-            with ending():
-                main(*args, **kwargs)
+            try:
+                with ending():
+                    main(*args, **kwargs)
+            finally:  # --help ends in a SystemExit
+                flush()
+        except BrokenPipeError:
+            let_go()
+            sys.exit(PIPE_CLOSED)
         except Stopped as stopped:
             print(f"gpz: stopped; {stopped.saved}, --resume continues there", file=sys.stderr)
             sys.exit(stopped.status)
-        except UserError as error:
-            _stop(error.with_flags())
-        except OSError as error:  # a full disk, a folder taken away in mid-run
-            where = f": {error.filename}" if error.filename else ""
-            _stop(f"{error.strerror or error}{where}; what was finished before is kept")
         except KeyboardInterrupt:
             print(
                 "gpz: stopped; everything up to the last checkpoint is kept, --resume continues",
                 file=sys.stderr,
             )
             sys.exit(130)
+        except Exception as error:
+            why = in_one_line(error)
+            if why is None:
+                raise
+            _stop(why)
 
     return wrapped
 
 
+def in_one_line(error: Exception) -> str | None:
+    """What a person is told of an error; None where it is a mistake in the program.
+
+    Example:
+      >>> in_one_line(MemoryError()), in_one_line(KeyError("x"))
+      ('out of memory; a smaller --batch-size, --size or --width needs less; what was finished before is kept', None)
+    """
+    if isinstance(error, UserError):
+        return error.with_flags()
+    if _is_out_of_memory(error):
+        wanted = re.search(r"allocat\w*\s+([\d.]+\s?[KMGT]?i?B?(?:ytes)?)", str(error), re.IGNORECASE)
+        asked = f" (asked for {wanted.group(1).strip()})" if wanted else ""
+        return (
+            f"out of memory{asked}; a smaller --batch-size, --size or --width needs less; "
+            "what was finished before is kept"
+        )
+    if isinstance(error, RecursionError):
+        return "what was read is nested too deep; what was finished before is kept"
+    if isinstance(error, OSError):  # a full disk, a folder taken away in mid-run
+        where = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{where}; what was finished before is kept"
+    return None
+
+
+_OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # By its text: jax raises a class of its own, or a ValueError, according to where the memory gave out.
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
+
+
 def _stop(why: str) -> NoReturn:
-    print(f"gpz: error: {' '.join(why.split())}", file=sys.stderr)
+    shown = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in " ".join(why.split()))
+    with contextlib.suppress(BrokenPipeError):
+        print(f"gpz: error: {shown}", file=sys.stderr, flush=True)
+    let_go()
     sys.exit(2)

@@ -7,9 +7,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from gpz_jax.config import Config
+from gpz_jax.config import AttackConfig, Config, check_attack, resolve
 from gpz_jax.errors import UserError, did_you_mean, flag_of
-from gpz_jax.settings_files import from_mapping, read_toml, recipe_file
+from gpz_jax.settings_files import check_text, from_mapping, read_toml, recipe_file
 
 T = TypeVar("T")
 
@@ -41,6 +41,7 @@ def parse(
 
     import tyro
 
+    check_words(argv)
     required = [f.name for f in _fields(command) if _is_required(f)]
     defaults = command(**dict.fromkeys(required, "")) if defaults is None else defaults
     file = value_of("--config", argv)
@@ -93,19 +94,43 @@ def value_of(flag: str, argv: Sequence[str]) -> str | None:
     return None
 
 
+def check_words(argv: Sequence[str]) -> None:
+    """Raise :class:`UserError` for a word of a command line that is empty, or that ``check_text`` refuses."""
+    for before, word in zip(["", *argv], argv, strict=False):
+        flag, given, value = word.partition("=") if word.startswith("--") else (before, "=", word)
+        where = flag if flag.startswith("--") else "the argument"
+        if given and not value:
+            raise UserError(f"{where} is empty; give a value or leave it out")
+        check_text(value or word, where)
+
+
 def _overlay(defaults: T, tables: Mapping[str, Any], sections: Sequence[str], *, where: str) -> T:
     """The defaults with a TOML file's tables laid over them."""
     known = {f.name for f in _fields(Config)} | {"attack"}
     for key in tables:
         if key not in known:
             raise UserError(f"--config {where}: unknown key {key!r}{did_you_mean(key, known)}")
+    of_run = {key: value for key, value in tables.items() if key != "attack"}
+    _check_unused(tables, of_run, sections, where)
     if "settings" in sections:
-        own = {key: value for key, value in tables.items() if key != "attack"}
-        settings = from_mapping(Config, own, where=where, over=defaults.settings)  # pyright: ignore
+        settings = from_mapping(Config, of_run, where=where, over=defaults.settings)  # pyright: ignore
         return dataclasses.replace(defaults, settings=settings)  # pyright: ignore
     hints = typing.get_type_hints(type(defaults))
     made = {key: from_mapping(hints[key], tables[key], where=f"{where}: [{key}]") for key in sections if key in tables}
     return dataclasses.replace(defaults, **made)  # pyright: ignore
+
+
+def _check_unused(tables: Mapping[str, Any], of_run: Mapping[str, Any], sections: Sequence[str], where: str) -> None:
+    """Raise :class:`UserError` for what is wrong in tables that another command reads."""
+    attack = from_mapping(AttackConfig, tables.get("attack", {}), where=f"{where}: [attack]")
+    settings = from_mapping(Config, of_run, where=where)
+    try:
+        if "attack" not in sections:
+            check_attack(attack)
+        if "settings" not in sections:
+            resolve(dataclasses.replace(settings, probe=Config().probe) if "probe" in sections else settings)
+    except UserError as error:
+        raise UserError(f"--config {where}: {error}") from None
 
 
 def _without_repeatable(settings: T, argv: Sequence[str]) -> T:

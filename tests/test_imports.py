@@ -15,9 +15,10 @@ PACKAGE = pathlib.Path(gpz_jax.__file__).parent
 
 #: From the ground up; a layer imports only layers below it, and within itself as it likes.
 LAYERS = [
-    ["errors", "presentation", "seeds"],
+    ["terminal", "presentation", "seeds"],
+    ["errors"],
     ["config", "settings_files", "json_files"],
-    ["taps", "targets", "parallel", "flags"],
+    ["taps", "targets", "parallel", "memory", "flags"],
     ["taps_nnx"],
     ["data"],
     ["models"],
@@ -51,12 +52,14 @@ ONLY = {
         "targets",
         "defences",
         "parallel",
+        "memory",
+        "settings_files",
         "config",
         "errors",
     },
     "deployment": {"deployment", "analysis", "taps", "json_files", "errors"},
     "runs": {"runs", "analysis", "inversion", "presentation", "config", "settings_files", "json_files", "errors"},
-    "reporting": {"reporting", "inversion", "presentation", "config", "errors"},
+    "reporting": {"reporting", "inversion", "presentation", "terminal", "config", "errors"},
 }
 
 

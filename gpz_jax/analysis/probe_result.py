@@ -76,6 +76,27 @@ class Probe:
         return np.array([_drop(within) for within in self.within_null]).reshape(self.within_null.shape)
 
     @property
+    def dead(self) -> dict[str, str]:
+        """Cuts that say nothing, and why.
+
+        "not finite"; "constant" where no two images differ; "too few images" where no class has two.
+        """
+
+        def why(within: float, between: float) -> str:
+            if not math.isfinite(within + between):
+                return "not finite"
+            return "constant" if within + between == 0 and self.count.max(initial=0) > 1 else "too few images"
+
+        values = zip(self.cuts, self.within, self.between, self.rho, strict=True)
+        return {cut: why(within, between) for cut, within, between, rho in values if not math.isfinite(rho)}
+
+    @property
+    def marked(self) -> list[str]:
+        """The cuts' names for people, with a word behind those that are dead or bypassed."""
+        why = {**{cut: "bypassed" for cut, valid in zip(self.cuts, self.valid, strict=True) if not valid}, **self.dead}
+        return [f"{cut} ({why[cut]})" if cut in why else cut for cut in self.cuts]
+
+    @property
     def evidence(self) -> Float[np.ndarray, " L"]:
         """mean_s ln ρ_null - ln ρ, nats, (L,), of rule 'null'; NaN where that was not applied."""
         return self._of_null_rule("evidence")
@@ -164,7 +185,7 @@ class Probe:
     def _shown(self) -> tuple[str, dict[str, list[str]], list[str]]:
         rows = self.rows()
         columns = {
-            "cut": [row["cut"] + ("" if row["valid"] else " (bypassed)") for row in rows],
+            "cut": self.marked,
             "R_c^2": [number(row["within"]) for row in rows],
             "rho": [number(row["rho"]) for row in rows],
             "evidence": [number(row["evidence"]) for row in rows],

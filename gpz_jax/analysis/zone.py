@@ -165,17 +165,18 @@ def null_rule(stats: CutStatistics, *, confidence: float = 0.999) -> Zone:
 
     peak = int(np.argmax(evidence))
     low, high = np.full((2, len(cuts)), np.nan)
-    held, interval = evidence[peak], "no bootstrap replicates, so this is the point estimate"
+    held, interval, compared = evidence[peak], "no bootstrap replicates, so this is the point estimate", "which"
     if stats.rho_samples is not None and stats.rho_null_samples is not None:
         replicates = _log_rho("rho_null_samples", stats.rho_null_samples, cuts).mean(axis=1)
         replicates = replicates - _log_rho("rho_samples", stats.rho_samples, cuts)
         low, high = np.quantile(replicates, [0.025, 0.975], axis=0)
         held, top = np.quantile(replicates.max(axis=1), [0.025, 0.975])
         interval = f"95 % interval {held:.3f} to {top:.3f}"
+        compared = "which" if held > limit else "whose lower end"
 
     found = bool(held > limit)
     reason = (
-        f"the evidence peaks at {evidence[peak]:.3f} nats at {cuts[peak]!r} ({interval}), which "
+        f"the evidence peaks at {evidence[peak]:.3f} nats at {cuts[peak]!r} ({interval}), {compared} "
         f"{'exceeds' if found else 'does not exceed'} {limit:.3f}, the {100 * confidence:g} % limit for one "
         f"more untrained network ({copies} copies)"
     )
@@ -212,15 +213,63 @@ RULES: dict[str, Callable[..., Zone]] = {"paper": paper_rule, "null": null_rule}
 
 
 def locate(rule_name: str, stats: CutStatistics) -> Zone:
-    """Apply a rule of ``RULES`` by name, with its defaults; raises UserError for an unknown name.
+    """Apply a rule of ``RULES`` by name, with its defaults, to the cuts that have the numbers it needs.
+
+    Dead cuts, where nothing varies or something is not a finite number, are left out, and the reason names them; with
+    too few left there is no zone. Raises UserError for an unknown name.
 
     Example:
       >>> locate("paper", CutStatistics(("a", "b"), np.array([4.0, 1.0]), np.ones(2))).onset
       'b'
+      >>> print(locate("paper", CutStatistics(("a", "b", "c"), np.array([4.0, np.nan, 1.0]), np.ones(3))).reason)
+      R_c² drops most, by 75.0%, at 'c'; left out: 'b' (R_c² is nan)
     """
     if rule_name not in RULES:
         raise UserError(f"unknown zone rule {rule_name!r}{did_you_mean(rule_name, RULES)}")
-    return RULES[rule_name](stats)
+    why = _unusable(stats, of_nulls=rule_name == "null")
+    left = np.array([cut not in why for cut in stats.cuts], bool)
+    if left.all():
+        return RULES[rule_name](stats)
+    groups = {reason: [repr(cut) for cut in stats.cuts if why.get(cut) == reason] for reason in why.values()}
+    out = "left out: " + "; ".join(f"{', '.join(names)} ({reason})" for reason, names in groups.items())
+    nothing = np.full(len(left), np.nan)
+    if left.sum() < (1 if rule_name == "null" else 2):
+        return Zone(rule_name, (), None, nothing, nothing, nothing, f"too few cuts can be compared; {out}")
+    zone = RULES[rule_name](_only(stats, left))
+    evidence, low, high = (_spread(values, left) for values in (zone.evidence, zone.low, zone.high))
+    return zone._replace(evidence=evidence, low=low, high=high, reason=f"{zone.reason}; {out}")
+
+
+def _unusable(stats: CutStatistics, *, of_nulls: bool) -> dict[str, str]:
+    """The cuts that a rule cannot use, and why."""
+    values = {"R_c²": stats.within, "rho": stats.rho}
+    if of_nulls:
+        values = {
+            **values, "rho of an untrained copy": stats.rho_null,
+            "rho of a resample": stats.rho_samples, "rho of a resample of a copy": stats.rho_null_samples,
+        }  # fmt: skip
+    why = {}
+    for name, found in values.items():
+        if found is None or np.shape(found)[-1:] != (len(stats.cuts),):  # the rule says so itself
+            continue
+        columns = np.asarray(found, np.float64).reshape(-1, len(stats.cuts))
+        bad = ~np.isfinite(columns) | (of_nulls & name.startswith("rho") & (columns <= 0))
+        for i in np.flatnonzero(bad.any(axis=0)):
+            why.setdefault(stats.cuts[i], f"{name} is {columns[bad[:, i], i][0]:g}")
+    return why
+
+
+def _only(stats: CutStatistics, left: np.ndarray) -> CutStatistics:
+    """Of some of the cuts."""
+    cuts = tuple(cut for cut, keep in zip(stats.cuts, left, strict=True) if keep)
+    return CutStatistics(cuts, *(None if value is None else np.asarray(value)[..., left] for value in stats[1:]))
+
+
+def _spread(values: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """Values of some of the cuts as one a cut, NaN at the others."""
+    found = np.full(len(left), np.nan)
+    found[left] = values
+    return found
 
 
 def bootstrap_rho(

@@ -95,6 +95,13 @@ def calibrate(network: TappedNetwork, variables: Variables, batches: Iterable[An
     return Affine(scale, np.round(np.abs(low) / scale).astype(np.float32))
 
 
+def _check_finite(variables: Variables) -> None:
+    for path, leaf in jax.tree.leaves_with_path(variables):
+        if isinstance(leaf, jax.Array | np.ndarray) and not bool(jnp.isfinite(leaf).all()):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise UserError(f"the weights {name} are not finite numbers: halves of them would answer nothing")
+
+
 @partial(jax.jit, static_argnames=("network", "cut"))
 def _range(variables: Variables, x: Any, *, network: TappedNetwork, cut: str) -> tuple[Array, Array]:
     z = network(variables, x)[1][cut].astype(jnp.float32)
@@ -134,7 +141,8 @@ def export_halves(
 
     Raises:
       UserError: an unknown or bypassed cut, an unknown payload or platform, no images to calibrate on, an activation
-        that is not of floating point; an input of other containers than dicts, tuples and lists.
+        that is not of floating point; weights that are not finite; an input of other containers than dicts, tuples and
+        lists.
 
     Example:
       >>> import flax.linen as nn
@@ -154,6 +162,7 @@ def export_halves(
     affine = None
     if payload == "uint8":
         affine = calibrate(network, variables, () if calibration is None else calibration, cut)
+    _check_finite(variables)
 
     (batch,) = export.symbolic_shape("batch")
     takes = with_batch(x, batch_size(x), batch)

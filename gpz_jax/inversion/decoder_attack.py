@@ -9,14 +9,19 @@ from jax import Array
 
 from gpz_jax.config import AttackSettings
 from gpz_jax.inversion.attention import parse_stages
-from gpz_jax.inversion.decoder import Decoder, Trunk, decoder_for, match_parameters, stages_of
+from gpz_jax.inversion.decoder import Decoder, Trunk, decoder_for, match_parameters, parameter_count, stages_of
 from gpz_jax.inversion.decoder_training import decode, train_decoder
 from gpz_jax.inversion.enrich import parse_enrichment
 from gpz_jax.inversion.protocol import Attack, Fitted, Progress, Reconstruction, Target, check_images, silent
 from gpz_jax.inversion.results import Attempt, Training
+from gpz_jax.memory import check_fits
 
 #: Weak and shallow to strong and deep, as in the paper; a decoder of fewer stages has the last of them.
 STAGES = "mha,aac+se,lsk,msca"
+
+
+#: Of decoders up to this width nobody asks whether they fit.
+_WIDE = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +88,10 @@ class DecoderAttack(Attack):
     def check(self, target: Target) -> None:
         """Raise :class:`UserError` for a decoder that cannot be built from z to the images."""
         check_images(self.name, target)
-        self.decoder(target.settings, target.z_shape, target.x_shape)
+        decoder = self.decoder(target.settings, target.z_shape, target.x_shape)
+        if decoder.width > _WIDE:  # parameters, gradient and two moments
+            least = 16 * parameter_count(decoder)
+            check_fits(least, f"a decoder of width {decoder.width} for {self.name}", "decoder_width")
 
     def fit(self, target: Target, *, best: Attempt | None = None, progress: Progress = silent) -> Fitted:
         """Train the decoder."""

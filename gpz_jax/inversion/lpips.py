@@ -26,6 +26,7 @@ from jax import Array
 from jaxtyping import Float, Float32
 
 from gpz_jax.errors import UserError
+from gpz_jax.settings_files import check_text
 
 VARIABLE = "GPZ_LPIPS"  # names the file of weights where no setting does
 COMMAND = "python -m gpz_jax.inversion.lpips_weights"
@@ -144,7 +145,7 @@ def weights_file(setting: str | None) -> Path | None:
     'lpips_alex.npz'
     """
     name = setting or os.environ.get(VARIABLE)
-    return Path(name).expanduser() if name else None
+    return Path(check_text(name, "lpips_weights")).expanduser() if name else None
 
 
 def lpips(weights: Weights, x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Array, " N"]:

@@ -113,17 +113,18 @@ def reconstruction_grid(originals: np.ndarray, rows: Mapping[str, np.ndarray] | 
 
     Args:
       originals: pixels in [0, 1], ``(n, H, W, C)``.
-      rows: name -> reconstructions ``(n, H, W, C)``.
+      rows: name -> reconstructions ``(m, H, W, C)`` of the first of them; where m < n the row ends early.
       file: a .png to write.
     """
-    rows = {"original": originals, **dict(rows)}
+    rows = {"original": originals, **{name: images[: len(originals)] for name, images in dict(rows).items()}}
+    nothing = np.ones_like(originals)
     height, width, channels = originals.shape[1:]
     gap, below = max(1, width // 8), max(2, height // 4)  # beside a picture; below it, for its score
     # One picture of all of them: an axis an image takes seconds to lay out.
     framed = [
         [
             np.pad(image, ((0, below), (gap, 0), (0, 0)), constant_values=1.0)
-            for _, image in zip(originals, images, strict=True)
+            for image in (*images, *nothing[len(images) :])
         ]
         for images in rows.values()
     ]
@@ -134,7 +135,7 @@ def reconstruction_grid(originals: np.ndarray, rows: Mapping[str, np.ndarray] | 
     grey = {"cmap": "gray"} if channels == 1 else {}
     axis.imshow(np.clip(picture[..., 0] if channels == 1 else picture, 0, 1), vmin=0, vmax=1, **grey)
     for i, images in list(enumerate(rows.values()))[1:]:
-        for j, (x, x_hat) in enumerate(zip(originals, images, strict=True)):
+        for j, (x, x_hat) in enumerate(zip(originals, images, strict=False)):
             error = np.mean(np.square(x.astype(np.float64) - x_hat))
             at = gap + width / 2 + j * (width + gap), i * (height + below) + height + below / 2
             axis.text(*at, f"{error:.2g}", ha="center", va="center", fontsize=6, color="0.3")

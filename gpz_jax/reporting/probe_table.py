@@ -24,7 +24,7 @@ def probe_table(probe, *, wide: bool = False) -> Sheet:
         return Column(head, [number(row[name]) for row in rows], wide=wide)
 
     columns = [
-        Column("cut", [row["cut"] + ("" if row["valid"] else " (bypassed)") for row in rows], words=True),
+        Column("cut", probe.marked, words=True),
         Column("shape", [row["shape"] for row in rows], wide=True, words=True),
         Column("D", [str(row["dimension"]) for row in rows]),
         numbers("R_c^2", "within", wide=False),

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from gpz_jax.atomic import write_text
 from gpz_jax.presentation import csv_text
+from gpz_jax.terminal import plain
 
 #: Columns of a file or a pipe: nothing is wrapped for want of width there, and nothing padded.
 PIPED = 10_000
@@ -20,8 +21,17 @@ PIPED = 10_000
 
 def console() -> Console:
     """Where tables go: as wide as the terminal; without a limit where the output is not one."""
-    found = Console(emoji=False, highlight=False)  # ":100:" in a defence is no picture
-    return found if found.is_terminal else Console(width=PIPED, emoji=False, highlight=False)
+    found = _Console(emoji=False, highlight=False)  # ":100:" in a defence is no picture
+    return found if found.is_terminal else _Console(width=PIPED, emoji=False, highlight=False)
+
+
+class _Console(Console):
+    """Rich's, that leaves a closed pipe to :func:`gpz_jax.errors.one_line_errors`."""
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more."""
+        self.quiet = True
+        raise BrokenPipeError
 
 
 @dataclass(frozen=True)
@@ -62,28 +72,34 @@ class Sheet:
     bold: frozenset[int] = frozenset()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Any]:
-        """Title, table, caption."""
+        """Title, table, caption; letters that the terminal lacks are replaced before columns are measured."""
+
+        def shown(text: str) -> str:
+            return plain(text, options.encoding)
+
         columns = [column for column in self.columns if self.wide or not column.wide]
         hidden = [
             column.head.replace("-\n", "").replace("\n", " ")
             for column in self.columns
             if column.wide and not self.wide
         ]
-        yield Text(self.title, style="italic")
+        yield Text(shown(self.title), style="italic")
         table = Table()
         for i, column in enumerate(columns):
             justify = "left" if column.words or i == 0 else "right"
             # A row without its name says nothing, however narrow the terminal.
-            least = min(8, max(map(len, (column.head, *column.cells)))) if i == 0 else None
-            table.add_column(escape(column.head), justify=justify, no_wrap=i > 0, overflow="fold", min_width=least)
+            least = min(8, max(map(len, map(shown, (column.head, *column.cells))))) if i == 0 else None
+            table.add_column(
+                escape(shown(column.head)), justify=justify, no_wrap=i > 0, overflow="fold", min_width=least
+            )
         for i, cells in enumerate(zip(*(column.cells for column in columns), strict=True)):
             style = "bold" if i in self.bold else None
-            table.add_row(*map(escape, cells), style=style, end_section=i in self.sections)
+            table.add_row(*(escape(shown(cell)) for cell in cells), style=style, end_section=i in self.sections)
         yield table
         caption = self.caption
         if hidden:
             caption += f"{'; ' if caption else ''}with --wide also: {', '.join(hidden)}"
-        for line in textwrap.wrap(caption, min(options.max_width, 120)):
+        for line in textwrap.wrap(shown(caption), min(options.max_width, 120)):
             yield Text(line, style="dim")
 
 

@@ -16,6 +16,7 @@ from gpz_jax.analysis.budget import Limit, NearMiss, hold, least_ratio, most_ide
 from gpz_jax.analysis.link import parse_link
 from gpz_jax.analysis.price import BYTES, Price, price_traced
 from gpz_jax.analysis.program import trace
+from gpz_jax.config import check_range
 from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.models import MODELS, build
 from gpz_jax.reporting import cuts_table, figures, tables
@@ -141,9 +142,8 @@ def price_model(
 
     Its variables are shapes alone, filled with random numbers where latency is measured.
     """
-    for flag in ("channels", "classes"):
-        if getattr(bare, flag) < 1:
-            raise UserError(f"--{flag} must be at least 1, got {getattr(bare, flag)}")
+    check_range(1, channels=bare.channels, classes=bare.classes, width=bare.width)
+    check_range(None, size=bare.size, patch=bare.patch, heads=bare.heads)  # below: by the model
     dtype = bare.dtype
     if dtype == "auto":
         dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
@@ -189,10 +189,7 @@ def price_run(loaded: LoadedRun, options: CutsConfig = CutsConfig(), *, folder: 
 
 
 def _check(options: CutsConfig) -> None:
-    for flag in ("batch_size", "repeats", "budget_payload"):
-        value = getattr(options, flag)
-        if value is not None and value < 1:
-            raise UserError(f"--{flag.replace('_', '-')} must be at least 1, got {value}")
+    check_range(1, batch_size=options.batch_size, repeats=options.repeats, budget_payload=options.budget_payload)
     if options.budget_ms is not None and not options.budget_ms > 0:
         raise UserError(f"--budget-ms must be a positive number, got {options.budget_ms:g}")
     parse_link(options.bandwidth, options.rtt)

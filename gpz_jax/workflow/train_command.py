@@ -17,6 +17,7 @@ from gpz_jax.taps import TappedNetwork
 from gpz_jax.training import classifier
 from gpz_jax.workflow.clock import Every
 from gpz_jax.workflow.common import load_data, say
+from gpz_jax.workflow.memory_of_training import check_memory
 from gpz_jax.workflow.probe_command import rules_to_apply
 from gpz_jax.workflow.training_loop import Task, train_into
 
@@ -67,6 +68,7 @@ def check_trainable(config: Config, dealt: splits.Splits, network: TappedNetwork
     """Raise :class:`UserError` for settings under which these images cannot be trained on, tracked or probed."""
     classifier.check_batch_size(config.training.batch_size, len(dealt.train), mesh)
     rules_to_apply(config.probe)
+    check_memory(config, network, dealt)
     if config.track.track_every is not None:
         check_tracking(config.track, network, dealt.num_classes)
 

@@ -1,6 +1,7 @@
 """probe_network: NumPy says the same, batches may be cut anyhow, and what does not fit is one line."""
 
 import dataclasses
+import math
 
 import flax.linen as nn
 import jax
@@ -99,3 +100,32 @@ def test_batches_that_change_between_readings_are_refused():
     sizes = iter([30, 20])
     with pytest.raises(UserError, match="gave 30 images at first and 20 when read again"):
         gpz_jax.probe_network(NETWORK, VARIABLES, lambda: [(X[:n], Y[:n]) for n in [next(sizes)]], K, key=KEY)
+
+
+# Dead cuts ----------------------------------------------------------------------------------------------------------
+
+
+def with_head(value):
+    """The network's variables with another bias of the head, the untrained copies as they are."""
+    return {"params": {**VARIABLES["params"], "head": {**VARIABLES["params"]["head"], "bias": np.full(K, value)}}}
+
+
+def test_a_cut_that_is_not_finite_costs_no_other(recwarn):
+    whole = probe(nulls=NULLS)
+    found = gpz_jax.probe_network(NETWORK, with_head(np.float32(np.nan)), [(X, Y)], K, key=KEY, nulls=NULLS)
+    assert found.dead == {"logits": "not finite"}
+    assert found.marked == ["body", "logits (not finite)"]
+    np.testing.assert_array_equal(found.radius[0], whole.radius[0])
+    assert "left out: 'logits' (R_c² is nan)" in found.zones["null"].reason
+    assert "logits (not finite)" in repr(found)
+    found.to_xarray()
+    assert math.isnan(found.rows()[1]["rho"])
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize(("images", "why"), [(1, "too few images"), (3, "too few images"), (30, "constant")])
+def test_images_that_say_nothing(images, why):
+    x = np.ones((images, 5), np.float32)
+    found = probe([(x, Y[:images])], nulls=NULLS)
+    assert found.dead == {"body": why, "logits": why}
+    assert all("too few cuts can be compared" in zone.reason for zone in found.zones.values())

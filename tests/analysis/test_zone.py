@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -361,3 +362,57 @@ def test_bootstrap_feeds_the_null_rule():
     samples = zone.bootstrap_rho(within, total, replicates=200)
     stats = CutStatistics(("early", "late"), np.ones(2), rho[0], rho[1:], samples[:, 0], samples[:, 1:])
     assert zone.locate("null", stats).cuts == ("late",)
+
+
+# Dead cuts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("at", [0, 2, 4])
+def test_the_rules_are_those_of_the_cuts_that_are_left(at, value):
+    rng = np.random.default_rng(0)
+    cuts = tuple("abcde")
+    whole = zone.CutStatistics(
+        cuts, rng.uniform(1, 2, 5), rng.uniform(0.2, 0.4, 5), rng.uniform(0.8, 0.81, (4, 5)),
+        rng.uniform(0.2, 0.4, (50, 5)), rng.uniform(0.8, 0.81, (50, 4, 5)),
+    )  # fmt: skip
+    keep = np.arange(5) != at
+    left = zone.CutStatistics(
+        tuple(np.array(cuts)[keep].tolist()), *(np.asarray(array)[..., keep] for array in whole[1:])
+    )
+    within, rho = whole.within.copy(), whole.rho.copy()
+    within[at] = rho[at] = value
+    for rule in zone.RULES:
+        got, want = zone.locate(rule, whole._replace(within=within, rho=rho)), zone.locate(rule, left)
+        assert (got.cuts, got.onset) == (want.cuts, want.onset)
+        assert got.cuts
+        for name in ("evidence", "low", "high"):
+            np.testing.assert_array_equal(getattr(got, name)[keep], getattr(want, name))
+            assert np.isnan(getattr(got, name)[at])
+        assert got.reason == f"{want.reason}; left out: {cuts[at]!r} (R_c² is {value})"
+
+
+def test_a_collapse_to_nothing_is_left_out_of_the_null_rule_alone():
+    stats = zone.CutStatistics(("a", "b"), np.array([2.0, 0.0]), np.array([0.5, 0.0]), np.full((3, 2), 0.5))
+    assert zone.locate("paper", stats).onset == "b"
+    assert "left out: 'b' (rho is 0)" in zone.locate("null", stats).reason
+
+
+def test_too_few_cuts_are_no_zone():
+    stats = zone.CutStatistics(("a", "b"), np.array([2.0, np.nan]), np.full(2, np.nan), np.full((3, 2), 0.5))
+    for rule in zone.RULES:
+        got = zone.locate(rule, stats)
+        assert (got.cuts, got.onset) == ((), None)
+        assert got.reason.startswith("too few cuts can be compared; left out: ")
+
+
+@pytest.mark.parametrize(("gain", "words"), [(0.02, "whose lower end does not exceed"), (1.0, "which exceeds")])
+def test_the_sentence_says_what_was_compared(gain, words):
+    rng = np.random.default_rng(1)
+    null = 0.8 * np.exp(rng.normal(0, 0.001, (5, 1)))
+    rho = np.array([0.8 * np.exp(-gain)])
+    samples, nulls = rho * np.exp(rng.normal(0, 0.05, (200, 1))), np.broadcast_to(null, (200, 5, 1))
+    got = zone.null_rule(zone.CutStatistics(("a",), np.ones(1), rho, null, samples, nulls))
+    low, limit = (float(x) for x in re.search(r"interval (\S+) to .* exceeds? ([\d.]+),", got.reason).groups())
+    assert words in got.reason
+    assert (low > limit) == (words == "which exceeds")

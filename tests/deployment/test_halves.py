@@ -161,6 +161,17 @@ def test_calibration_streams_and_refuses_what_is_not_finite():
             calibrate(network, variables, [z, np.full_like(z, bad), z], "logits")
 
 
+def test_weights_that_are_not_finite_are_refused():
+    x = np.ones((2, 3), np.float32)
+    model = nn.Sequential([nn.Dense(4), nn.Dense(3)])
+    variables = model.init(jax.random.key(0), x)
+    network = tap(model, variables, x)
+    for bad in (np.nan, np.inf):
+        worse = jax.tree.map(lambda leaf, bad=bad: leaf.at[0].set(bad) if leaf.ndim == 2 else leaf, variables)
+        with pytest.raises(UserError, match="the weights params/layers_0/kernel are not finite numbers"):
+            export_halves(network, worse, x, "layers_0")
+
+
 def test_other_platforms_are_exported_from_here(tmp_path):
     z = np.ones((2, 3), np.float32)
     folder = save_halves(export_halves(*identity(z), z, "logits", platforms=("tpu", "cuda")), tmp_path / "halves")
