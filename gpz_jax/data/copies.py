@@ -16,11 +16,12 @@ TOO_MANY = 0.01
 
 
 class Party(NamedTuple):
-    """Who holds which images of an array: ``images[indices]``."""
+    """Who holds which images of an array: ``images[indices]``, and their classes, ``labels[indices]``, if known."""
 
     name: str
     images: UInt8[np.ndarray, "all H W C"]
     indices: np.ndarray
+    labels: np.ndarray | None = None
 
 
 def digests(images: UInt8[np.ndarray, "N H W C"]) -> UInt64[np.ndarray, " N"]:
@@ -59,8 +60,12 @@ def copies_between(parties: Sequence[Party], name: str, *, allow: bool = False) 
       name: of the data set.
       allow: say what would be refused.
 
+    Copies under another label are said, not refused, where they are most: no score gains by them, and what is wrong
+    with such a set is its labels.
+
     Raises:
-      UserError: 1 % or more of a party's images are also those of others; names the setting ``allow_copies``.
+      UserError: 1 % or more of a party's images are also those of others, and under the same label most of those that
+        are; names the setting ``allow_copies``.
 
     Example:
       >>> images = np.arange(4, dtype=np.uint8).repeat(2).reshape(4, 1, 2, 1) + np.array([[[[0], [9]]]], np.uint8)
@@ -76,7 +81,7 @@ def copies_between(parties: Sequence[Party], name: str, *, allow: bool = False) 
         exact = _exact(judged, others, known)
         alike = np.logical_or.reduce(list(exact.values()))
         if alike.any():
-            notes.append(_said(judged, exact, alike, name, allow))
+            notes.append(_said(judged, exact, alike, _same_label(judged, others, known) & alike, name, allow))
         if near := int((_near(judged, others, known) & ~alike).sum()):
             nearly.append(f"{near} of the {len(alike)} {judged.name} images")
     if nearly:
@@ -87,12 +92,19 @@ def copies_between(parties: Sequence[Party], name: str, *, allow: bool = False) 
     return tuple(notes)
 
 
-def _said(judged: Party, exact: Mapping[str, np.ndarray], alike: np.ndarray, name: str, allow: bool) -> str:
-    """How many images of a party are others' too; or the error that says so."""
+def _said(
+    judged: Party, exact: Mapping[str, np.ndarray], alike: np.ndarray, same: np.ndarray, name: str, allow: bool
+) -> str:
+    """How many images of a party are others' too; or the error that says so.
+
+    ``alike``: which are; ``same``: which of them under the same label.
+    """
     held = ", ".join(f"{mask.sum()} in {other}" for other, mask in exact.items() if mask.any())
     said = f"{alike.sum()} of the {len(alike)} {judged.name} images of {name!r} are others' too: {held}"
     if alike.sum() < TOO_MANY * len(alike):
         return said
+    if 2 * same.sum() < alike.sum():
+        return f"{said}; only {same.sum()} under the same label: the labels of this set contradict each other"
     if allow:
         return said + " (allowed by allow_copies)"
     raise UserError(
@@ -119,6 +131,21 @@ def _exact(judged: Party, others: Sequence[Party], known: Mapping[int, _Known]) 
     mine = known[id(judged.images)]
     own, blank = mine.digests[judged.indices], mine.constant[judged.indices]
     return {other.name: np.isin(own, known[id(other.images)].digests[other.indices]) & ~blank for other in others}
+
+
+def _same_label(judged: Party, others: Sequence[Party], known: Mapping[int, _Known]) -> np.ndarray:
+    """Which of the judged's images one of the others has under the same label; a party without labels has any."""
+    own = known[id(judged.images)].digests[judged.indices]
+    found = np.zeros(len(own), bool)
+    for other in others:
+        theirs = known[id(other.images)].digests[other.indices]
+        if judged.labels is None or other.labels is None:
+            found |= np.isin(own, theirs)
+            continue
+        pairs = set(zip(theirs.tolist(), other.labels[other.indices].tolist(), strict=True))
+        mine = zip(own.tolist(), judged.labels[judged.indices].tolist(), strict=True)
+        found |= np.array([pair in pairs for pair in mine], bool)
+    return found
 
 
 def _near(judged: Party, others: Sequence[Party], known: Mapping[int, _Known]) -> np.ndarray:

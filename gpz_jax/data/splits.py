@@ -134,7 +134,7 @@ def copies_said(parts: Splits, name: str, *, allow: bool = False) -> tuple[str, 
     ()
     """
     in_order = {part: getattr(parts, part) for part in ("train", "validation", "auxiliary", "test")}
-    parties = [Party(part, split.images, split.indices) for part, split in in_order.items()]
+    parties = [Party(part, split.images, split.indices, split.labels) for part, split in in_order.items()]
     return copies_between(parties, name, allow=allow)
 
 

@@ -54,11 +54,11 @@ def test_test_images_among_the_train_images_are_refused_with_their_number():
 
 def test_less_than_one_in_a_hundred_is_said_and_no_more():
     train, test = noise(300), noise(201, seed=1)
-    test[[4, 90]] = train[[17, 230]]
+    test[[4, 90]] = train[[18, 230]]  # under the same labels
     data = source(train, test)
     (note,) = make_splits(data, seed=0).notes
     assert note.startswith("2 of the 201 test images of 'set' are others' too: ")
-    test[5] = train[0]
+    test[5] = train[1]
     with pytest.raises(UserError, match="3 of the 201 test images"):
         make_splits(data, seed=0)
     (note,) = make_splits(data, seed=0, allow_copies=True).notes
@@ -172,3 +172,15 @@ def test_thumbnails_are_means_of_pieces(shape):
     fine = images.mean(axis=-1).repeat(16, axis=1).repeat(16, axis=2)
     expected = fine.reshape(2, 16, shape[0], 16, shape[1]).mean(axis=(2, 4))
     np.testing.assert_allclose(thumbnails(images), expected, rtol=1e-5)
+
+
+def test_copies_under_another_label_are_said_and_not_refused():
+    """No score gains by them: what is wrong is the labels, and the whole set may be noise."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    labels = np.arange(40) % 4
+    everyone = Party("train", images, np.arange(40), labels)
+    (said,) = copies_between([everyone, Party("test", images, np.arange(20), (labels + 1) % 4)], "x")
+    assert "20 of the 20 test images of 'x' are others' too: 20 in train; only 0 under the same label" in said
+    for theirs in (labels, None):
+        with pytest.raises(UserError, match="20 of the 20 test images"):
+            copies_between([everyone, Party("test", images, np.arange(20), theirs)], "x")
