@@ -133,7 +133,7 @@ def test_a_bomb_by_the_sum_of_small_files(tmp_path):
 def test_more_than_half_of_the_memory(tmp_path, monkeypatch):
     root = folder(tmp_path / "set")  # ten of 144 bytes
     monkeypatch.setattr(host_memory, "memory", lambda: 2_000)
-    refused(root, r"take 0\.0 GB in memory .*half of this machine's memory, is read; use fewer or smaller")
+    refused(root, r"take 0\.0 GB in memory .*half of the memory there is, is read; use fewer or smaller")
 
 
 def test_memory_is_what_the_process_may_use(monkeypatch):
