@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 from safetensors.numpy import save_file
 from thinned import thinned
-from tiny_runs import CUTS, TINY, arrays, refused, snapshot
+from tiny_runs import CUTS, TINY, arrays, change_json, refused, snapshot
 
 from gpz_jax import attack, models, probe, runs, train, workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig
@@ -143,7 +143,7 @@ def test_made_anew(copy, capsys, lost):
         shutil.rmtree(copy / "checkpoints")
         (copy / "metrics.jsonl").unlink()
     if lost == "half":
-        (copy / "checkpoints/0/metrics/metrics").write_text("{")
+        (copy / "checkpoints/0/measured.json").write_text("{")
     train.main([*IMPORT, "--from-torch", "weights.safetensors", "--run", "imported", "--resume"])
     after = snapshot(copy)
     for name in ("config.json", "metrics.jsonl", "probe/test.csv"):
@@ -166,8 +166,7 @@ def test_other_runs_in_the_folder(copy, variables, capsys):
     said = refused(capsys, train.main, *IMPORT, "--from-torch", "other.safetensors", *again[2:], "--resume")
     assert "imported was made of another file (weights.safetensors, SHA-256" in said
     assert snapshot(copy) == before
-    trained = {key: value for key, value in json.loads(before["config.json"]).items() if key != "from_torch"}
-    (copy / "config.json").write_text(json.dumps(trained))
+    change_json(copy / "config.json", from_torch=None)
     assert "imported holds a trained run" in refused(capsys, train.main, *IMPORT, *again, "--resume")
 
 

@@ -112,6 +112,14 @@ def change_json(file, **changed):
     file.write_text(json.dumps(written | changed), encoding="utf-8")
 
 
+def unseal_steps(folder):
+    """Turn a run's ledger into one of before ledgers said how many rows they hold."""
+    about = json.loads((folder / "dynamics.zarr/steps/zarr.json").read_text(encoding="utf-8"))
+    for name in ("rows", "seal"):
+        about["attributes"].pop(name)
+    (folder / "dynamics.zarr/steps/zarr.json").write_text(json.dumps(about), encoding="utf-8")
+
+
 def as_of_0_1_0(folder):
     """Turn a run folder into one that gpz_jax 0.1.0 wrote: its words, and no schema version."""
     old = {"rho": "share", "cut": "layer", "interference_cut": "interference_layer", "count": "images_of_class"}

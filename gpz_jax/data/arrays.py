@@ -77,24 +77,11 @@ def from_arrays(
     (dtype('uint8'), 128, 2)
     """
     where = f"data set {name!r}" if where is None else where
-    train_images = as_uint8(train_images, f"{where}: train_images")
-    test_images = as_uint8(test_images, f"{where}: test_images")
-    if train_images.shape[1:] != test_images.shape[1:]:
-        raise UserError(
-            f"{where}: train_images are {_size(train_images)} but test_images are {_size(test_images)}; "
-            "bring them to one size"
-        )
-    if aux_images is not None:
-        aux_images = as_uint8(aux_images, f"{where}: aux_images")
-        if aux_images.shape[-1] != train_images.shape[-1]:
-            raise UserError(
-                f"{where}: train_images have {train_images.shape[-1]} channels but aux_images have "
-                f"{aux_images.shape[-1]}; bring them to the same number"
-            )
+    train_images, test_images, aux_images = _as_images(train_images, test_images, aux_images, where)
     images = {"train_images": train_images}
     if not auxiliary:
         images |= {"test_images": test_images} | ({} if aux_images is None else {"aux_images": aux_images})
-    notes = [*check_scale(images, where), *_nothing_new(images, where)]
+    notes = (*check_scale(images, where), *_nothing_new(images, where))
     train_labels = _as_labels(train_labels, len(train_images), f"{where}: train_labels")
     test_labels = _as_labels(test_labels, len(test_images), f"{where}: test_labels")
     num_classes = int(train_labels.max()) + 1
@@ -117,7 +104,7 @@ def from_arrays(
         num_classes=num_classes,
         train_group=None if train_group is None else _numbered(train_group),
         class_names=None if class_names is None or auxiliary else checked_names(class_names, num_classes, where),
-        notes=tuple(notes),
+        notes=notes,
     )
 
 
@@ -164,6 +151,27 @@ def to_channels(images: UInt8[np.ndarray, "N H W C"], channels: int) -> UInt8[np
     for rows in chunks(images):
         grey[rows, ..., 0] = (images[rows] @ weights + np.uint32(500)) // np.uint32(1000)
     return grey
+
+
+def _as_images(
+    train_images: np.ndarray, test_images: np.ndarray, aux_images: np.ndarray | None, where: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The parts as bytes, of shapes that go together."""
+    train_images = as_uint8(train_images, f"{where}: train_images")
+    test_images = as_uint8(test_images, f"{where}: test_images")
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise UserError(
+            f"{where}: train_images are {_size(train_images)} but test_images are {_size(test_images)}; "
+            "bring them to one size"
+        )
+    if aux_images is not None:
+        aux_images = as_uint8(aux_images, f"{where}: aux_images")
+        if aux_images.shape[-1] != train_images.shape[-1]:
+            raise UserError(
+                f"{where}: train_images have {train_images.shape[-1]} channels but aux_images have "
+                f"{aux_images.shape[-1]}; bring them to the same number"
+            )
+    return train_images, test_images, aux_images
 
 
 def _nothing_new(images: dict[str, np.ndarray], where: str) -> list[str]:

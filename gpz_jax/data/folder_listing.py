@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from gpz_jax.data.damage import plain
 from gpz_jax.data.image_file import suffixes
 from gpz_jax.errors import UserError
 
@@ -131,9 +132,7 @@ def _odd(entry: pathlib.Path, folder: pathlib.Path, parts: tuple[str, ...]) -> s
 
 def _shown(entry: pathlib.Path, folder: pathlib.Path) -> str:
     """A path inside the folder as it is named among those not read; a folder with the number of files in it."""
-    name = (
-        ascii(str(entry.relative_to(folder)))[1:-1] if not entry.name.isprintable() else str(entry.relative_to(folder))
-    )
+    name = plain(str(entry.relative_to(folder)))
     mode = entry.lstat().st_mode
     if not stat.S_ISDIR(mode):
         return name

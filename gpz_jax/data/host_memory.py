@@ -28,7 +28,7 @@ def check_unpacked(unpacked: int, on_disk: int, what: str, largest: str) -> None
     """
     half = memory() // 2
     if unpacked > half:
-        limit = f"no more than {gigabytes(half)}, half of this machine's memory, is read"
+        limit = f"no more than {gigabytes(half)}, half of the memory there is, is read"
     elif unpacked > max(_SMALL, _SUSPICIOUS * on_disk):
         limit = f"no more than {_SUSPICIOUS} times the {on_disk / 1e6:.1f} MB on disk is read"
     else:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
+from gpz_jax.data.damage import why
 from gpz_jax.errors import UserError
 
 #: What shows through transparent pixels.
@@ -206,4 +207,4 @@ def _too_large(path: pathlib.Path, what: str) -> UserError:
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be decoded ({error}); replace or remove it")
+    return UserError(f"{path} cannot be decoded ({why(error)}); replace or remove it")

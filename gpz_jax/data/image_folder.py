@@ -30,6 +30,7 @@ def read_folder(folder: str | pathlib.Path, *, auxiliary: bool = False, test_fra
 
     With ``test_fraction``, of a folder without ``test/``, that share of every class (in ``train/``, or directly in the
     folder) becomes the test part: the same images each time, copies of one file together.
+    With ``auxiliary=True`` such a folder is read as it is: nothing is measured on an attacker's test part.
 
     Raises UserError for a missing or empty folder, classes that differ between train and test, an unreadable
     image, the first one of another size, links that lead out of the folder, what is no regular file under an image's
@@ -42,12 +43,15 @@ def read_folder(folder: str | pathlib.Path, *, auxiliary: bool = False, test_fra
     """
     folder = pathlib.Path(folder)
     has_test = (folder / "test").is_dir()
-    if test_fraction is not None and has_test and not auxiliary:
+    if test_fraction is not None and has_test:
         raise UserError(
             f"{folder} has a test folder, of which test_fraction {test_fraction:g} makes no use; leave one of them out",
             field="test_fraction",
         )
-    listing = list_folder(folder) if test_fraction is None or has_test else _split(folder, test_fraction)
+    if auxiliary and not has_test:
+        listing = _untested(folder)
+    else:
+        listing = list_folder(folder) if test_fraction is None else _split(folder, test_fraction)
     train_paths, train_labels = _flatten(listing.train)
     test_paths, test_labels = _flatten(listing.test)
     read = _Reader([*train_paths, *test_paths], folder)
@@ -158,6 +162,13 @@ def _split(folder: pathlib.Path, fraction: float) -> Listing:
     count, total = (sum(map(len, lists.values())) for lists in (test, listing.train))
     said = f"{folder}: {count} of its {total} images, {fraction:g} of each class, are its test part, the same each time"
     return listing._replace(train=train, test=test, said=(said,))
+
+
+def _untested(folder: pathlib.Path) -> Listing:
+    """All images as train, of which the first stands for the test part that an attacker's data set need not have."""
+    listing = list_classes(folder)
+    name, files = next(iter(listing.train.items()))
+    return listing._replace(test={name: files[:1]})
 
 
 def _flatten(lists: dict[str, list[pathlib.Path]]) -> tuple[list[pathlib.Path], Int32[np.ndarray, " N"]]:

@@ -38,16 +38,15 @@ def near_copies(
     """Which of my images are in theirs, resized, mirrored or slightly changed. No table of N x M is made.
 
     Two images are compared where their 64-bit difference hashes agree (along rows or along columns, mirrored or not,
-    the five most uncertain bits either way), and are near copies if their thumbnails
-    correlate by ``alike``.
+    the five most uncertain bits either way), and are near copies if their thumbnails correlate by ``alike``.
 
     It misses some, and takes a few for copies that are none: a count to look into, never one to refuse by. Of 500 test
     images of each of MNIST, EMNIST letters, CIFAR-10, ChestX-ray and LFW it finds again, with
     ``python experiments/benchmarks/near_copies.py``: mirrored 83 % (MNIST) to 100 %, shrunk to 3/4 and back 68 %
     (MNIST) to 100 %, JPEG of quality 75 84 % (MNIST) to 100 %, halved 2 % (MNIST), 97 % (CIFAR-10), 100 %. Taken for
     near copies of other digits: 0 of 359 (the bundled digits), 3 of 10,000 (MNIST, slanted ones); those of CIFAR-10 (3)
-    and LFW (5) are what they are taken for. Below 16 pixels a side little
-    but mirrored images is found, and ``alike`` is better near to 1.
+    and LFW (5) are what they are taken for. Below 16 pixels a side little but mirrored images is found, and ``alike``
+    is better near to 1.
     """
     if len(mine) > len(theirs):  # the smaller set is what is looked up
         return _hits(theirs, mine, alike)[1]

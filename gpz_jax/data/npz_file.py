@@ -11,6 +11,7 @@ import numpy as np
 from gpz_jax.data.arrays import Source, from_arrays
 from gpz_jax.data.byte_scale import as_uint8
 from gpz_jax.data.class_names import checked_names, names_beside, names_of_array
+from gpz_jax.data.damage import plain, why
 from gpz_jax.data.host_memory import check_unpacked, gigabytes
 from gpz_jax.errors import UserError
 
@@ -53,7 +54,8 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
     _check_zip(path)
     arrays = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, since numpy leaves a file open whose zip is damaged.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             keys = _npz_keys(path, file.files) | ({} if auxiliary else _group_keys(file.files))
             names = [_CLASS_NAMES] if not auxiliary and _CLASS_NAMES in file.files else []
             _check_sizes(path, file, [*keys.values(), *names])
@@ -65,8 +67,10 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
             if names:
                 found = _npz_array(path, file, _CLASS_NAMES)
                 arrays[_CLASS_NAMES] = names_of_array(found, f"{path}: {_CLASS_NAMES}")
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}); copy or write it again") from error
+    except UserError:
+        raise
+    except Exception as error:  # whatever zip or numpy raise, this file is at fault
+        raise UserError(f"{path} cannot be read ({why(error)}); copy or write it again") from error
     if not auxiliary and _CLASS_NAMES not in arrays and (beside := names_beside(path)) is not None:
         listed, names = beside
         source = from_arrays(path.stem, **arrays, where=str(path))
@@ -85,7 +89,7 @@ def brings_auxiliary(path: str | pathlib.Path) -> bool:
     try:
         with zipfile.ZipFile(path) as file:
             return any(f"{key}.npy" in file.namelist() for key in _NPZ_KEYS["aux_images"])
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # whatever zip raises of a damaged one
         return False
 
 
@@ -108,7 +112,7 @@ def _npz_keys(path: pathlib.Path, found: list[str]) -> dict[str, str]:
     keys = {field: next((k for k in names if k in found), None) for field, names in _NPZ_KEYS.items()}
     missing = [" or ".join(_NPZ_KEYS[f]) for f, key in keys.items() if key is None and f != "aux_images"]
     if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(found) or 'nothing'}")
+        raise UserError(f"{path} lacks {', '.join(missing)}; it holds {plain(', '.join(found)) or 'nothing'}")
     return {field: key for field, key in keys.items() if key is not None}
 
 
@@ -170,7 +174,7 @@ def _npz_array(path: pathlib.Path, file: Any, key: str) -> np.ndarray:
             raise UserError(
                 f"{path}: {key} holds pickled Python objects, which are never loaded; store a numeric array"
             ) from error
-        raise UserError(f"{path}: {key} is damaged ({error}); copy or write the file again") from error
+        raise UserError(f"{path}: {key} is damaged ({why(error)}); copy or write the file again") from error
     if not isinstance(array, np.ndarray):
         raise UserError(f"{path}: {key} is not a numpy array; write the file with numpy.savez")
     return array

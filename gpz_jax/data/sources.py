@@ -75,7 +75,7 @@ def _found(name: str, data_dir: str | pathlib.Path | None, *, auxiliary: bool, t
         return read_folder(folder / name, auxiliary=auxiliary, test_fraction=test_fraction)
     if not in_file and name != "digits" and name not in TFDS_NAMES:
         raise _unknown(name, folder)
-    if test_fraction is not None and not auxiliary:
+    if test_fraction is not None:
         raise UserError(
             f"data set {name!r} brings a test part of its own; leave test_fraction, which is for folders of images "
             "without one, out",

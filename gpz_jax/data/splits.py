@@ -139,7 +139,7 @@ def copies_said(parts: Splits, name: str, *, allow: bool = False) -> tuple[str, 
 
 
 def attackers_images(
-    source: Source, auxiliary: Source | None, *, allow_copies: bool = False
+    source: Source, auxiliary: Source | None, *, allow_copies: bool | None = None
 ) -> tuple[Split, tuple[str, ...]]:
     """Return the images of an attacker that has its own, without labels, and what had to be done to make them fit.
 
@@ -148,8 +148,9 @@ def attackers_images(
     test images are left out.
 
     Raises UserError for the source as its own auxiliary, for images on another scale than the source's, and, without
-    ``allow_copies``, where 1 % or more of the auxiliary's images, or as many as 1 % of the source's train images or of
-    its test images, are the source's: then one set was made of the other, and there may be more that are not found.
+    ``allow_copies`` (None where the caller has no such setting), where 1 % or more of the auxiliary's images, or as
+    many as 1 % of the source's train images or of its test images, are the source's: then one set was made of the
+    other, and there may be more that are not found.
 
     >>> from gpz_jax.data.sources import load
     >>> attackers_images(load("digits"), load("digits"))
@@ -319,7 +320,7 @@ def _check_same_scale(source: Source, auxiliary: Source) -> None:
     check_scale(named, f"auxiliary {auxiliary.name!r}")
 
 
-def _without_shared(images: np.ndarray, what: str, source: Source, allow: bool) -> tuple[Split, tuple[str, ...]]:
+def _without_shared(images: np.ndarray, what: str, source: Source, allow: bool | None) -> tuple[Split, tuple[str, ...]]:
     """The images less those that are the source's, as :func:`attackers_images` says."""
     if images.shape[1:] != source.train_images.shape[1:]:
         return Split(images, None, _everything(images)), ()
@@ -329,9 +330,10 @@ def _without_shared(images: np.ndarray, what: str, source: Source, allow: bool) 
     count, tested = int(shared.sum()), int(np.isin(test, theirs[filled]).sum())
     many = max(count / min(len(images), len(train)), tested / len(test)) >= TOO_MANY
     if many and not allow:
+        way_out = "" if allow is None else ", or leave them out here with allow_copies"
         raise UserError(
             f"{count} of the {len(images)} images of {what} are also in {source.name!r}: the attacker would hold the "
-            "classifier's own images; remove them from one of the two, or leave them out here with allow_copies",
+            f"classifier's own images; remove them from one of the two{way_out}",
             field="allow_copies",
         )
     said = f"{count} of the {len(images)} images of {what} are also in {source.name!r} and are left out"

@@ -87,7 +87,7 @@ def load_data(data: DataConfig, seed: int, *, tell: Callable[[str], None] = say)
 def load_auxiliary(data: DataConfig, *, tell: Callable[[str], None] = say) -> sources.Source:
     """The data set that a configuration names for the attacker."""
     assert data.aux is not None
-    return sources.load(data.aux, data.data_dir, auxiliary=True, test_fraction=data.test_fraction, tell=tell)
+    return sources.load(data.aux, data.data_dir, auxiliary=True, tell=tell)
 
 
 def short(path: Path) -> str:

@@ -95,8 +95,9 @@ def _other_auxiliary(aux: str, dealt: Splits, source: sources.Source, data: Data
             "attacker would hold the target's own; train a run with --aux held-out"
         )
     theirs = None if asked.aux is None else load_auxiliary(asked)
-    images, notes = attackers_images(source, theirs, allow_copies=data.allow_copies)
-    for note in (*notes, *copies_said(dealt._replace(auxiliary=images), source.name, allow=True)):
+    images, notes = attackers_images(source, theirs, allow_copies=data.allow_copies or None)
+    copies = copies_said(dealt._replace(auxiliary=images), source.name, allow=True)
+    for note in (*notes, *(note for note in copies if note not in dealt.notes)):
         say(note)
     return images
 

@@ -1,5 +1,6 @@
 """Folders of images that were made to harm: refused in one line, before anything is decoded, waited for or followed."""
 
+import io
 import os
 import socket
 import struct
@@ -132,7 +133,7 @@ def test_a_bomb_by_the_sum_of_small_files(tmp_path):
 def test_more_than_half_of_the_memory(tmp_path, monkeypatch):
     root = folder(tmp_path / "set")  # ten of 144 bytes
     monkeypatch.setattr(host_memory, "memory", lambda: 2_000)
-    refused(root, r"take 0\.0 GB in memory .*half of this machine's memory, is read; use fewer or smaller")
+    refused(root, r"take 0\.0 GB in memory .*half of the memory there is, is read; use fewer or smaller")
 
 
 def test_memory_is_what_the_process_may_use(monkeypatch):
@@ -166,3 +167,42 @@ def test_an_image_of_another_size(tmp_path):
     root = folder(tmp_path / "set", channels=1)
     Image.fromarray(np.asarray(noise(6, 9, 1))).save(root / "train/a/0.png")
     refused(root, r"is 8x6 pixels, .*train/a/0\.png 9x6; resize the images to one size")
+
+
+def encoded(image, kind, **options):
+    image.save(file := io.BytesIO(), kind, **options)
+    return file.getvalue()
+
+
+def damaged(content, rng):
+    """Bytes changed, cut off, or put in between, one to five times."""
+    content = bytearray(content)
+    for _ in range(rng.integers(1, 6)):
+        at, how = rng.integers(len(content)), rng.integers(4)
+        if how < 2:
+            content[at] = rng.integers(256)
+        elif how == 2:
+            content = content[: max(at, 1)]
+        else:
+            content[at:at] = rng.bytes(rng.integers(1, 8))
+    return bytes(content)
+
+
+def test_damage_of_every_kind_is_one_line_or_a_picture(tmp_path):
+    root, rng = folder(tmp_path / "set", size=(16, 16)), np.random.default_rng(0)
+    image = Image.fromarray(noise(16, 16))
+    exif = image.getexif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(np.arange(256, dtype=np.uint16).reshape(16, 16) * 13)
+    whole = [encoded(image.convert(mode), "PNG") for mode in ("RGB", "RGBA", "LA", "P")]
+    whole += [encoded(image, "JPEG", exif=exif), encoded(image.convert("CMYK"), "JPEG"), encoded(deep, "PNG")]
+    whole += [encoded(image, "WEBP", exif=exif), encoded(image.convert("RGBA"), "WEBP")]
+    for i in range(400):
+        (root / "train/a/0.png").write_bytes(damaged(whole[i % len(whole)], rng))
+        said = f"{root}/train/a/0.png"
+        try:
+            assert read(root)[0].train_images.shape == (6, 16, 16, 3)
+        except UserError as error:
+            said = str(error)
+        assert "train/a/0.png" in said
+        assert said.isprintable()
