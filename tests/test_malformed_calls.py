@@ -11,6 +11,7 @@ import shutil
 import jax
 import pytest
 import tiny_runs
+from lies import JSON, put, without
 from tiny_runs import refused
 
 HUGE = 10**21
@@ -29,7 +30,8 @@ FLAGS = {
         "--alphas nan", "--sweep loop", "--sweep both", "--size 0", "--size 20", f"--size {HUGE}", "--size 1048576",
         "--size 16384", "--width 0", "--width -4", f"--width {HUGE}", "--width 65536", "--depth 0", "--depth nan",
         "--depth 1e9", "--model vgg19 --depth inf", "--model vit --heads 3", "--model vit --heads 0",
-        "--model vit --patch 5", "--model vit --patch 0", f"--model vit --patch {HUGE}", f"--model vit --heads {HUGE}",
+        "--model vit --patch 5", "--model vit --patch 0", f"--model vit --patch {HUGE}",
+        f"--model vit --heads {HUGE}",
         "--model", "--model CNN", "--model ../cnn", "--dtype float16", "--data ../digits", "--data .", "--data /etc",
         "--data nowhere", "--data ~nobody-here", "--data-dir ~nobody-here", "--aux digits", "--aux nowhere", "--aux=",
         "--train-limit 0", f"--train-limit {HUGE}", "--train-limit 3", "--validation-fraction 0",
@@ -50,7 +52,8 @@ FLAGS = {
         "--split nowhere", "--limit 0", "--limit -3", f"--limit {HUGE}", "--limit x", "--labels none",
         "--null-seeds -1", f"--null-seeds {HUGE}", "--rule nowhere", "--rule null --null-seeds 0", "--bootstrap 0",
         f"--bootstrap {HUGE}", "--quantiser int4", "--view last", "--seed -1", f"--seed {2**32}", "--seed 1e3",
-        "--data nowhere", "--width 5", "--size 32", "--ls 0.1", "--ls nan", "--model vit", "--data-dir ~nobody-here", "--data-dir=", "--config nowhere.toml", "--splits train", "stray", "--epochs 3",
+        "--data nowhere", "--width 5", "--size 32", "--ls 0.1", "--ls nan", "--model vit",
+        "--data-dir ~nobody-here", "--data-dir=", "--config nowhere.toml", "--splits train", "stray", "--epochs 3",
     ],
     "attack": [
         "--cut nowhere", "--cut", "--cut=", "--cut ../fc", "--epochs 0", f"--epochs {HUGE}", "--lr nan",
@@ -82,11 +85,14 @@ FLAGS = {
     ],
     "split": [
         "", "out", "--cut fc", "out --cut nowhere", "out --cut=", "file --cut fc", "data --cut fc",
-        "out --cut fc --payload int4", "out --cut fc --platform abacus", "out --cut fc --ls 0.1", "out --cut fc stray",
+        "out --cut fc --payload int4", "out --cut fc --platform abacus", "out --cut fc --ls 0.1",
+        "out --cut fc stray",
         "out --cut fc --data-dir ~nobody-here",
     ],
     "vortex": ["", "--cut fc", "run2", "--out=", "--no-such-flag"],
-    "report": ["--out file/below.html", "--out .", "--data-dir ~nobody-here", "run", "nowhere", "--out=", "--no-such-flag"],
+    "report": [
+        "--out file/below.html", "--out .", "--data-dir ~nobody-here", "run", "nowhere", "--out=", "--no-such-flag",
+    ],
 }  # fmt: skip
 
 #: Calls without a run, or with what is none.
@@ -135,50 +141,6 @@ TOML = {
 }
 
 # What lies in a run folder ------------------------------------------------------------------------------------------
-
-JSON = {
-    "empty": b"",
-    "half": b'{"config": {"da',
-    "deep": b"[" * 100_000,
-    "deep closed": b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
-    "list": b"[]",
-    "null": b"null",
-    "text": b'"../../etc/passwd"',
-    "number": b"1e308",
-    "infinity": b'{"schema_version": Infinity}',
-    "nan": b'{"config": NaN}',
-    "digits": b'{"schema_version": ' + b"9" * 5000 + b"}",
-    "no UTF-8": b'{"config": "\xff\xfe"}',
-    "NUL": b"\0" * 100,
-    "newer": b'{"schema_version": 99}',
-    "older": b'{"schema_version": "x"}',
-    "nothing": b"{}",
-}
-
-
-def without(*path):
-    """A damage: one key of a JSON file is missing."""
-
-    def damage(value):
-        *outer, last = path
-        for name in outer:
-            value = value[name]
-        del value[last]
-
-    return damage
-
-
-def put(new, *path):
-    """A damage: one value of a JSON file is another."""
-
-    def damage(value):
-        *outer, last = path
-        for name in outer:
-            value = value[name]
-        value[last] = new
-
-    return damage
-
 
 CONFIG = {
     "no config": without("config"), "no fingerprint": without("fingerprint"), "no classes": without("num_classes"),
@@ -261,10 +223,10 @@ def test_what_is_no_run(capsys, command, argv):
     refused(capsys, main_of(command), *argv)
 
 
-@pytest.mark.parametrize(
-    ("command", "kind"), [("train", kind) for kind in TOML] + list(zip(["probe", "attack"] * 9, TOML, strict=False))
-)
-def test_settings_files(capsys, tmp_path, command, kind):
+@pytest.mark.parametrize("other", [False, True], ids=["train", "other"])
+@pytest.mark.parametrize("kind", TOML)
+def test_settings_files(capsys, tmp_path, other, kind):
+    command = ("attack" if "e" in kind else "probe") if other else "train"
     (tmp_path / "bad.toml").write_bytes(TOML[kind])
     given = [] if command == "train" else ["run"]
     refused(capsys, main_of(command), *given, "--config", tmp_path / "bad.toml")
