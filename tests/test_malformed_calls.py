@@ -5,14 +5,19 @@ reader lies in gpz_jax/runs is tagged ``RUNS``.
 """
 
 import importlib
+import io
 import json
 import shutil
+import zipfile
 
 import jax
 import pytest
 import tiny_runs
 from lies import JSON, put, without
 from tiny_runs import refused
+
+from gpz_jax.errors import UserError
+from gpz_jax.inversion import lpips
 
 HUGE = 10**21
 RUNS = pytest.mark.xfail(strict=True, reason="its reader in gpz_jax/runs lets it through")
@@ -140,6 +145,74 @@ TOML = {
     "[track] bad value": b"[track]\ntrack_every = 0",
 }
 
+# Files of weights ---------------------------------------------------------------------------------------------------
+
+
+def header(text, claimed=None):
+    """The beginning of a .safetensors file, and a kilobyte of numbers behind it."""
+    return (len(text) if claimed is None else claimed).to_bytes(8, "little") + text + b"\0" * 1024
+
+
+ARRAY = b'{"a": {"dtype": "F32", "shape": [%s], "data_offsets": [%s]}}'
+WEIGHTS = {
+    "empty.safetensors": b"",
+    "short.safetensors": b"\x01",
+    "no header.safetensors": header(b""),
+    "header beyond the file.safetensors": header(b"{}", 2**62),
+    "header of 64 bits.safetensors": header(b"{}", 2**64 - 1),
+    "deep.safetensors": header(b"[" * 100_000),
+    "no arrays.safetensors": header(b"{}"),
+    "a list.safetensors": header(b"[]"),
+    "no JSON.safetensors": header(b"\xff\xfe"),
+    "infinity.safetensors": header(ARRAY % (b"Infinity", b"0, 1024")),
+    "offsets beyond the file.safetensors": header(ARRAY % (b"1000000000", b"0, 4000000000")),
+    "offsets that cross.safetensors": header(ARRAY % (b"256", b"1024, 0")),
+    "shape that lies.safetensors": header(ARRAY % (b"10, 10", b"0, 1024")),
+    "shape below 0.safetensors": header(ARRAY % (b"-256", b"0, 1024")),
+    "shape beyond 64 bits.safetensors": header(ARRAY % (b"1" + b"0" * 30, b"0, 1024")),
+    "of another model.safetensors": header(ARRAY % (b"256", b"0, 1024")),
+    "path.safetensors": header((ARRAY % (b"256", b"0, 1024")).replace(b'"a"', b'"../../a"')),
+    "html.safetensors": header((ARRAY % (b"256", b"0, 1024")).replace(b'"a"', b'"<script>"')),
+    "control.safetensors": header((ARRAY % (b"256", b"0, 1024")).replace(b'"a"', b'"\\u001b[31m"')),
+    "half a character.safetensors": header((ARRAY % (b"256", b"0, 1024")).replace(b'"a"', b'"\\ud800"')),
+}  # fmt: skip
+NPZ = {
+    "text": b"these are no numbers",
+    "zip": b"PK\x03\x04",
+    "empty": b"PK\x05\x06" + b"\0" * 18,
+}
+
+
+def npz_of(name, content):
+    """The bytes of an .npz with one member."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as members:
+        members.writestr(name, content)
+    return file.getvalue()
+
+
+def npy(shape, descr="<f4", content=b""):
+    """The bytes of an .npy that says it is of a shape."""
+    head = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head.encode() + content
+
+
+MEMBERS = {
+    "huge": npy("(1000000, 1000000)"),
+    "beyond 64 bits": npy(f"({HUGE},)"),
+    "bomb": npy("(100000000,)", content=b"\0" * 2**24),
+    "objects": npy("(1,)", "|O", b"cos\nsystem\n"),
+    "code": npy("__import__('os').mkdir('executed')"),
+    "half": npy("(64, 3, 11, 11)"),
+    "below 0": npy("(-1,)"),
+}
+
+
+def of(kind, name):
+    """The bytes of a damaged .npz that should hold an array of that name."""
+    return NPZ[kind] if kind in NPZ else npz_of(f"{name}.npy", MEMBERS[kind])
+
+
 # What lies in a run folder ------------------------------------------------------------------------------------------
 
 CONFIG = {
@@ -230,6 +303,26 @@ def test_settings_files(capsys, tmp_path, other, kind):
     (tmp_path / "bad.toml").write_bytes(TOML[kind])
     given = [] if command == "train" else ["run"]
     refused(capsys, main_of(command), *given, "--config", tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_of_pytorch(capsys, tmp_path, name):
+    pytest.importorskip("safetensors")
+    (tmp_path / name).write_bytes(WEIGHTS[name])
+    refused(capsys, main_of("train"), "--width", 4, "--size", 16, "--from-torch", tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", [*NPZ, *MEMBERS])
+def test_weights_of_lpips(capsys, tmp_path, kind):
+    (tmp_path / "lpips.npz").write_bytes(of(kind, "conv1_w"))
+    with pytest.raises(UserError, match=r"^[^\n]+$"):
+        lpips.load(tmp_path / "lpips.npz")
+
+
+@pytest.mark.parametrize("kind", [*NPZ, *MEMBERS])
+def test_images(capsys, tmp_path, kind):
+    (tmp_path / "bad.npz").write_bytes(of(kind, "train_images"))
+    refused(capsys, main_of("train"), "--data", "bad", "--data-dir", tmp_path)
 
 
 @pytest.fixture
