@@ -59,6 +59,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Attack, argv, prog=prog, description=DESCRIPTION, sections=("attack",))
+    workflow.check_attack_flags(flags.attack, flags.seed)
     loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, aux=flags.aux, expected=flags.identity)
     workflow.report_accuracy(loaded)
     results = workflow.attack_run(

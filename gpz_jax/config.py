@@ -291,8 +291,8 @@ def resolve(config: Config) -> Config:
     return dataclasses.replace(config, training=dataclasses.replace(t, warmup_epochs=warmup))
 
 
-def check_attack(attack: AttackConfig) -> AttackConfig:
-    """``attack``, checked as :func:`resolve` checks a run's configuration."""
+def check_settings(attack: AttackSettings) -> None:
+    """Raise :class:`UserError` for settings that no attacker can be made ready with."""
     check_range(1, epochs=attack.epochs, batch_size=attack.batch_size, decoder_width=attack.decoder_width)
     check_range(1, restarts=attack.restarts, likelihood_images=attack.likelihood_images, top_k=attack.top_k)
     check_range(1, patience=attack.patience, steps=attack.steps, match_params=attack.match_params)
@@ -301,6 +301,11 @@ def check_attack(attack: AttackConfig) -> AttackConfig:
         raise UserError(f"tv must be 0 or more, got {attack.tv:g}", field="tv")
     _positive(lr=attack.lr)
     _fraction(selection_fraction=attack.selection_fraction)
+
+
+def check_attack(attack: AttackConfig) -> AttackConfig:
+    """``attack``, checked as :func:`resolve` checks a run's configuration."""
+    check_settings(attack)
     if not all(c.isalnum() or c in "._-" for c in attack.into):
         raise UserError(
             f"into {attack.into!r}: letters, digits, dots, dashes and underscores only; it names a folder", field="into"

@@ -43,6 +43,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.probe"
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Probe, argv, prog=prog, description=DESCRIPTION, sections=("probe",))
+    workflow.check_probe_flags(flags.probe, flags.seed)
     loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
     workflow.report_accuracy(loaded)
     found = workflow.probe_run(loaded, flags.probe, seed=flags.seed)

@@ -31,6 +31,8 @@ def check_labels(labels: Int[Array | np.ndarray, "..."], num_classes: int) -> No
     ...
     gpz_jax.errors.UserError: labels run from 1 to 3; of 3 classes they must lie in 0 to 2: subtract 1 if they count ...
     """
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise UserError(f"labels of dtype {labels.dtype}: give integers, 0 to {num_classes - 1}")
     if isinstance(labels, Tracer) or not np.size(labels):
         return
     labels = np.asarray(labels)  # on the host, also inside a jit that they are constants of
@@ -58,6 +60,18 @@ def check_logits(logits: Any) -> None:
         )
 
 
+def check_alpha(alpha: Any) -> None:
+    """Raise :class:`UserError` for a smoothing that is no finite number below 1, unless it is an array on a device.
+
+    >>> check_alpha(1.0)
+    Traceback (most recent call last):
+    ...
+    gpz_jax.errors.UserError: alpha must be a finite number below 1, got 1
+    """
+    if isinstance(alpha, int | float | np.number | np.ndarray) and not np.all(np.isfinite(alpha) & (alpha < 1)):
+        raise UserError(f"alpha must be a finite number below 1, got {np.max(alpha):g}")
+
+
 def soft_targets(
     labels: Int[Array | np.ndarray, " N"], num_classes: int, alpha: float | Float[Array, ""]
 ) -> Float[Array, "N K"]:
@@ -76,13 +90,17 @@ def soft_targets(
       q, ``(N, K)``, float32 (float64 if α is: a Python number under ``jax.enable_x64``).
 
     Raises:
-      UserError: labels outside 0 … K - 1, which would give targets of 0 or of no class, where they are not traced.
+      UserError: labels outside 0 … K - 1, which would give targets of 0 or of no class, where they are not traced;
+        labels that are no integers; fewer than two classes; a number α of 1 or more, or not finite.
 
     Example:
       >>> soft_targets(jnp.array([1]), 4, 0.3).tolist()
       [[0.10000000149011612, 0.699999988079071, 0.10000000149011612, 0.10000000149011612]]
     """
+    if num_classes < 2:
+        raise UserError(f"soft targets of {num_classes} classes: give at least 2", field="num_classes")
     check_labels(labels, num_classes)
+    check_alpha(alpha)
     alpha = jnp.asarray(alpha, getattr(alpha, "dtype", jnp.result_type(float)))
     one_hot = jax.nn.one_hot(labels, num_classes, dtype=alpha.dtype)
     return one_hot * (1 - alpha) + (1 - one_hot) * (alpha / (num_classes - 1))

@@ -15,9 +15,9 @@ PACKAGE = pathlib.Path(gpz_jax.__file__).parent
 
 #: From the ground up; a layer imports only layers below it, and within itself as it likes.
 LAYERS = [
-    ["terminal", "presentation", "seeds"],
+    ["terminal", "presentation"],
     ["errors"],
-    ["config", "settings_files", "json_files"],
+    ["config", "settings_files", "json_files", "seeds"],
     ["taps", "targets", "parallel", "memory", "flags"],
     ["taps_nnx"],
     ["data"],

@@ -15,6 +15,7 @@ Networks run in evaluation mode: with batch statistics the images would not be i
 Sums are float32, or float64 where the network's numbers are.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -26,8 +27,9 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from gpz_jax.analysis.class_sums import centred, class_counts, class_means, deviations, flat, warn_of_missing
+from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork, check_real
-from gpz_jax.targets import at_least_float32, check_logits
+from gpz_jax.targets import at_least_float32, check_labels, check_logits
 
 
 class FeatureTerms(NamedTuple):
@@ -86,6 +88,10 @@ def feature_terms(
     Returns:
       cut name -> :class:`FeatureTerms`. A class with fewer than two images is NaN (and named in one warning).
 
+    Raises:
+      UserError: labels that are no integers, not one an image, or outside 0 … K - 1; targets of another shape; a number
+        γ that is not finite.
+
     Example:
       >>> import flax.linen as nn
       >>> from gpz_jax.taps import tap
@@ -96,9 +102,21 @@ def feature_terms(
       >>> [round(value, 4) for value in terms["logits"].correct.tolist()]
       [-0.0117, -0.019]
     """
+    check_batch(labels, targets, step_size)
     warn_of_missing(labels, targets.shape[1])
     found = _feature_terms(network, variables, x, jnp.asarray(labels), targets, step_size)
     return {cut: found[cut] for cut in network.cuts}
+
+
+def check_batch(labels: Any, targets: Any, step_size: Any) -> None:
+    """Raise :class:`UserError` for labels and targets not of one batch, or a step size that is not finite."""
+    if jnp.ndim(labels) != 1 or jnp.ndim(targets) != 2 or len(labels) != len(targets):
+        raise UserError(
+            f"labels of shape {jnp.shape(labels)} and targets of shape {jnp.shape(targets)}: give (N,) and (N, K)"
+        )
+    check_labels(labels, targets.shape[1])
+    if isinstance(step_size, int | float | np.number) and not math.isfinite(step_size):
+        raise UserError(f"step_size must be a finite number, got {step_size:g}", field="step_size")
 
 
 @partial(jax.jit, static_argnames="network")
@@ -225,6 +243,7 @@ def interference(
       array([[-0.0117, -0.0117],
              [-0.019 , -0.019 ]], dtype=float32)
     """
+    check_batch(labels, targets, step_size)
     network.check(cut)
     logits, taps = network(variables, x)
     check_logits(logits)

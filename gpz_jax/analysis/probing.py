@@ -15,7 +15,7 @@ from gpz_jax.analysis.radius import Moments, Summary, deviations, moments_of, su
 from gpz_jax.analysis.views import View, view_of, viewed_shapes
 from gpz_jax.analysis.zone import RULES, CutStatistics, Zone, bootstrap_rho, locate
 from gpz_jax.errors import UserError, did_you_mean
-from gpz_jax.seeds import seed_of
+from gpz_jax.seeds import check_key, seed_of
 from gpz_jax.taps import TappedNetwork, valid_cuts
 from gpz_jax.taps.batch_axis import batch_size, with_batch
 
@@ -85,6 +85,7 @@ def probe_network(
       >>> probe.zones["null"].cuts  # this network is untrained itself
       ()
     """
+    check_key(key)
     how, seen = bounds.quantiser(quantiser), view_of(view, token_mask)
     if bootstrap < 1:
         raise UserError(f"bootstrap must be at least 1, got {bootstrap}", field="bootstrap")

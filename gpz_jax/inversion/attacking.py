@@ -13,8 +13,9 @@ from jax import Array
 from jax.sharding import Mesh
 
 from gpz_jax import defences, parallel
-from gpz_jax.config import AttackSettings
+from gpz_jax.config import AttackSettings, check_settings
 from gpz_jax.defences import Defence, Reference
+from gpz_jax.errors import UserError
 from gpz_jax.inversion import lpips as perceptual
 from gpz_jax.inversion.attack_inputs import (
     Inputs,
@@ -33,6 +34,7 @@ from gpz_jax.inversion.pause import NEVER, Pause
 from gpz_jax.inversion.protocol import BATCH, Attack, Edge, Progress, Target, defend, pieces, send, silent
 from gpz_jax.inversion.results import Answers, AttackResult, Attempt, best_of, joined
 from gpz_jax.inversion.scoring import Exam, Tally
+from gpz_jax.seeds import check_key
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.taps.batch_axis import batch_size, rows_of
 from gpz_jax.targets import check_logits
@@ -92,7 +94,8 @@ def attack_cut(
 
     Raises:
       UserError: before anything runs, an unknown or bypassed cut, an unknown attack or one that does not fit the
-        inputs, inputs or labels of a wrong kind or number; later, an attack whose loss is not finite.
+        inputs, inputs or labels of a wrong kind or number, settings out of range, no key; later, an attack whose loss
+        is not finite.
 
     Example:
       >>> import flax.linen as nn, jax.numpy as jnp
@@ -103,6 +106,10 @@ def attack_cut(
       >>> found.best.attack, found.shape, bool(found.best.scores.ratio < 0.01)
       ('linear', (8,), True)
     """
+    check_key(key)
+    check_settings(settings)
+    if keep < 0:
+        raise UserError(f"keep must be at least 0, got {keep}", field="keep")
     chosen = with_linear(attacks_of(attacks, settings))
     pixels = what_is_rebuilt(auxiliary, pixels, public)
     check_cut(network, variables, cut, checked_inputs("auxiliary", auxiliary)[0], public=public)

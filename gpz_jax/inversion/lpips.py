@@ -13,10 +13,11 @@ R. Zhang, P. Isola, A. A. Efros, E. Shechtman, O. Wang: The Unreasonable Effecti
 Perceptual Metric, CVPR 2018.
 """
 
+import math
 import os
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,12 +87,24 @@ def load(path: str | Path) -> Weights:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
                 raise UserError(f"{path} is not an .npz file, or not all of one; {again}")
+            _check_sizes(file, path, again)
             file.seek(0)
             with np.load(file, allow_pickle=False) as npz:
                 arrays = {name: _read(npz, name, path, again) for name in SHAPES if name in npz.files}
     except (OSError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} cannot be read ({error}); {again}") from error
     return from_arrays(arrays, where=str(path))
+
+
+def _check_sizes(file: Any, path: Path, again: str) -> None:
+    """Refuse, before it is unpacked, an array that is larger than it should be."""
+    with zipfile.ZipFile(file) as members:
+        for member in members.infolist():
+            shape = SHAPES.get(member.filename.removesuffix(".npy"))
+            if shape is not None and member.file_size > 8 * math.prod(shape) + 65536:  # float64, and a header
+                raise UserError(
+                    f"{path}: {member.filename} has {member.file_size:,} bytes, not those of {shape}; {again}"
+                )
 
 
 def _read(npz: np.lib.npyio.NpzFile, name: str, path: Path, again: str) -> np.ndarray:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jaxtyping import Float
 
 from gpz_jax.errors import UserError
@@ -39,10 +40,25 @@ def _float_pair(x: Array, x_hat: Array) -> tuple[Array, Array]:
     return x.astype(dtype), x_hat.astype(dtype)
 
 
+def _check_range(x: Array | np.ndarray, x_hat: Array | np.ndarray) -> None:
+    """Raise a UserError for pixels on another scale than [0, 1], unless they are traced and cannot be looked at.
+
+    A reconstruction may overshoot, an original may not.
+    """
+    for name, array, low, high in (("images", x, -1e-3, 1 + 1e-3), ("reconstructions", x_hat, -10.0, 10.0)):
+        if isinstance(array, Tracer) or not array.size:
+            continue
+        least, most = float(array.min()), float(array.max())
+        if least < low or most > high:  # NaN is neither: it gives a score of NaN
+            advice = "divide by 255" if most > 2 else "of what runs from -1 to 1 take (x + 1) / 2"
+            raise UserError(f"{name} from {least:.3g} to {most:.3g}: scores take pixels in [0, 1]; {advice}")
+
+
 def mse(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Array, " N"]:
     """Mean squared error per element: ||x - x_hat||^2 / (H W C) of each image.
 
-    Raises :class:`UserError` if the shapes differ or the pixels are not floats, as do all scores here.
+    Raises :class:`UserError` if the shapes differ or the pixels are not floats, as do all scores here. Those whose
+    constants are of pixels in [0, 1] (PSNR, SSIM) refuse images on another scale, too.
 
     >>> mse(jnp.zeros((2, 4, 4, 3)), jnp.full((2, 4, 4, 3), 0.5)).tolist()
     [0.25, 0.25]
@@ -67,7 +83,9 @@ def psnr(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Ar
     >>> psnr(jnp.zeros((1, 4, 4, 3)), jnp.full((1, 4, 4, 3), 0.1)).round(3).tolist()
     [20.0]
     """
-    return jnp.asarray(_pix().psnr(*_float_pair(x, x_hat)))
+    pair = _float_pair(x, x_hat)
+    _check_range(x, x_hat)
+    return jnp.asarray(_pix().psnr(*pair))
 
 
 def psnr_paper(
@@ -88,6 +106,7 @@ def psnr_paper(
     if len(x) == 0:
         raise UserError("no images to score: the batch PSNR needs at least 1")
     error = mse(x, x_hat)
+    _check_range(x, x_hat)
     batches = jnp.stack([error[i : i + batch_size].mean() for i in range(0, len(error), batch_size)])
     return -10 * jnp.log10(batches).mean()
 
@@ -107,6 +126,7 @@ def ssim(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Ar
     [1.0]
     """
     x, x_hat = _float_pair(x, x_hat)
+    _check_range(x, x_hat)
     height, width = x.shape[1:3]
     if min(height, width) < WINDOW:  # dm_pix would return the mean of a meaningless map
         raise UserError(f"SSIM of {height}x{width} images: its window needs {WINDOW}x{WINDOW}; resize the images first")

@@ -8,6 +8,7 @@ from gpz_jax.workflow.attack_command import attack_home, attack_run
 from gpz_jax.workflow.common import load_data, say, short
 from gpz_jax.workflow.cut_evidence import attacked
 from gpz_jax.workflow.cuts_command import BareModel, CutsConfig, Priced, price, price_model, price_run, report_cuts
+from gpz_jax.workflow.early_checks import check_attack_flags, check_probe_flags
 from gpz_jax.workflow.from_torch import run_from_torch
 from gpz_jax.workflow.guarantees_of_run import guarantee_of, guarantees_beside
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run, report_accuracy
@@ -29,6 +30,8 @@ __all__ = [
     "attacked",
     "begun",
     "calibration_batches",
+    "check_attack_flags",
+    "check_probe_flags",
     "guarantee_of",
     "guarantees_beside",
     "load_data",

@@ -132,6 +132,7 @@ def price(
     given = [f.name for f in dataclasses.fields(bare) if getattr(bare, f.name) != f.default]
     if given:
         raise UserError(f"--{given[0]} is for a bare model; {what!r} is a run and has its own")
+    _check(options)  # before the run's images are read
     return price_run(load_run(what, data_dir=data_dir), options, folder=folder)
 
 
@@ -193,6 +194,9 @@ def _check(options: CutsConfig) -> None:
     if options.budget_ms is not None and not options.budget_ms > 0:
         raise UserError(f"--budget-ms must be a positive number, got {options.budget_ms:g}")
     parse_link(options.bandwidth, options.rtt)
+    _limits_of_leaks(options)
+    if options.budget_params is not None:
+        parse_parameters(options.budget_params, 10**18)  # its form; of how many, the network says
     for flag, given in (
         ("--budget-ms", options.budget_ms is not None),
         ("--bandwidth", options.bandwidth is not None),
@@ -310,15 +314,19 @@ def _limits(options: CutsConfig, parameters: int, *, attacked: bool) -> list[Lim
         limits.append(
             Limit("edge_ms", options.budget_ms, f"--budget-ms {options.budget_ms:g}", "{:.3g} ms on the edge")
         )
-    leaks = [
-        *([] if options.min_ratio is None else [least_ratio(options.min_ratio)]),
-        *([] if options.max_identified is None else [most_identified(options.max_identified)]),
-    ]
+    leaks = _limits_of_leaks(options)
     if leaks and not attacked:
         flag = leaks[0].flag.split()[0]
         raise UserError(f"{flag} is for a run that was attacked; a bare model has no verdict")
     limits += leaks
     return limits
+
+
+def _limits_of_leaks(options: CutsConfig) -> list[Limit]:
+    return [
+        *([] if options.min_ratio is None else [least_ratio(options.min_ratio)]),
+        *([] if options.max_identified is None else [most_identified(options.max_identified)]),
+    ]
 
 
 # What to do -----------------------------------------------------------------------------------------------------------

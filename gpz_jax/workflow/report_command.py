@@ -47,16 +47,25 @@ def report_runs(folders: Sequence[str], *, out: str | None = None, data_dir: str
     file = Path(out) if out else (found[0].folder if len(found) == 1 else found[0].folder.parent) / "report.html"
     if file.is_dir():
         raise UserError(f"`out` {file} is a folder; name a file, such as {file / 'report.html'}", field="out")
+    _write(file, None)  # what cannot be written is refused before the seconds that gathering takes
     contents = gather(found, data_dir=data_dir)
-    page = render.render(contents).encode()
+    page = render.render(contents).encode("utf-8", "backslashreplace")
+    _write(file, page)
+    return Written(file, contents, len(page), time.perf_counter() - begun)
+
+
+def _write(file: Path, page: bytes | None) -> None:
+    """Write the page whole or not at all; without one, make its folder and see whether a file can be there."""
+    partial = file.with_name(file.name + ".partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(file.name + ".partial")
-        partial.write_bytes(page)
-        partial.replace(file)
+        partial.write_bytes(page or b"")
+        if page is None:
+            partial.unlink()
+        else:
+            partial.replace(file)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or error}; choose another `out`", field="out") from None
-    return Written(file, contents, len(page), time.perf_counter() - begun)
 
 
 def opened(folders: Sequence[str]) -> list[Run]:
