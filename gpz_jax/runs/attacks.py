@@ -228,9 +228,9 @@ def _attempt(written: Mapping[str, Any]) -> Attempt:
     return Attempt(
         written["attack"],
         int(written["test_images"]),
-        Scores(**written["scores"]),
-        Intervals(**{name: (low, high) for name, (low, high) in written["intervals"].items()}),
-        Floors(**written["floors"]),
+        Scores(**{name: float(value) for name, value in written["scores"].items()}),
+        Intervals(**{name: (float(low), float(high)) for name, (low, high) in written["intervals"].items()}),
+        Floors(**{name: float(value) for name, value in written["floors"].items()}),
         PerImage(*(np.zeros(0),) * 5),
         float(written["prior_collapse"]),
         Leaks(*images, *classes),
@@ -271,6 +271,10 @@ def _with_arrays(attempt: Attempt, folder: Path) -> Attempt:
             if not prefix or f"{prefix}originals" in kept  # older folders have the first alone
         }
     return dataclasses.replace(attempt, per_image=PerImage(label=labels, **columns), **pictures)
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:160]
 
 
 # The table of all -----------------------------------------------------------------------------------------------------
@@ -337,7 +341,7 @@ def read_results(home: Path, on_problem: Problem, epoch: int | None = None) -> l
             on_problem(file, str(error))
             continue
         except _DAMAGE as error:
-            on_problem(file, f"{file} cannot be read ({type(error).__name__}: {error})")
+            on_problem(file, f"{file} cannot be read ({type(error).__name__}: {_brief(error)})")
             continue
         found[alone.cut] = joined(found[alone.cut], [attempt]) if alone.cut in found else alone
     return list(found.values())

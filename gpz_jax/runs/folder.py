@@ -39,6 +39,10 @@ from gpz_jax.settings_files import from_mapping
 _PACKAGES = ("gpz-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "dm-pix")
 
 
+#: Numbers in a config.json, and the most that they can be.
+_MOST = {"num_classes": 10**6, "channels": 4096}
+
+
 class Run(NamedTuple):
     """A run folder and what its config.json says.
 
@@ -172,7 +176,8 @@ def open_run(folder: str | Path) -> Run:
         schema_of(written, file)
         written = without_check(written, file)
         config = from_mapping(Config, written["config"], where=str(file))
-        fields = (str(written["fingerprint"]), int(written["num_classes"]), int(written["channels"]))
+        counts = [_count(written[name], most, name) for name, most in _MOST.items()]
+        fields = (str(written["fingerprint"]), *counts)
         from_torch = written.get("from_torch", written.get("imported"))  # the latter in 0.1.0
         from_torch = None if from_torch is None else dict(from_torch)
         class_names = _class_names(written.get("class_names"), fields[1])  # runs of before have none
@@ -181,6 +186,13 @@ def open_run(folder: str | Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}); is it a gpz_jax run?") from None
     return Run(path.absolute(), config, *fields, from_torch, class_names)
+
+
+def _count(written: Any, most: int, name: str) -> int:
+    """A number of things in a config.json; ``ValueError`` for one that no network could have."""
+    if type(written) is not int or not 1 <= written <= most:
+        raise ValueError(f"{name} must be a number from 1 to {most:,}")
+    return written
 
 
 def _class_names(written: Any, num_classes: int) -> tuple[str, ...] | None:

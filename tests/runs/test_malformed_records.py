@@ -11,10 +11,9 @@ from lies import JSON, put, without
 from made_attacks import attempt
 
 from gpz_jax import runs
+from gpz_jax.atomic import make_folder
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.results import Answers, AttackResult
-
-RUNS = pytest.mark.xfail(strict=True, reason="its reader in gpz_jax/runs lets it through")
 
 RESULT = {
     **{f"no {name}": without(name) for name in (
@@ -38,19 +37,6 @@ METRICS = {
 }  # fmt: skip
 
 
-#: What the readers let through.
-OF_ATTACKS = ("deep", "deep closed", "infinity", "score a text")
-OF_METRICS = (
-    "empty", "half", "deep", "deep closed", "list", "null", "text", "number", "infinity", "nan", "digits", "no UTF-8",
-    "NUL", "older", "nothing", "epoch a text", "no epoch", "no cuts", "cuts a list", "cut HTML", "cut a list",
-)  # fmt: skip
-
-
-def marked(kinds, through):
-    """The kinds of damage, those tagged that a reader lets through."""
-    return [pytest.param(kind, marks=[RUNS] if kind in through else []) for kind in kinds]
-
-
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory):
     """A finished run, not to be changed."""
@@ -63,7 +49,7 @@ def run_folder(tmp_path_factory):
 def attacks(tmp_path_factory):
     """A folder of one attack that was never made."""
     home = tmp_path_factory.mktemp("attacks")
-    folder = runs.make_folder(runs.attack_folder(home, "fc", "linear"))
+    folder = make_folder(runs.attack_folder(home, "fc", "linear"))
     made = AttackResult("fc", (50,), (attempt("linear", 0.9),), answers=Answers(0.9, 0.1, 200), auxiliary=30)
     runs.write_attempt(folder, made, {"cut": "fc", "attack": {"name": "linear"}, "epoch_of_run": 2})
     return home
@@ -85,7 +71,7 @@ def test_an_attack_as_it_is_written_is_read(attacks):
     assert said == []
 
 
-@pytest.mark.parametrize("kind", marked([*JSON, *RESULT], OF_ATTACKS))
+@pytest.mark.parametrize("kind", [*JSON, *RESULT])
 def test_an_attack_with_a_lie(attacks, kind):
     (file,) = attacks.rglob("result.json")
     before = file.read_bytes()
@@ -94,6 +80,7 @@ def test_an_attack_with_a_lie(attacks, kind):
             file.write_bytes(JSON[kind])
         else:
             value = json.loads(before)
+            del value["check"]  # it would tell; this is of those who write their own
             RESULT[kind](value)
             file.write_text(json.dumps(value))
         found, said = read_attacks(attacks)
@@ -104,7 +91,7 @@ def test_an_attack_with_a_lie(attacks, kind):
     assert not any(math.isnan(one.attempts[0].scores.mse) for one in found)
 
 
-@pytest.mark.parametrize("kind", marked([*JSON, *METRICS], OF_METRICS))
+@pytest.mark.parametrize("kind", [*JSON, *METRICS])
 def test_metrics_with_a_lie(run_folder, tmp_path, kind):
     """Lines that a resumed run and the page read."""
     (tmp_path / "run").mkdir()
@@ -116,6 +103,7 @@ def test_metrics_with_a_lie(run_folder, tmp_path, kind):
         lines[0] = JSON[kind]
     else:
         value = json.loads(lines[0])
+        del value["check"]
         METRICS[kind](value)
         lines[0] = json.dumps(value).encode()
     run.metrics_file.write_bytes(b"\n".join(lines) + b"\n")
