@@ -11,7 +11,7 @@ import tiny_runs
 from tiny_runs import TINY, arrays, refused, snapshot
 
 import gpz_jax
-from gpz_jax import attack, models, probe, train, workflow
+from gpz_jax import attack, cuts, models, probe, train, workflow
 from gpz_jax.data.sources import load
 
 SIZE = TINY[:4]
@@ -559,3 +559,18 @@ def test_toml_of_the_other_commands(capsys, run, tmp_path, command, table):
     (tmp_path / "recipe.toml").write_text(f"[{table}]\nsplits = 1")
     said = refused(capsys, command.main, run, "--config", "recipe.toml")
     assert_says(said, f"recipe.toml: \\[{table}\\]: unknown key 'splits'")
+
+
+# Dead cuts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dead_cut_costs_no_table(capsys, copy, monkeypatch):
+    """Of one image nothing can be said: the table says so, and what reads it afterwards goes on."""
+    data = ["--data-dir", str(copy.parent / "data")]
+    probe.main([str(copy), *data, "--limit", "1", "--null-seeds", "2", "--bootstrap", "20"])
+    out = capsys.readouterr().out
+    assert "logits (too few images)" in out
+    assert "rule 'null': too few cuts can be compared; left out: 'block_1', 'block_2'" in out
+    shutil.rmtree(copy / "probe" / "test.zarr")  # the one of one image is left
+    cuts.main([str(copy), *data, "--no-latency"])
+    assert "no cut is recommended" in capsys.readouterr().out

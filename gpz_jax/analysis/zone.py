@@ -262,7 +262,9 @@ def _unusable(stats: CutStatistics, *, of_nulls: bool) -> dict[str, str]:
 def _only(stats: CutStatistics, left: np.ndarray) -> CutStatistics:
     """Of some of the cuts."""
     cuts = tuple(cut for cut, keep in zip(stats.cuts, left, strict=True) if keep)
-    return CutStatistics(cuts, *(None if value is None else np.asarray(value)[..., left] for value in stats[1:]))
+    given = {name: value for name, value in stats._asdict().items() if name != "cuts" and value is not None}
+    per_cut = {name: np.asarray(value)[..., left] for name, value in given.items()}
+    return stats._replace(cuts=cuts, **per_cut)
 
 
 def _spread(values: np.ndarray, left: np.ndarray) -> np.ndarray:
