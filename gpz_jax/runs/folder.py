@@ -176,11 +176,11 @@ def open_run(folder: str | Path) -> Run:
         schema_of(written, file)
         written = without_check(written, file)
         config = from_mapping(Config, written["config"], where=str(file))
-        counts = [_count(written[name], most, name) for name, most in _MOST.items()]
-        fields = (str(written["fingerprint"]), *counts)
+        num_classes, channels = (_count(written[name], most, name) for name, most in _MOST.items())
+        fields = (str(written["fingerprint"]), num_classes, channels)
         from_torch = written.get("from_torch", written.get("imported"))  # the latter in 0.1.0
         from_torch = None if from_torch is None else dict(from_torch)
-        class_names = _class_names(written.get("class_names"), fields[1])  # runs of before have none
+        class_names = _class_names(written.get("class_names"), num_classes)  # runs of before have none
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
