@@ -31,6 +31,7 @@ class _Line(NamedTuple):
 
 def append_metrics(run: Run, record: Mapping[str, Any]) -> None:
     """Add one line to metrics.jsonl, with a check of what it holds; on disk before this returns."""
+    run.subfolder()  # or it was taken away
     line = json.dumps(with_check({"schema_version": SCHEMA_VERSION, **record})) + "\n"
     with run.metrics_file.open("ab") as file:
         file.write(line.encode("utf-8"))

@@ -64,7 +64,13 @@ class Run(NamedTuple):
         return self.folder / "metrics.jsonl"
 
     def subfolder(self, *names: str) -> Path:
-        """A folder inside the run folder, made if it is not there."""
+        """A folder inside the run folder, made if it is not there.
+
+        Raises:
+          UserError: the run folder itself is not there any more, or cannot be written.
+        """
+        if not (self.folder / "config.json").is_file():
+            raise UserError(f"{self.folder} was taken away, or its config.json was: nothing more can be kept in it")
         return make_folder(self.folder.joinpath(*names))
 
 

@@ -1,6 +1,11 @@
 """The version of the words that records are written in, and pytrees of arrays on disk."""
 
-from collections.abc import Mapping
+import contextlib
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +47,29 @@ def schema_of(written: Mapping[str, Any], where: str | Path) -> int:
 
 def save_tree(folder: Path, tree: Any) -> None:
     """Save a pytree of arrays (an attacker's decoder) with Orbax; replaces what is there."""
-    import shutil
-
     from orbax.checkpoint import v1 as ocp
 
     shutil.rmtree(folder, ignore_errors=True)
-    ocp.save(str(folder.absolute()), tree)
+    try:
+        with _quiet():
+            ocp.save(str(folder.absolute()), tree)
+    except Exception as error:
+        for half in folder.parent.glob(f"{folder.name}*"):  # Orbax writes beside the place, too
+            shutil.rmtree(half, ignore_errors=True)
+        if "No space left on device" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what Orbax writes to the log of every error that it also raises, a hundred lines and more."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
 
 
 def load_tree(folder: Path, like: Any) -> Any:
@@ -58,4 +80,5 @@ def load_tree(folder: Path, like: Any) -> Any:
     """
     from orbax.checkpoint import v1 as ocp
 
-    return ocp.load(str(folder.absolute()), like)
+    with _quiet():
+        return ocp.load(str(folder.absolute()), like)
