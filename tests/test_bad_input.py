@@ -42,7 +42,7 @@ def trained(tmp_path_factory):
     tiny_runs.trained(home / "run")
     written = json.loads((home / "run" / "config.json").read_text())
     written["config"]["data"] |= {"data": "mine", "data_dir": str(home / "data")}
-    (home / "run" / "config.json").write_text(json.dumps(written))
+    tiny_runs.change_json(home / "run" / "config.json", config=written["config"])
     return home
 
 
@@ -420,14 +420,14 @@ def test_no_run_folder(capsys, trained, tmp_path, command):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "config.json cannot be read"),
-        (b'{"config": {"data"', "config.json cannot be read"),
-        (b"\xff\xfe\x00garbage", "config.json cannot be read"),
+        (b"", "config.json is damaged: no JSON"),
+        (b'{"config": {"data"', "config.json is damaged: no JSON"),
+        (b"\xff\xfe\x00garbage", "config.json is damaged: no UTF-8"),
         (b"[]", "config.json cannot be read"),
         (b'{"config": 3}', "config.json must be a table, got 3"),
         (b'{"schema_version": 9}', "written by a newer gpz_jax .schema 9; this one reads up to 2.; upgrade gpz_jax"),
         (b'{"config": {}, "fingerprint": "", "num_classes": null, "channels": 1}', "config.json cannot be read"),
-        (b'{"config": {}}', "config.json cannot be read.*fingerprint"),
+        (b'{"config": {}}', "config.json cannot be read.*num_classes"),
         (b'{"config": {"modle": {}}}', "unknown key 'modle'; did you mean 'model'"),
         (b'{"config": {"model": {"width": "wide"}}}', "width must be int, got 'wide'"),
         (b'{"config": {"training": {"ls": 2.0}}, "fingerprint": "", "num_classes": 10, "channels": 1}', "--ls must be"),
@@ -446,7 +446,7 @@ def test_a_damaged_config(capsys, copy, content, said):
 def test_a_config_of_another_network_than_the_checkpoints(capsys, copy):
     written = json.loads((copy / "config.json").read_text())
     written["config"]["model"]["width"] = 8
-    (copy / "config.json").write_text(json.dumps(written))
+    tiny_runs.change_json(copy / "config.json", config=written["config"])
     said = refused(capsys, probe.main, copy, "--data-dir", copy.parent / "data")
     assert_says(said, r"checkpoint of epoch . cannot be read \(.* is float32 .*, by config.json it is float32 ")
 

@@ -410,7 +410,7 @@ def test_a_damaged_guarantee_is_said_and_replaced(attacked, tmp_path, capsys):
     file.write_text('{"cuts": [')
     attack.main([str(spoilt), "--cut", "logits", *SHORT, "--resume"])
     said = capsys.readouterr()
-    assert "guarantees.json cannot be read (JSONDecodeError); it is made anew" in said.err
+    assert "guarantees.json is damaged: no JSON at line 1, column 11; it is made anew" in said.err
     assert "already done" in said.err
     assert "mse floor" in said.out
     assert json.loads(file.read_text()) == json.loads((attacked / "attacks" / "guarantees.json").read_text())

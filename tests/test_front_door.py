@@ -129,7 +129,7 @@ def begun(tmp_path_factory):
     tiny_runs.trained(folder)
     written = json.loads((folder / "config.json").read_text())
     written["config"]["seed"] = 3  # not the usual one, which resuming must read
-    (folder / "config.json").write_text(json.dumps(written))
+    tiny_runs.change_json(folder / "config.json", config=written["config"])
     return folder
 
 

@@ -13,6 +13,7 @@ import jax
 import pytest
 import tiny_runs
 from lies import JSON, put, without
+from thinned import thinned
 from tiny_runs import refused
 
 from gpz_jax.errors import UserError
@@ -329,7 +330,7 @@ def config(shared):
 
 
 @pytest.mark.parametrize("kind", JSON)
-@pytest.mark.parametrize("command", READERS)
+@pytest.mark.parametrize("command", thinned(list(READERS), ["train", "cuts"]))
 def test_a_config_that_is_none(capsys, config, command, kind):
     config.write_bytes(JSON[kind])
     refused(capsys, main_of(command), *READERS[command])

@@ -159,8 +159,7 @@ def test_names_of_classes_come_along(run, written, tmp_path, capsys):
     assert json.loads((written[0] / "halves.json").read_text())["class_names"] is None
     names = ["[red]x", "<script>", *map(str, range(8))]
     named = shutil.copytree(run, tmp_path / "named")
-    config = json.loads((named / "config.json").read_text())
-    (named / "config.json").write_text(json.dumps(config | {"class_names": names}))
+    tiny_runs.change_json(named / "config.json", class_names=names)
     split.main([str(named), "--cut", "logits", "--payload", "float32", "named_halves"])
     assert json.loads((tmp_path / "named_halves" / "halves.json").read_text())["class_names"] == names
     assert load_halves(tmp_path / "named_halves")[2]["class_names"] == names

@@ -18,7 +18,7 @@ from gpz_jax.settings_files import read_toml
 
 PACKAGE = pathlib.Path(gpz_jax.__file__).parent
 #: Where every file is opened with its encoding named.
-FOLDERS = sorted({path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py")} - {"runs", "training"})
+FOLDERS = sorted({path.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py")})
 
 
 def unnamed(source):
@@ -204,7 +204,7 @@ def test_words_that_are_no_text(capsys, flags, said):
     [
         (MemoryError(), "out of memory; a smaller --batch-size"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123456789 bytes."), "asked for 123456789 bytes"),
-        (RuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 3.2GiB"), "asked for 3.2 GiB"),
+        (RuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 3.2GiB"), "asked for 3.2GiB"),
         (RecursionError("maximum recursion depth"), "nested too deep"),
         (OSError(28, "No space left on device", "a/b"), "No space left on device: a/b; what was finished"),
     ],
