@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpz_jax import runs
+from gpz_jax.atomic import write_bytes
 from gpz_jax.errors import UserError
 from gpz_jax.reporting.page import render, words
 from gpz_jax.reporting.page.contents import Contents
@@ -51,9 +52,7 @@ def report_runs(folders: Sequence[str], *, out: str | None = None, data_dir: str
     page = render.render(contents).encode()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(file.name + ".partial")
-        partial.write_bytes(page)
-        partial.replace(file)
+        write_bytes(file, page)
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or error}; choose another `out`", field="out") from None
     return Written(file, contents, len(page), time.perf_counter() - begun)
