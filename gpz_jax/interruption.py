@@ -58,10 +58,13 @@ def noted() -> Iterator[Stop]:
 
     In a thread other than the main one, which cannot take signals, nothing is ever noted.
 
+    Raises:
+      Stopped: on leaving, where a signal was noted and nothing within has raised: none is ever forgotten.
+
     Example:
-      >>> with noted() as stop:
+      >>> with contextlib.suppress(Stopped), noted() as stop:
       ...     signal.raise_signal(signal.SIGTERM)
-      ...     bool(stop), stop.stopped("at step 3").status
+      >>> bool(stop), stop.stopped("at step 3").status
       (True, 143)
     """
     stop = Stop()
@@ -74,6 +77,8 @@ def noted() -> Iterator[Stop]:
 
     with _handled(note):
         yield stop
+    if stop:
+        raise stop.stopped("what was finished is saved")
 
 
 @contextlib.contextmanager
