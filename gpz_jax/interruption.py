@@ -88,6 +88,20 @@ def ending() -> Iterator[None]:
         yield
 
 
+def is_our_command() -> bool:
+    """Whether this process is one of the package's commands, while it still imports the package."""
+    if sys.argv[:1] == ["-m"]:  # as runpy has it until it knows the module's file
+        named = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] if "-m" in sys.orig_argv else []
+        return bool(named) and named[0].split(".")[0] == "gpz_jax"
+    return os.path.basename(sys.argv[0] if sys.argv else "") in ("gpz", "gpz.exe")
+
+
+def end_from_now_on() -> None:
+    """:func:`ending` for the rest of the process."""
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: end(number))
+
+
 def end(number: int) -> None:
     """End the process by a signal: what is on disk is whole, and nothing else is written."""
     for stream in (sys.stdout, sys.stderr):

@@ -15,9 +15,9 @@ PACKAGE = pathlib.Path(gpz_jax.__file__).parent
 
 #: From the ground up; a layer imports only layers below it, and within itself as it likes.
 LAYERS = [
-    ["terminal", "presentation", "seeds"],
+    ["terminal", "presentation", "interruption"],
     ["errors"],
-    ["config", "settings_files", "json_files"],
+    ["config", "settings_files", "json_files", "seeds", "atomic"],
     ["taps", "targets", "parallel", "memory", "flags"],
     ["taps_nnx"],
     ["data"],
@@ -31,7 +31,7 @@ LAYERS = [
     ["reporting"],
     ["workflow"],
     ["train", "probe", "attack", "split", "cuts", "vortex", "report"],
-    ["__main__"],
+    ["__main__", "_begun"],
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 
@@ -40,6 +40,8 @@ ONLY = {
     "config": {"errors"},
     "settings_files": {"config", "errors"},
     "json_files": {"errors"},
+    "atomic": {"errors"},
+    "interruption": set(),
     "flags": {"config", "settings_files", "errors"},
     "models": {"models", "taps", "errors"},
     "analysis": {"analysis", "presentation", "seeds", "taps", "targets", "config", "errors"},
@@ -58,8 +60,18 @@ ONLY = {
         "errors",
     },
     "deployment": {"deployment", "analysis", "taps", "json_files", "errors"},
-    "runs": {"runs", "analysis", "inversion", "presentation", "config", "settings_files", "json_files", "errors"},
-    "reporting": {"reporting", "inversion", "presentation", "terminal", "config", "errors"},
+    "runs": {
+        "atomic",
+        "runs",
+        "analysis",
+        "inversion",
+        "presentation",
+        "config",
+        "settings_files",
+        "json_files",
+        "errors",
+    },
+    "reporting": {"atomic", "reporting", "inversion", "presentation", "terminal", "config", "errors"},
 }
 
 
