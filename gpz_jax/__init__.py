@@ -12,6 +12,7 @@ Importing this does no I/O and starts no device. The names below are what the co
 Whole runs (train, probe, attack a run folder) are functions of ``gpz_jax.workflow``.
 """
 
+from gpz_jax import _begun  # noqa: F401 (for what it does; first, by its name)
 from gpz_jax.analysis.bounds import decision_bound, feature_bound, information_ceiling, quantiser
 from gpz_jax.analysis.contraction import FeatureTerms, feature_terms, interference
 from gpz_jax.analysis.labels import cluster_labels, predicted_labels

@@ -58,10 +58,13 @@ def noted() -> Iterator[Stop]:
 
     In a thread other than the main one, which cannot take signals, nothing is ever noted.
 
+    Raises:
+      Stopped: on leaving, where a signal was noted and nothing within has raised: none is ever forgotten.
+
     Example:
-      >>> with noted() as stop:
+      >>> with contextlib.suppress(Stopped), noted() as stop:
       ...     signal.raise_signal(signal.SIGTERM)
-      ...     bool(stop), stop.stopped("at step 3").status
+      >>> bool(stop), stop.stopped("at step 3").status
       (True, 143)
     """
     stop = Stop()
@@ -74,6 +77,8 @@ def noted() -> Iterator[Stop]:
 
     with _handled(note):
         yield stop
+    if stop:
+        raise stop.stopped("what was finished is saved")
 
 
 @contextlib.contextmanager
@@ -81,6 +86,20 @@ def ending() -> Iterator[None]:
     """End by SIGTERM and SIGINT at once, with a line that says so, whatever Python is doing."""
     with _handled(lambda number, frame: end(number)):
         yield
+
+
+def is_our_command() -> bool:
+    """Whether this process is one of the package's commands, while it still imports the package."""
+    if sys.argv[:1] == ["-m"]:  # as runpy has it until it knows the module's file
+        named = sys.orig_argv[sys.orig_argv.index("-m") + 1 :][:1] if "-m" in sys.orig_argv else []
+        return bool(named) and named[0].split(".")[0] == "gpz_jax"
+    return os.path.basename(sys.argv[0] if sys.argv else "") in ("gpz", "gpz.exe")
+
+
+def end_from_now_on() -> None:
+    """:func:`ending` for the rest of the process."""
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: end(number))
 
 
 def end(number: int) -> None:

@@ -31,7 +31,7 @@ LAYERS = [
     ["reporting"],
     ["workflow"],
     ["train", "probe", "attack", "split", "cuts", "vortex", "report"],
-    ["__main__"],
+    ["__main__", "_begun"],
 ]
 HEIGHT = {name: height for height, layer in enumerate(LAYERS) for name in layer}
 

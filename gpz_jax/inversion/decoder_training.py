@@ -234,6 +234,7 @@ def train_decoder(target: Target, decoder: Decoder, *, progress: Progress = sile
                 )
             course = course.after_epoch(loss)
             progress(epoch + 1, settings.epochs, f"mse {loss:.4f}")
+        target.pause.save("decoder", course)  # so that scoring it can be gone on with alone
     losses = np.asarray(course.losses, np.float64)[: int(course.epoch)]
     gain = last_gain(losses)
     return Trained(decoder, course.best, int(course.best_epoch), losses, gain < FLAT, gain)

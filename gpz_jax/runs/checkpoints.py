@@ -84,7 +84,7 @@ class Checkpoints:
         self._folder = run.folder / "checkpoints"
 
     def save(self, epoch: int, state: Any, *, measured: Mapping[str, Any], candidate: bool) -> None:
-        """Save the state after ``epoch`` epochs.
+        """Save the state after ``epoch`` epochs; :meth:`prune` takes away what is not needed any more.
 
         Args:
           epoch: epochs behind it.
@@ -93,18 +93,23 @@ class Checkpoints:
           candidate: whether it may be the best (not while warming up).
         """
         self._write(Place(epoch), state, measured=measured, candidate=candidate)
-        kept = [Place(number) for number in saved_epochs(self._folder)]
-        best = max(kept, key=lambda place: (self._rank(place), place))
-        for place in _saved_places(self._folder):
-            if place.step or place not in (*kept[-2:], best):
-                shutil.rmtree(self._folder / str(place))
 
     def save_middle(self, place: Place, state: Any, totals: Any) -> None:
-        """Save the state in the middle of an epoch, with the sums of the epoch so far, in place of an earlier one."""
+        """Save the state in the middle of an epoch, with the sums of the epoch so far."""
         self._write(place, Middle(state, totals), candidate=False)
-        for other in _saved_places(self._folder):
-            if other.step and other != place:
-                shutil.rmtree(self._folder / str(other))
+
+    def prune(self) -> None:
+        """Keep the last two epochs and the best, and of the places within epochs the last if no epoch is later.
+
+        Of several runs that are trained side by side call it once all are saved: a kill between their saves then leaves
+        the place before to all of them.
+        """
+        places = _saved_places(self._folder)
+        kept = [place for place in places if not place.step]
+        best = [max(kept, key=lambda place: (self._rank(place), place))] if kept else []
+        for place in places:
+            if place not in (*kept[-2:], *best, places[-1]):
+                _remove(self._folder / str(place))
 
     def _write(self, place: Place, tree: Any, *, candidate: bool, measured: Mapping[str, Any] | None = None) -> None:
         folder = self._run.subfolder("checkpoints") / str(place)
@@ -114,7 +119,8 @@ class Checkpoints:
             if measured is not None:
                 write_json(partial / MEASURED, with_check({"candidate": candidate, "measured": dict(measured)}))
             seal_folder(partial, arrays=shapes_of(tree))
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                _remove(folder)
             partial.rename(folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -202,6 +208,13 @@ def _saved_places(folder: Path) -> list[Place]:
         return []
     found = ((Place.of(path), path) for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
     return sorted(place for place, path in found if place is not None and str(place) == path.name)
+
+
+def _remove(folder: Path) -> None:
+    """Take a checkpoint away; a kill on the way leaves nothing that looks like a damaged one."""
+    partial = partial_path(folder)
+    folder.rename(partial)
+    shutil.rmtree(partial)
 
 
 def shapes_of(tree: Any) -> dict[str, str]:

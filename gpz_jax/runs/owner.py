@@ -7,6 +7,7 @@ cleared away by hand. Reading commands (vortex, cuts, report) need no lock: ever
 import contextlib
 import datetime
 import os
+import re
 import shutil
 import socket
 import sys
@@ -54,8 +55,8 @@ def owned(folder: Path) -> Iterator[None]:
         ) from None
     try:
         if lock.lock_counter == 1:
+            _sign(folder)  # first, so that whoever comes second is told of this process and not of one before it
             _clear(folder)
-            _sign(folder)
         yield
     finally:
         if lock.lock_counter == 1:
@@ -79,9 +80,36 @@ def _who(folder: Path) -> str:
         return ""
 
 
+#: What :func:`gpz_jax.atomic.partial_path` names after the process that writes it.
+_OF_PROCESS = re.compile(r"\.(\d{1,9})-[0-9a-f]{6}\.partial$")
+
+
 def _clear(folder: Path) -> None:
-    """Take away what a process that was killed left half written; nobody else writes folders here now."""
-    for place in (folder, folder / "checkpoints", folder / "probe", folder / "dynamics.zarr"):
-        for path in place.glob("*.partial*") if place.is_dir() else ():
-            if path.is_dir() and not path.is_symlink():
+    """Take away what processes that were killed left half written, wherever it lies below the folder.
+
+    Not what a living process of this machine writes (``cuts`` holds no lock), and nothing in folders with a lock of
+    their own: the runs of a sweep.
+    """
+    for here, folders, files in os.walk(folder):
+        for name in [name for name in folders if (Path(here) / name / LOCK).exists()]:
+            folders.remove(name)
+        for name in [name for name in (*folders, *files) if name.endswith(".partial")]:
+            path, writer = Path(here) / name, _OF_PROCESS.search(name)
+            if path.is_symlink() or (writer and _lives(int(writer[1]))):
+                continue
+            if name in folders:
+                folders.remove(name)
                 shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _lives(pid: int) -> bool:
+    """Whether another process of that number is there."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return pid != os.getpid()

@@ -39,11 +39,19 @@ def probe_run(loaded: LoadedRun, options: ProbeConfig = ProbeConfig(), *, seed: 
       What :func:`gpz_jax.probe_network` found; also written to ``probe/`` (CSV and zarr) and ``figures/``.
 
     Raises:
-      UserError: an unknown rule, or one that cannot run with these options.
+      UserError: an unknown rule, or one that cannot run with these options; another process is at work in the folder.
     """
     seed = loaded.run.config.seed if seed is None else seed
     resolve(dataclasses.replace(loaded.run.config, probe=options, seed=seed))  # for its checks
     rules = rules_to_apply(options)
+    with runs.owned(loaded.run.folder):  # from the first, so that nothing is measured that could not be kept
+        found = _probed(loaded, options, rules, seed)
+        _store(loaded, options, found)
+    return found
+
+
+def _probed(loaded: LoadedRun, options: ProbeConfig, rules: tuple[str, ...], seed: int) -> Probe:
+    """What is measured."""
     chosen = _labelled(loaded, _split(loaded, options), options, seed)
     with progress_bar() as bar:
         task = bar.add_task("probing", total=1 + options.null_seeds)
@@ -70,10 +78,7 @@ def probe_run(loaded: LoadedRun, options: ProbeConfig = ProbeConfig(), *, seed: 
         )
         bar.advance(task)
     of_run = {"run": loaded.run.folder.name, "split": options.split, "labels": options.labels, "epoch": loaded.epoch}
-    found = dataclasses.replace(found, settings={**of_run, **found.settings})
-    with runs.owned(loaded.run.folder):
-        _store(loaded, options, found)
-    return found
+    return dataclasses.replace(found, settings={**of_run, **found.settings})
 
 
 def _split(loaded: LoadedRun, options: ProbeConfig) -> Split:

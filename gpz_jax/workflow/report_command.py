@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gpz_jax import runs
+from gpz_jax.atomic import partial_path, write_bytes
 from gpz_jax.errors import UserError
 from gpz_jax.reporting.page import render, words
 from gpz_jax.reporting.page.contents import Contents
@@ -56,14 +57,14 @@ def report_runs(folders: Sequence[str], *, out: str | None = None, data_dir: str
 
 def _write(file: Path, page: bytes | None) -> None:
     """Write the page whole or not at all; without one, make its folder and see whether a file can be there."""
-    partial = file.with_name(file.name + ".partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(page or b"")
-        if page is None:
-            partial.unlink()
-        else:
-            partial.replace(file)
+        if page is not None:
+            write_bytes(file, page)
+            return
+        tried = partial_path(file)
+        tried.touch()
+        tried.unlink()
     except OSError as error:
         raise UserError(f"cannot write {file}: {error.strerror or error}; choose another `out`", field="out") from None
 

@@ -99,9 +99,11 @@ def train_into(
                 ledger.flush()  # before the checkpoints, so that no step behind them is missing
             given = zip(writers, states, measured, strict=True)
             cuts = [writer.append(epoch, state, found) for writer, state, found in given]
+            for saved in checkpoints:  # once all are saved
+                saved.prune()
             progress.epoch(epoch, _told(measured, cuts, network.cuts[-1]))
             clock.restart()
-            if stop and epoch < epochs:
+            if stop:  # after the last epoch, too: what follows training may take long
                 raise stop.stopped(f"epoch {epoch} of {epochs} is saved")
 
         def on_due(epoch: int, step: int, states: list[State], totals: list[Totals]) -> None:
@@ -110,6 +112,8 @@ def train_into(
             at = runs.Place(epoch, step)
             for saved, state, sums in zip(checkpoints, states, totals, strict=True):
                 saved.save_middle(at, state, sums)
+            for saved in checkpoints:
+                saved.prune()
             clock.restart()
             if stop:
                 raise stop.stopped(f"{at.words}, of {steps} steps, is saved")

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 import tiny_runs
 import xarray as xr
+from same_runs import assert_same_run, latest
 from thinned import thinned
 
-from gpz_jax import parallel, runs, workflow
+from gpz_jax import runs, workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, TrainingConfig, resolve
 from gpz_jax.errors import UserError
 from gpz_jax.train import main
 from gpz_jax.training import classifier, sweep
-from gpz_jax.workflow.common import abstract_state
 
 
 @pytest.fixture(autouse=True)
@@ -49,28 +49,6 @@ STEPS = 7  # of an epoch
 def config(track=None, **changed):
     training = TrainingConfig(**{"ls": 0.3, "epochs": 6, **changed})
     return Config(data=DataConfig(size=16), model=ModelConfig(width=4), training=training, track=track or TrackConfig())
-
-
-def latest(folder):
-    run = runs.open_run(folder)
-    recipe = classifier.recipe_for(resolve(run.config), run.num_classes, run.channels)
-    return runs.Checkpoints(run).latest(abstract_state(recipe, run.channels, parallel.data_mesh()))
-
-
-def assert_same_run(a, b):
-    one, other = latest(a), latest(b)
-    assert one.epoch == other.epoch
-    for (path, x), y in zip(jax.tree.leaves_with_path(one.state), jax.tree.leaves(other.state), strict=True):
-        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
-    lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (a, b)]
-    assert [json.loads(line)["epoch"] for line in lines[0]] == list(range(1, one.epoch + 1))
-    assert lines[0] == lines[1]
-    for group in ("epochs", "steps") if runs.steps_folder(a).exists() else ("epochs",):
-        read = [xr.open_zarr(folder / "dynamics.zarr", group=group, consolidated=False) for folder in (a, b)]
-        with read[0] as x, read[1] as y:
-            xr.testing.assert_identical(x.load(), y.load())
-    assert runs.steps_folder(a).exists() == runs.steps_folder(b).exists()
-    assert workflow.load_run(str(a)).epoch == workflow.load_run(str(b)).epoch
 
 
 @pytest.fixture(scope="module")
@@ -397,6 +375,7 @@ def test_the_best_and_the_last_two_are_kept(empty_run):
     checkpoints = runs.Checkpoints(empty_run)
     for epoch, accuracy in accuracies.items():
         checkpoints.save(epoch, state_of(epoch), measured=measured(accuracy, losses[epoch]), candidate=True)
+        checkpoints.prune()
     kept = sorted(path.name for path in (empty_run.folder / "checkpoints").iterdir())
     assert kept == ["3", "5", "6"]
     best, last = checkpoints.best(state_of(0)), checkpoints.latest(state_of(0))
