@@ -15,6 +15,11 @@ from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+#: Seconds that the step under way has to end after a signal: a program that is compiled may take minutes, and whoever
+#: takes a machine away gives half of one. Then the process ends with what was saved last; and where nothing is to be
+#: saved, after the other number, for Python hears of a signal only when what it called returns.
+GRACE, AT_ONCE = 15.0, 1.0
+
 
 class Stopped(KeyboardInterrupt):
     """Work that was asked to stop has saved where it was.
@@ -39,10 +44,21 @@ class Stop:
 
     Attributes:
       number: of the signal that asked; None as long as none did.
+      in_time: set while the work is being saved.
     """
 
     def __init__(self):
         self.number: int | None = None
+        self.in_time = threading.Event()
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """While what was reached is being saved, the process is not ended for taking long."""
+        self.in_time.set()
+        try:
+            yield
+        finally:
+            self.in_time.clear()
 
     def __bool__(self) -> bool:
         return self.number is not None
@@ -75,7 +91,7 @@ def noted() -> Iterator[Stop]:
         stop.number = number
         _tell(f"gpz: {signal.Signals(number).name}: ending after this step; once more ends at once\n")
 
-    with _handled(note):
+    with _handled(note), _deadline(stop.in_time, GRACE):
         yield stop
     if stop:
         raise stop.stopped("what was finished is saved")
@@ -84,7 +100,7 @@ def noted() -> Iterator[Stop]:
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
     """End by SIGTERM and SIGINT at once, with a line that says so, whatever Python is doing."""
-    with _handled(lambda number, frame: end(number)):
+    with _handled(lambda number, frame: end(number)), _deadline(threading.Event(), AT_ONCE):
         yield
 
 
@@ -116,6 +132,33 @@ def end(number: int) -> None:
 def _tell(line: str) -> None:
     with contextlib.suppress(OSError):
         os.write(2, line.encode())  # not print: the signal may have come inside it
+
+
+@contextlib.contextmanager
+def _deadline(in_time: threading.Event, seconds: float) -> Iterator[None]:
+    """End the process so many seconds after a signal unless ``in_time`` is set by then, whatever Python waits for."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+
+    def watch() -> None:
+        while came := os.read(read, 1):  # nothing once the other end is closed
+            if came[0] in SIGNALS and not in_time.wait(seconds):
+                end(came[0])
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        in_time.set()
+        os.close(write)
+        thread.join()
+        os.close(read)
 
 
 @contextlib.contextmanager

@@ -48,3 +48,30 @@ def test_a_signal_that_nothing_asked_for_is_raised_on_leaving():
     with pytest.raises(interruption.Stopped, match="what was finished is saved") as stopped, interruption.noted():
         signal.raise_signal(signal.SIGTERM)
     assert stopped.value.status == 143
+
+
+#: Work whose step never ends, or never until it is saved.
+LONG = """
+import signal, threading
+from gpz_jax import interruption
+interruption.GRACE = interruption.AT_ONCE = 0.0
+with interruption.{how}() as stop:
+    with stop.saving() if {saving} else threading.Lock():
+        signal.raise_signal(signal.SIGTERM)
+        {then}
+"""
+
+
+@pytest.mark.parametrize("how", ["noted", "ending"])
+def test_a_step_that_does_not_end_is_not_waited_for(how):
+    waits = LONG.format(how=how, saving=False, then="threading.Event().wait()")
+    said = subprocess.run([sys.executable, "-c", waits], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 143, said.stderr
+    assert said.stderr.splitlines()[-1].startswith("gpz: stopped by SIGTERM; everything up to the last save is kept")
+
+
+def test_a_save_is_waited_for():
+    saves = LONG.format(how="noted", saving=True, then="print('saved', flush=True)")
+    said = subprocess.run([sys.executable, "-c", saves], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert said.stdout == "saved\n"
+    assert "gpz_jax.interruption.Stopped: what was finished is saved" in said.stderr

@@ -44,7 +44,8 @@ class AttackPause(Pause):
 
     def save(self, piece: str, tree: Any) -> None:
         """Write it, sealed; then end if a signal asked for it."""
-        self._saved.write(piece, tree)
+        with self._stop.saving() if self._stop is not None else contextlib.nullcontext():
+            self._saved.write(piece, tree)
         self._clock.restart()
         if self._stop:
             raise self._stop.stopped(f"{self._name} is saved where it is")

@@ -95,26 +95,28 @@ def train_into(
         clock = Clock(checkpoint_every)
 
         def after_epoch(epoch: int, states: list[State], measured: list[dict[str, float]]) -> None:
-            for ledger in ledgers:
-                ledger.flush()  # before the checkpoints, so that no step behind them is missing
-            given = zip(writers, states, measured, strict=True)
-            cuts = [writer.append(epoch, state, found) for writer, state, found in given]
-            for saved in checkpoints:  # once all are saved
-                saved.prune()
-            progress.epoch(epoch, _told(measured, cuts, network.cuts[-1]))
-            clock.restart()
+            with stop.saving():
+                for ledger in ledgers:
+                    ledger.flush()  # before the checkpoints, so that no step behind them is missing
+                given = zip(writers, states, measured, strict=True)
+                cuts = [writer.append(epoch, state, found) for writer, state, found in given]
+                for saved in checkpoints:  # once all are saved
+                    saved.prune()
+                progress.epoch(epoch, _told(measured, cuts, network.cuts[-1]))
+                clock.restart()
             if stop:  # after the last epoch, too: what follows training may take long
                 raise stop.stopped(f"epoch {epoch} of {epochs} is saved")
 
         def on_due(epoch: int, step: int, states: list[State], totals: list[Totals]) -> None:
-            for ledger in ledgers:
-                ledger.flush()
             at = runs.Place(epoch, step)
-            for saved, state, sums in zip(checkpoints, states, totals, strict=True):
-                saved.save_middle(at, state, sums)
-            for saved in checkpoints:
-                saved.prune()
-            clock.restart()
+            with stop.saving():
+                for ledger in ledgers:
+                    ledger.flush()
+                for saved, state, sums in zip(checkpoints, states, totals, strict=True):
+                    saved.save_middle(at, state, sums)
+                for saved in checkpoints:
+                    saved.prune()
+                clock.restart()
             if stop:
                 raise stop.stopped(f"{at.words}, of {steps} steps, is saved")
 
