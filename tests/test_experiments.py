@@ -27,7 +27,17 @@ FOUND = {
 }
 
 #: What experiments share.
-SHARED = {"common", "targets", "tracked_runs", "naming", "text_target", "text_attackers", "text_answer"}
+SHARED = {
+    "common",
+    "targets",
+    "tracked_runs",
+    "naming",
+    "text_target",
+    "text_attackers",
+    "text_answer",
+    "crashes",
+    "crash_runs",
+}
 
 
 @pytest.fixture(scope="module")

@@ -141,11 +141,16 @@ def check_folder(run: Run, *, resume: bool) -> None:
                 field=("resume", "run"),
             )
         _check_same(open_run(path), run)
-    elif path.is_dir() and any(not entry.name.startswith("owner.") for entry in path.iterdir()):
+    elif path.is_dir() and any(not _is_passing(entry.name) for entry in path.iterdir()):
         raise UserError(
             f"{path} is not empty and holds no config.json, so it is no run folder; choose another with `run`",
             field="run",
         )
+
+
+def _is_passing(name: str) -> bool:
+    """Whether a file is of a process that is about to begin in a folder, or was killed there: no reason not to."""
+    return name.startswith("owner.") or name.endswith(".partial")
 
 
 def write_config(run: Run) -> None:

@@ -80,8 +80,11 @@ def _who(folder: Path) -> str:
         return ""
 
 
+#: How names end of what is not whole yet; Orbax writes beside the name that it is given.
+_HALF = (".partial", ".orbax-checkpoint-tmp")
+
 #: What :func:`gpz_jax.atomic.partial_path` names after the process that writes it.
-_OF_PROCESS = re.compile(r"\.(\d{1,9})-[0-9a-f]{6}\.partial$")
+_OF_PROCESS = re.compile(r"\.(\d{1,9})-[0-9a-f]{6}\.partial(\.orbax-checkpoint-tmp)?$")
 
 
 def _clear(folder: Path) -> None:
@@ -93,7 +96,7 @@ def _clear(folder: Path) -> None:
     for here, folders, files in os.walk(folder):
         for name in [name for name in folders if (Path(here) / name / LOCK).exists()]:
             folders.remove(name)
-        for name in [name for name in (*folders, *files) if name.endswith(".partial")]:
+        for name in [name for name in (*folders, *files) if name.endswith(_HALF)]:
             path, writer = Path(here) / name, _OF_PROCESS.search(name)
             if path.is_symlink() or (writer and _lives(int(writer[1]))):
                 continue

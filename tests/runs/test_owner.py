@@ -10,6 +10,7 @@ import pytest
 import tiny_runs
 
 from gpz_jax import attack, cuts, probe, report, runs, train
+from gpz_jax.config import Config, resolve
 from gpz_jax.errors import UserError
 
 #: Holds the folder that it is given until it is killed; says when.
@@ -66,6 +67,8 @@ def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path):
     halves = [
         "config.json.999999999-abcdef.partial",
         "checkpoints/7+120.999999999-abcdef.partial/d/0",
+        "checkpoints/8.999999999-abcdef.partial.orbax-checkpoint-tmp/d/0",
+        "attacks/fc-linear/parameters.orbax-checkpoint-tmp/d/0",
         "attacks/fc-linear/result.json.999999999-abcdef.partial",
         "attacks/fc-linear/unfinished/decoder.999999999-abcdef.partial/seal.json",
         "dynamics.zarr/steps/rho/c/0/0.0123456789abcdef0123456789abcdef.partial",
@@ -89,6 +92,15 @@ def test_what_a_killed_process_left_half_written_is_taken_away(tmp_path):
         }  # fmt: skip
         with runs.owned(member):
             assert not list(member.glob("*.partial"))
+
+
+def test_a_start_that_was_killed_leaves_no_folder_in_the_way(tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("owner.lock", "owner.json", "config.json.999999999-abcdef.partial"):
+        (tmp_path / "run" / name).write_text("")
+    given = {"folder": str(tmp_path / "run"), "resume": False, "fingerprint": "f", "num_classes": 2, "channels": 1}
+    with runs.start(resolve(Config()), **given) as run:
+        assert sorted(path.name for path in run.folder.iterdir()) == ["config.json", "owner.json", "owner.lock"]
 
 
 def test_within_a_process_it_is_held_until_the_outermost_lets_go(tmp_path):
