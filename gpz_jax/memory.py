@@ -17,13 +17,27 @@ def available() -> int:
     of_device = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in of_device:
         return int(of_device["bytes_limit"])
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return of_machine()
+
+
+def of_machine() -> int:
+    """Bytes of memory of this machine, or what its container or this process may use; 16 GiB where none is known."""
+    try:
+        found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        found = 2**34
     for file in _CONTAINER:
         try:
             found = min(found, int(file.read_text(encoding="utf-8")))
         except (OSError, ValueError):  # not there, or "max"
             continue
-    return found
+    try:
+        import resource
+
+        allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
+    except (ImportError, OSError):
+        return found
+    return found if allowed < 0 else min(found, allowed)
 
 
 def check_fits(least: int, what: str, *fields: str) -> None:

@@ -1,4 +1,4 @@
-"""Damage to JSON in a run folder, for tests of those who read it."""
+"""Damage to files: to JSON in a run folder by name, to any bytes by chance; for tests of those who read them."""
 
 #: What is no record at all.
 JSON = {
@@ -43,3 +43,19 @@ def put(new, *path):
         value[last] = new
 
     return damage
+
+
+def damaged(content, rng):
+    """Bytes changed, cut off, zeroed or put in between, one to five times."""
+    content = bytearray(content)
+    for _ in range(rng.integers(1, 6)):
+        at, how = rng.integers(len(content)), rng.integers(5)
+        if how < 2:
+            content[at] = rng.integers(256)
+        elif how == 2:
+            content = content[: max(at, 1)]
+        elif how == 3:
+            content[at : at + 8] = bytes(8)
+        else:
+            content[at:at] = rng.bytes(rng.integers(1, 8))
+    return bytes(content)

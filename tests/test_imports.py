@@ -59,7 +59,7 @@ ONLY = {
         "config",
         "errors",
     },
-    "deployment": {"deployment", "analysis", "taps", "json_files", "errors"},
+    "deployment": {"deployment", "analysis", "taps", "json_files", "atomic", "errors"},
     "runs": {
         "atomic",
         "runs",

@@ -54,14 +54,13 @@ def copies_between(parties: Sequence[Party], name: str, *, allow: bool = False) 
 
     The order is that of who is judged on what the ones before have seen: train, validation, auxiliary, test. Constant
     images do not count. Near copies, see :func:`~gpz_jax.data.near_copies.near_copies`, are said and never refused.
+    So are copies most of which carry another label: no score gains by them, and what is wrong with such a set is its
+    labels.
 
     Args:
       parties: two or more, in that order.
       name: of the data set.
       allow: say what would be refused.
-
-    Copies under another label are said, not refused, where they are most: no score gains by them, and what is wrong
-    with such a set is its labels.
 
     Raises:
       UserError: 1 % or more of a party's images are also those of others, and under the same label most of those that

@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from gpz_jax.data.damage import plain
 from gpz_jax.data.image_file import suffixes
 from gpz_jax.errors import UserError
+from gpz_jax.presentation import plain
 
 _NAMED = 4  # of the files that are not read, so many are named
 _LITTER = ("__MACOSX",)  # folders that are no classes

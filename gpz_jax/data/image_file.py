@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from gpz_jax.data.damage import why
 from gpz_jax.errors import UserError
+from gpz_jax.presentation import why
 
 #: What shows through transparent pixels.
 BACKGROUND = 255, "white"

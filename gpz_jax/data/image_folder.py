@@ -11,8 +11,8 @@ from jaxtyping import Int32, UInt8
 
 from gpz_jax.data.arrays import Source, from_arrays
 from gpz_jax.data.folder_listing import Listing, list_classes, list_folder
-from gpz_jax.data.host_memory import check_unpacked, gigabytes
 from gpz_jax.data.image_file import BACKGROUND, Header, depth_of, largest_value, read_header, read_picture
+from gpz_jax.data.unpacked_size import check_unpacked, gigabytes
 from gpz_jax.errors import UserError
 
 _SPLIT_SEED = 0  # fixed, as that of the digits: the test part must be the same images in every run
@@ -34,7 +34,7 @@ def read_folder(folder: str | pathlib.Path, *, auxiliary: bool = False, test_fra
 
     Raises UserError for a missing or empty folder, classes that differ between train and test, an unreadable
     image, the first one of another size, links that lead out of the folder, what is no regular file under an image's
-    name, and images that would take more memory than :func:`~gpz_jax.data.host_memory.check_unpacked` allows.
+    name, and images that would take more memory than :func:`~gpz_jax.data.unpacked_size.check_unpacked` allows.
 
     >>> read_folder("nowhere/faces")
     Traceback (most recent call last):

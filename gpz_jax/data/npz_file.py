@@ -11,9 +11,9 @@ import numpy as np
 from gpz_jax.data.arrays import Source, from_arrays
 from gpz_jax.data.byte_scale import as_uint8
 from gpz_jax.data.class_names import checked_names, names_beside, names_of_array
-from gpz_jax.data.damage import plain, why
-from gpz_jax.data.host_memory import check_unpacked, gigabytes
+from gpz_jax.data.unpacked_size import check_unpacked, gigabytes
 from gpz_jax.errors import UserError
+from gpz_jax.presentation import plain, why
 
 # Our key first, then the one the paper's released code writes.
 _NPZ_KEYS = {
@@ -41,7 +41,7 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
 
     Raises UserError for no such file, one that is not an .npz or is damaged, pickled objects, missing keys,
     arrays whose headers claim another size than they have, or more than
-    :func:`~gpz_jax.data.host_memory.check_unpacked` allows, and arrays that :func:`from_arrays` refuses.
+    :func:`~gpz_jax.data.unpacked_size.check_unpacked` allows, and arrays that :func:`from_arrays` refuses.
 
     >>> read_npz("nowhere/mnist.npz")
     Traceback (most recent call last):

@@ -11,6 +11,7 @@ import numpy as np
 
 from gpz_jax.data.arrays import Source, from_arrays
 from gpz_jax.errors import UserError
+from gpz_jax.presentation import why as words_of
 
 #: Our names for the TensorFlow Datasets we read.
 TFDS_NAMES = {
@@ -54,7 +55,7 @@ def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False
                 f"data set {name!r} is {place} as an ArrayRecord of TensorFlow Datasets; to prepare it, or to read "
                 f"another format, needs TensorFlow: {_INSTALL}"
             ) from error
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        why = f"{type(error).__name__}: {words_of(error)}"
         raise UserError(
             f"data set {name!r} is {place} and TensorFlow Datasets cannot provide it ({why}); it needs a network and "
             f"{_INSTALL}"

@@ -11,7 +11,6 @@ halves only from those whose programs you would run.
 """
 
 import hashlib
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import jax
 from jax import Array, export
 
+from gpz_jax.atomic import write_json
 from gpz_jax.deployment.halves import FORMAT, Halves, described
 from gpz_jax.errors import UserError
 from gpz_jax.json_files import read_json
@@ -70,7 +70,8 @@ def check_folder(folder: str | Path) -> Path:
     """
     path = Path(folder)
     if path.is_dir():
-        foreign = sorted({entry.name for entry in path.iterdir()} - {EDGE, CLOUD, RECORD, RECORD + ".partial", SCRIPT})
+        names = {entry.name for entry in path.iterdir() if not entry.name.endswith(".partial")}
+        foreign = sorted(names - {EDGE, CLOUD, RECORD, SCRIPT})
         if foreign and not _is_export(path):
             raise UserError(f"{path} exists and is no export of halves ({foreign[0]} is in it); choose another folder")
     nearest = next(place for place in (path, *path.absolute().parents) if place.exists())
@@ -96,14 +97,14 @@ def save_halves(halves: Halves, folder: str | Path) -> Path:
         raise UserError(f"cannot write to folder {path}: {error.strerror or error}") from None
     # Last comes the record, whole or not at all: its presence says that all the rest is there.
     (path / RECORD).unlink(missing_ok=True)
+    for half in path.glob(f"{RECORD}*.partial"):  # of an export that was killed
+        half.unlink()
     (path / EDGE).write_bytes(halves.edge)
     (path / CLOUD).write_bytes(halves.cloud)
     (path / SCRIPT).write_text(
         RUN_HALVES if "shape" in halves.metadata["input"] else RUN_HALVES_OF_SEVERAL, encoding="utf-8"
     )
-    partial_file = path / f"{RECORD}.partial"
-    partial_file.write_text(json.dumps(halves.metadata, indent=2), encoding="utf-8")
-    partial_file.replace(path / RECORD)
+    write_json(path / RECORD, halves.metadata)
     return path
 
 

@@ -26,7 +26,7 @@ from gpz_jax.runs.folder import (
     write_config,
 )
 from gpz_jax.runs.guarantees import read_guarantees, write_guarantees
-from gpz_jax.runs.owner import owned
+from gpz_jax.runs.owner import is_passing, owned
 from gpz_jax.runs.probes import probe_folders, probe_name, read_probe, write_probe
 from gpz_jax.runs.records import SCHEMA_VERSION, NewerSchema, load_tree, save_tree, schema_of
 from gpz_jax.runs.steps import (
@@ -64,6 +64,7 @@ __all__ = [
     "epochs",
     "file_name",
     "forget_attempt",
+    "is_passing",
     "keep_epochs",
     "latest_of_all",
     "load_tree",

@@ -43,7 +43,7 @@ from gpz_jax.inversion.results import (
 )
 from gpz_jax.inversion.verdict import verdict_of
 from gpz_jax.json_files import read_json
-from gpz_jax.presentation import csv_text
+from gpz_jax.presentation import csv_text, why
 from gpz_jax.runs.records import SCHEMA_VERSION, NewerSchema, save_tree, schema_of
 from gpz_jax.runs.seals import broken, digest_of_files, with_check, without_check
 
@@ -273,10 +273,6 @@ def _with_arrays(attempt: Attempt, folder: Path) -> Attempt:
     return dataclasses.replace(attempt, per_image=PerImage(label=labels, **columns), **pictures)
 
 
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
-
-
 # The table of all -----------------------------------------------------------------------------------------------------
 
 #: Told of a result.json that cannot be read, and why.
@@ -341,7 +337,7 @@ def read_results(home: Path, on_problem: Problem, epoch: int | None = None) -> l
             on_problem(file, str(error))
             continue
         except _DAMAGE as error:
-            on_problem(file, f"{file} cannot be read ({type(error).__name__}: {_brief(error)})")
+            on_problem(file, f"{file} cannot be read ({type(error).__name__}: {why(error)})")
             continue
         found[alone.cut] = joined(found[alone.cut], [attempt]) if alone.cut in found else alone
     return list(found.values())

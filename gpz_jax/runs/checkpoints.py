@@ -11,6 +11,7 @@ import jax
 from gpz_jax.atomic import partial_path, write_json
 from gpz_jax.errors import UserError
 from gpz_jax.json_files import read_json
+from gpz_jax.presentation import why as words_of
 from gpz_jax.runs.aside import set_aside
 from gpz_jax.runs.folder import Run
 from gpz_jax.runs.records import load_tree, save_tree
@@ -165,7 +166,7 @@ class Checkpoints:
                     state, sums = tree if place.step else (tree, None)
                     return Loaded(state, place, tuple(notes), sums, _measured(folder)[1])
                 except Exception as error:  # whatever Orbax makes of what it cannot read: another is tried
-                    why = _brief(error)
+                    why = f"{type(error).__name__}: {words_of(error)}"
             notes.append(f"checkpoint of {place.words} cannot be read ({why}); falling back to another")
         if notes:
             why = notes[0].removesuffix("; falling back to another")
@@ -256,8 +257,3 @@ def _measured(folder: Path) -> tuple[bool, Mapping[str, Any] | None]:
         return False, None
     found = read_json(folder / "metrics" / "metrics", finite=False)
     return True, {"validation_accuracy": found["accuracy"], "validation_loss": found["loss"]}
-
-
-def _brief(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:120]}"

@@ -31,7 +31,7 @@ from gpz_jax.config import Config
 from gpz_jax.errors import UserError
 from gpz_jax.json_files import read_json
 from gpz_jax.presentation import is_text
-from gpz_jax.runs.owner import owned
+from gpz_jax.runs.owner import is_passing, owned
 from gpz_jax.runs.records import SCHEMA_VERSION, schema_of
 from gpz_jax.runs.seals import with_check, without_check
 from gpz_jax.settings_files import from_mapping
@@ -141,16 +141,11 @@ def check_folder(run: Run, *, resume: bool) -> None:
                 field=("resume", "run"),
             )
         _check_same(open_run(path), run)
-    elif path.is_dir() and any(not _is_passing(entry.name) for entry in path.iterdir()):
+    elif path.is_dir() and any(not is_passing(entry.name) for entry in path.iterdir()):
         raise UserError(
             f"{path} is not empty and holds no config.json, so it is no run folder; choose another with `run`",
             field="run",
         )
-
-
-def _is_passing(name: str) -> bool:
-    """Whether a file is of a process that is about to begin in a folder, or was killed there: no reason not to."""
-    return name.startswith("owner.") or name.endswith(".partial")
 
 
 def write_config(run: Run) -> None:

@@ -107,6 +107,15 @@ def _clear(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
+def is_passing(name: str) -> bool:
+    """Whether a file is of a process that is about to begin in a folder, or was killed there: no reason not to begin.
+
+    >>> is_passing("owner.lock"), is_passing("config.json")
+    (True, False)
+    """
+    return name in (LOCK, OWNER) or name.endswith(_HALF)
+
+
 def _lives(pid: int) -> bool:
     """Whether another process of that number is there."""
     try:

@@ -16,6 +16,7 @@ from typing import Any
 from gpz_jax.atomic import make_folder, partial_path, write_json
 from gpz_jax.errors import UserError
 from gpz_jax.json_files import read_json
+from gpz_jax.presentation import why
 from gpz_jax.runs.records import SCHEMA_VERSION
 from gpz_jax.runs.seals import digest_of_files
 
@@ -103,8 +104,7 @@ def unreadable(folder: Path, error: Exception) -> UserError:
     """The one line for a record that zarr or xarray cannot read."""
     if isinstance(error, UserError):
         return error
-    words = " ".join(str(error).split())[:160]
-    return UserError(f"{folder} cannot be read ({type(error).__name__}: {words})")
+    return UserError(f"{folder} cannot be read ({type(error).__name__}: {why(error)})")
 
 
 # What is no record of ours --------------------------------------------------------------------------------------------

@@ -155,7 +155,7 @@ def _check_sizes(config: Config, dealt: dict[int, Dealt]) -> None:
 def _check_folders(root: Path, made: Sequence[Run], resume: bool) -> None:
     """Raise :class:`UserError` unless all runs can be begun, or with ``resume`` gone on with; writes nothing."""
     there = sorted(root.iterdir()) if root.is_dir() else []
-    there = [path for path in there if not path.name.startswith("owner.") and _holds(path)]
+    there = [path for path in there if not runs.is_passing(path.name) and _holds(path)]
     if there and not resume:
         raise UserError(f"{root} is not empty; continue what it holds with --resume or choose another with --run")
     if (root / "config.json").exists():
@@ -178,7 +178,7 @@ def _check_folders(root: Path, made: Sequence[Run], resume: bool) -> None:
 
 def _holds(path: Path) -> bool:
     """Whether there is more than the lock of a folder that is just being made."""
-    return not path.is_dir() or any(not entry.name.startswith("owner.") for entry in path.iterdir())
+    return not path.is_dir() or any(not runs.is_passing(entry.name) for entry in path.iterdir())
 
 
 def _write_joint_record(root: Path, made: Sequence[Run], seeds: Sequence[int], alphas: Sequence[float]) -> None:

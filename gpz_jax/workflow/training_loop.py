@@ -1,7 +1,8 @@
 """Train runs of one recipe, side by side, each into its folder: what a single run and a sweep have in common."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from gpz_jax.training import classifier, sweep
 from gpz_jax.training.classifier import Recipe, State, Totals
 from gpz_jax.training.ledger import Ledger, Tracked
 from gpz_jax.workflow.clock import Clock, Every
-from gpz_jax.workflow.common import abstract_state, epoch_progress, on_mesh, probe_batches, say
+from gpz_jax.workflow.common import EpochProgress, abstract_state, epoch_progress, on_mesh, probe_batches, say
 
 
 class Dealt(NamedTuple):
@@ -60,6 +61,48 @@ class EpochWriter(NamedTuple):
         return cuts
 
 
+class Saver(NamedTuple):
+    """When runs that are trained side by side are saved, and how training ends where a signal asks for it."""
+
+    writers: Sequence[EpochWriter]
+    ledgers: Sequence[Ledger]
+    stop: interruption.Stop
+    clock: Clock
+    progress: EpochProgress
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        with self.stop.saving():
+            for ledger in self.ledgers:
+                ledger.flush()  # before the checkpoints, so that no step behind them is missing
+            yield
+            for writer in self.writers:  # once all are saved
+                writer.checkpoints.prune()
+            self.clock.restart()
+
+    def due(self) -> bool:
+        """Whether it is time to save within the epoch; asked after every step."""
+        return self.clock.step() or bool(self.stop)
+
+    def on_due(self, epoch: int, step: int, states: list[State], totals: list[Totals]) -> None:
+        """Save within an epoch. Raises ``Stopped`` where a signal came."""
+        at = runs.Place(epoch, step)
+        with self._saving():
+            for writer, state, sums in zip(self.writers, states, totals, strict=True):
+                writer.checkpoints.save_middle(at, state, sums)
+        if self.stop:
+            raise self.stop.stopped(f"{at.words}, of {self.progress.steps} steps, is saved")
+
+    def after_epoch(self, epoch: int, states: list[State], measured: list[dict[str, float]]) -> None:
+        """Measure and save every run. Raises ``Stopped`` where a signal came."""
+        with self._saving():
+            given = zip(self.writers, states, measured, strict=True)
+            cuts = [writer.append(epoch, state, found) for writer, state, found in given]
+            self.progress.epoch(epoch, _told(measured, cuts, self.writers[0].network.cuts[-1]))
+        if self.stop:  # after the last epoch, too: what follows training may take long
+            raise self.stop.stopped(f"epoch {epoch} of {self.progress.epochs} is saved")
+
+
 def train_into(
     tasks: Sequence[Task], *, how: sweep.How = "loop", resume: bool = False, checkpoint_every: Every | None = None
 ) -> None:
@@ -87,39 +130,12 @@ def train_into(
     if first.config.track.track_every is not None:
         keep = place.epoch * steps + place.step
         ledgers = [open_ledger(task, network, recipe, mesh, keep_steps=keep) for task in tasks]
-    writers = [
+    writers = tuple(
         EpochWriter(task.run, saved, network, _probe_of_epochs(task), mesh)
         for task, saved in zip(tasks, checkpoints, strict=True)
-    ]
+    )
     with interruption.noted() as stop, epoch_progress(epochs, steps, place.epoch * steps + place.step) as progress:
-        clock = Clock(checkpoint_every)
-
-        def after_epoch(epoch: int, states: list[State], measured: list[dict[str, float]]) -> None:
-            with stop.saving():
-                for ledger in ledgers:
-                    ledger.flush()  # before the checkpoints, so that no step behind them is missing
-                given = zip(writers, states, measured, strict=True)
-                cuts = [writer.append(epoch, state, found) for writer, state, found in given]
-                for saved in checkpoints:  # once all are saved
-                    saved.prune()
-                progress.epoch(epoch, _told(measured, cuts, network.cuts[-1]))
-                clock.restart()
-            if stop:  # after the last epoch, too: what follows training may take long
-                raise stop.stopped(f"epoch {epoch} of {epochs} is saved")
-
-        def on_due(epoch: int, step: int, states: list[State], totals: list[Totals]) -> None:
-            at = runs.Place(epoch, step)
-            with stop.saving():
-                for ledger in ledgers:
-                    ledger.flush()
-                for saved, state, sums in zip(checkpoints, states, totals, strict=True):
-                    saved.save_middle(at, state, sums)
-                for saved in checkpoints:
-                    saved.prune()
-                clock.restart()
-            if stop:
-                raise stop.stopped(f"{at.words}, of {steps} steps, is saved")
-
+        saver = Saver(writers, ledgers, stop, Clock(checkpoint_every), progress)
         sweep.fit(
             begun.states,
             recipe=recipe,
@@ -128,14 +144,14 @@ def train_into(
             validation=[task.splits.validation for task in tasks],
             mesh=mesh,
             how=how,
-            after_epoch=after_epoch,
+            after_epoch=saver.after_epoch,
             on_step=progress.step,
             on_update=sweep.append_rows(ledgers, how) if ledgers else None,
             first_epoch=place.epoch,
             first_step=place.step,
             totals=begun.totals,
-            due=lambda: clock.step() or bool(stop),
-            on_due=on_due,
+            due=saver.due,
+            on_due=saver.on_due,
         )
     for task in tasks:
         write_record(task.run)

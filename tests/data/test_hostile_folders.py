@@ -8,10 +8,12 @@ import zlib
 
 import numpy as np
 import pytest
+from lies import damaged
 from picture_folders import folder, noise, read
 from PIL import Image
 
-from gpz_jax.data import host_memory, image_folder
+from gpz_jax import memory
+from gpz_jax.data import image_folder, unpacked_size
 from gpz_jax.errors import UserError
 
 
@@ -132,16 +134,16 @@ def test_a_bomb_by_the_sum_of_small_files(tmp_path):
 @pytest.mark.usefixtures("nothing_is_decoded")
 def test_more_than_half_of_the_memory(tmp_path, monkeypatch):
     root = folder(tmp_path / "set")  # ten of 144 bytes
-    monkeypatch.setattr(host_memory, "memory", lambda: 2_000)
+    monkeypatch.setattr(unpacked_size, "of_machine", lambda: 2_000)
     refused(root, r"take 0\.0 GB in memory .*half of the memory there is, is read; use fewer or smaller")
 
 
 def test_memory_is_what_the_process_may_use(monkeypatch):
     import resource
 
-    assert 2**28 < host_memory.memory() < 2**50
+    assert 2**28 < memory.of_machine() < 2**50
     monkeypatch.setattr(resource, "getrlimit", lambda _: (2**27, 2**27))
-    assert host_memory.memory() == 2**27
+    assert memory.of_machine() == 2**27
 
 
 def test_names_that_are_no_text_are_said_without_harm(tmp_path):
@@ -172,20 +174,6 @@ def test_an_image_of_another_size(tmp_path):
 def encoded(image, kind, **options):
     image.save(file := io.BytesIO(), kind, **options)
     return file.getvalue()
-
-
-def damaged(content, rng):
-    """Bytes changed, cut off, or put in between, one to five times."""
-    content = bytearray(content)
-    for _ in range(rng.integers(1, 6)):
-        at, how = rng.integers(len(content)), rng.integers(4)
-        if how < 2:
-            content[at] = rng.integers(256)
-        elif how == 2:
-            content = content[: max(at, 1)]
-        else:
-            content[at:at] = rng.bytes(rng.integers(1, 8))
-    return bytes(content)
 
 
 def test_damage_of_every_kind_is_one_line_or_a_picture(tmp_path):

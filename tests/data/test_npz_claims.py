@@ -6,8 +6,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from lies import damaged
 
-from gpz_jax.data import host_memory, npz_file
+from gpz_jax.data import npz_file, unpacked_size
 from gpz_jax.data.npz_file import read_npz
 from gpz_jax.errors import UserError
 
@@ -87,7 +88,7 @@ def test_a_header_that_is_none(tmp_path, text):
 
 
 def test_a_zip_bomb(tmp_path, monkeypatch):
-    monkeypatch.setattr(host_memory, "_SMALL", 10**7)
+    monkeypatch.setattr(unpacked_size, "_SMALL", 10**7)
     path = tmp_path / "x.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
         for name, array in whole().items():
@@ -133,7 +134,7 @@ def test_a_stored_array_larger_than_the_file(tmp_path, monkeypatch):
 
 def test_arrays_for_which_there_is_no_memory(tmp_path, monkeypatch):
     path = write(tmp_path / "x.npz")
-    monkeypatch.setattr(host_memory, "memory", lambda: 1500)
+    monkeypatch.setattr(unpacked_size, "of_machine", lambda: 1500)
     refused(path, r"no more than 0\.0 GB, half of the memory there is, is read")
 
 
@@ -167,16 +168,7 @@ def test_damage_of_every_kind_is_one_line_or_no_damage(tmp_path, compression):
     path, rng = tmp_path / "x.npz", np.random.default_rng(0)
     content = write(path, compression).read_bytes()
     for _ in range(400):
-        damaged = bytearray(content)
-        for _ in range(rng.integers(1, 4)):
-            at, how = rng.integers(len(damaged)), rng.integers(5)
-            if how < 3:
-                damaged[at] = rng.integers(256)
-            elif how == 3:
-                damaged = damaged[: max(at, 1)]
-            else:
-                damaged[at : at + 8] = bytes(8)
-        path.write_bytes(damaged)
+        path.write_bytes(damaged(content, rng))
         said = ""
         try:
             np.testing.assert_array_equal(read_npz(path).train_images, whole()["train_images"])

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import same_runs
 import tiny_runs
 import xarray as xr
 
@@ -25,7 +26,6 @@ from gpz_jax.data.splits import Split, balanced_subset, make_splits
 from gpz_jax.errors import UserError
 from gpz_jax.train import main
 from gpz_jax.training import classifier, ledger, sweep
-from gpz_jax.workflow.common import abstract_state
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -92,22 +92,9 @@ def whole(tmp_path_factory):
     return of
 
 
-def latest(folder):
-    run = runs.open_run(folder)
-    recipe = classifier.recipe_for(run.config, run.num_classes, run.channels)
-    return runs.Checkpoints(run).latest(abstract_state(recipe, run.channels, parallel.data_mesh()))
-
-
 def assert_same_run(a, b):
     """Bit for bit: state, metrics, both records, the settings and which checkpoints are kept."""
-    one, other = latest(a), latest(b)
-    assert one.epoch == other.epoch
-    for (path, x), y in zip(jax.tree.leaves_with_path(one.state), jax.tree.leaves(other.state), strict=True):
-        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
-    assert (a / "metrics.jsonl").read_text() == (b / "metrics.jsonl").read_text()
-    xr.testing.assert_identical(runs.read_steps(a), runs.read_steps(b))
-    with xr.open_zarr(a / "dynamics.zarr" / "epochs") as x, xr.open_zarr(b / "dynamics.zarr" / "epochs") as y:
-        xr.testing.assert_identical(x.load(), y.load())
+    same_runs.assert_same_run(a, b)
     assert json.loads((a / "config.json").read_text()) == json.loads((b / "config.json").read_text())
     kept = [runs.saved_epochs(folder / "checkpoints") for folder in (a, b)]
     assert kept[0] == kept[1]
@@ -146,7 +133,7 @@ def test_vmapped_every_member_is_its_separate_run_up_to_rounding(separate, whole
     # the next test's. Validation is in evaluation mode, where the noise of the biases shows: it is not compared.
     compared = 0
     for member in MEMBERS:
-        ours, theirs = (latest(home / name_of(*member)).state for home in (whole("vmap"), separate))
+        ours, theirs = (same_runs.latest(home / name_of(*member)).state for home in (whole("vmap"), separate))
         for (path, x), y in zip(
             jax.tree.leaves_with_path((ours.params, ours.batch_stats)),
             jax.tree.leaves((theirs.params, theirs.batch_stats)),

@@ -1,8 +1,7 @@
 """What a file says that it unpacks to, held against the machine before a byte of it is unpacked."""
 
-import os
-
 from gpz_jax.errors import UserError
+from gpz_jax.memory import of_machine
 
 #: Real images take up at most some 50 times their place on disk; a bomb, a thousand times.
 _SUSPICIOUS, _SMALL = 200, 2**30
@@ -26,7 +25,7 @@ def check_unpacked(unpacked: int, on_disk: int, what: str, largest: str) -> None
       ...
       gpz_jax.errors.UserError: x.npz: its arrays take 1000000.0 GB in memory (the largest: train_images, ...
     """
-    half = memory() // 2
+    half = of_machine() // 2
     if unpacked > half:
         limit = f"no more than {gigabytes(half)}, half of the memory there is, is read"
     elif unpacked > max(_SMALL, _SUSPICIOUS * on_disk):
@@ -36,21 +35,6 @@ def check_unpacked(unpacked: int, on_disk: int, what: str, largest: str) -> None
     raise UserError(
         f"{what} take {gigabytes(unpacked)} in memory (the largest: {largest}), and {limit}; use fewer or smaller ones"
     )
-
-
-def memory() -> int:
-    """Bytes of memory of this machine, or that this process may use if that is less; 16 GiB where neither is known."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 2**34
-    try:
-        import resource
-
-        allowed = resource.getrlimit(resource.RLIMIT_AS)[0]
-    except (ImportError, OSError):
-        return total
-    return total if allowed < 0 else min(total, allowed)
 
 
 def gigabytes(size: int) -> str:
