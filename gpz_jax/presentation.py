@@ -14,10 +14,10 @@ import numpy as np
 WIDTH = 80
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     r"""A text on one line, of what can be printed, no longer than 200 letters.
 
-    >>> plain("a\nb\x1b[31m")
+    >>> printable("a\nb\x1b[31m")
     'a b?[31m'
     """
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))[:200]
@@ -29,7 +29,7 @@ def why(error: Exception) -> str:
     >>> why(ValueError("bad header")), why(MemoryError())
     ('bad header', 'MemoryError')
     """
-    return plain(str(error)) or type(error).__name__
+    return printable(str(error)) or type(error).__name__
 
 
 def number(value: Any, digits: int = 3) -> str:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gpz_jax.data.image_file import suffixes
 from gpz_jax.errors import UserError
-from gpz_jax.presentation import plain
+from gpz_jax.presentation import printable
 
 _NAMED = 4  # of the files that are not read, so many are named
 _LITTER = ("__MACOSX",)  # folders that are no classes
@@ -132,7 +132,7 @@ def _odd(entry: pathlib.Path, folder: pathlib.Path, parts: tuple[str, ...]) -> s
 
 def _shown(entry: pathlib.Path, folder: pathlib.Path) -> str:
     """A path inside the folder as it is named among those not read; a folder with the number of files in it."""
-    name = plain(str(entry.relative_to(folder)))
+    name = printable(str(entry.relative_to(folder)))
     mode = entry.lstat().st_mode
     if not stat.S_ISDIR(mode):
         return name

@@ -13,7 +13,7 @@ from gpz_jax.data.byte_scale import as_uint8
 from gpz_jax.data.class_names import checked_names, names_beside, names_of_array
 from gpz_jax.data.unpacked_size import check_unpacked, gigabytes
 from gpz_jax.errors import UserError
-from gpz_jax.presentation import plain, why
+from gpz_jax.presentation import printable, why
 
 # Our key first, then the one the paper's released code writes.
 _NPZ_KEYS = {
@@ -112,7 +112,7 @@ def _npz_keys(path: pathlib.Path, found: list[str]) -> dict[str, str]:
     keys = {field: next((k for k in names if k in found), None) for field, names in _NPZ_KEYS.items()}
     missing = [" or ".join(_NPZ_KEYS[f]) for f, key in keys.items() if key is None and f != "aux_images"]
     if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}; it holds {plain(', '.join(found)) or 'nothing'}")
+        raise UserError(f"{path} lacks {', '.join(missing)}; it holds {printable(', '.join(found)) or 'nothing'}")
     return {field: key for field, key in keys.items() if key is not None}
 
 

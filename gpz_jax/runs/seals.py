@@ -22,8 +22,9 @@ DIGITS = 16
 
 
 def digest_of_files(folder: Path, *, leave: tuple[str, ...] = (SEAL,)) -> dict[str, str]:
-    """SHA-256 of every file below a folder by its path in it, but those of the names to ``leave``. Links are named,
-    not followed.
+    """SHA-256 of every file below a folder by its path in it, but those of the names to ``leave``.
+
+    Links are named, not followed.
     """
     digests = {}
     for path in sorted(folder.rglob("*")):
