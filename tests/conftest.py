@@ -23,7 +23,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", OWN_CACHE)
 # Runs that tests of several files read are trained once (see tiny_runs.trained), by whichever worker needs them first.
 OWN_RUNS = os.path.join(tempfile.gettempdir(), f"gpz-runs-{os.getpid()}")
 os.environ.setdefault("GPZ_TESTS_RUNS", OWN_RUNS)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax  # noqa: E402 (the environment comes first)
 import pytest  # noqa: E402
