@@ -18,6 +18,7 @@ from gpz_jax import parallel
 from gpz_jax.config import Config, TrainingConfig
 from gpz_jax.data.augment import augment, resolve_kind
 from gpz_jax.data.batches import normalise, padded_batches, pixels
+from gpz_jax.data.flat_rows import FlatRows
 from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError
 from gpz_jax.models import build
@@ -152,7 +153,15 @@ def _measure(totals: Totals, logits: Array, losses: Array, labels: Array, mask: 
 
 
 def training_batch(
-    step: Array, images: Array, labels: Array, order: Array, index: Array, key: Array, *, recipe: Recipe, mesh: Mesh
+    step: Array,
+    images: FlatRows | Array,
+    labels: Array,
+    order: Array,
+    index: Array,
+    key: Array,
+    *,
+    recipe: Recipe,
+    mesh: Mesh,
 ) -> tuple[Array, Array, Array]:
     """Batch ``index`` as step number ``step`` sees it: augmented network input, labels, and the key of its dropout."""
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, step))
@@ -180,7 +189,7 @@ def training_logits(
 def train_step(
     state: State,
     totals: Totals,
-    images: Array,
+    images: FlatRows | Array,
     labels: Array,
     order: Array,
     index: Array,
@@ -195,7 +204,8 @@ def train_step(
     Args:
       state: parameters, statistics, optimiser.
       totals: the epoch's sums so far.
-      images: all training images, uint8 ``(N, h, w, C)``, on the device.
+      images: all training images, uint8 ``(N, h, w, C)``, on the device; as :class:`FlatRows` none but the batch's
+        are touched.
       labels: their classes, int32 ``(N,)``.
       order: the epoch's permutation of ``0 … N - 1``.
       index: number of the batch in the epoch.
