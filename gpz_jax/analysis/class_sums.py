@@ -1,10 +1,12 @@
 """Sums over the classes of a batch, and the classes that have too few images for one.
 
-By ``segment_sum``, not by a matmul with the one-hot labels: its cost does not grow with K, and it rounds as float32 on
-every device.
+On CPUs by ``segment_sum`` and by indexing, whose cost does not grow with K. Accelerators multiply with the one-hot
+labels: their scatter is a loop over the images, their gather writes all of what it gathers to memory, and rows that lie
+on several devices would be gathered there. A product with ones is exact in the values' own precision.
 """
 
 import warnings
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,60 @@ from jax.core import Tracer
 from jaxtyping import Float, Int
 
 from gpz_jax.targets import at_least_float32, check_labels
+
+
+def sum_of_class(values: Float[Array, "N D"], labels: Int[Array, " N"], num_classes: int) -> Float[Array, "K D"]:
+    """Σ_{i in c} of ``values``, ``(K, D)``, accumulated in float32 at least; a label outside 0 … K - 1 does not count.
+
+    Example:
+      >>> sum_of_class(jnp.array([[1.0], [3.0], [5.0]]), jnp.array([0, 0, 1]), 3).tolist()
+      [[4.0], [5.0], [0.0]]
+    """
+    by_scatter = partial(scattered_sums, num_classes=num_classes)
+    return jax.lax.platform_dependent(
+        values, labels, cpu=by_scatter, default=lambda z, y: multiplied_sums(z, jax.nn.one_hot(y, num_classes))
+    )
+
+
+def scattered_sums(values: Float[Array, "N D"], labels: Int[Array, " N"], num_classes: int) -> Float[Array, "K D"]:
+    """:func:`sum_of_class` as CPUs do it."""
+    return jax.ops.segment_sum(at_least_float32(values), labels, num_segments=num_classes)
+
+
+def multiplied_sums(values: Float[Array, "N D"], member: Float[Array, "N K"]) -> Float[Array, "K D"]:
+    """:func:`sum_of_class` as accelerators do it; ``member`` is 1 where an image belongs to a class, else 0."""
+    return _dot(member.T, values)
+
+
+def of_class(values: Float[Array, "K D"], labels: Int[Array, " N"]) -> Float[Array, "N D"]:
+    """The row of each image's class, exactly, ``(N, D)``, float32 at least.
+
+    Example:
+      >>> of_class(jnp.array([[1.0], [3.0]]), jnp.array([1, 0, 1])).tolist()
+      [[3.0], [1.0], [3.0]]
+    """
+    return jax.lax.platform_dependent(
+        values,
+        labels,
+        cpu=lambda values, y: at_least_float32(values)[y],
+        default=lambda values, y: multiplied_rows(values, jax.nn.one_hot(y, len(values))),
+    )
+
+
+def multiplied_rows(values: Float[Array, "K D"], member: Float[Array, "N K"]) -> Float[Array, "N D"]:
+    """:func:`of_class` as accelerators do it."""
+    return _dot(member, values)
+
+
+def _dot(ones: Array, values: Array) -> Array:
+    # HIGHEST: by default float32 is multiplied in TF32 or bfloat16. What is of such a dtype itself needs one product.
+    narrow = values.dtype in (jnp.bfloat16, jnp.float16)
+    return jax.lax.dot(
+        ones.astype(values.dtype),
+        values,
+        precision=None if narrow else jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32 if narrow else values.dtype,
+    )
 
 
 def class_counts(labels: Int[Array, " N"], num_classes: int) -> Int[Array, " K"]:
