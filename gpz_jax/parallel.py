@@ -22,9 +22,13 @@ def replicate(tree: T, mesh: Mesh) -> T:
 
 
 def shard(batch: T, mesh: Mesh) -> T:
-    """Spread the leading axis over the devices; a batch that does not divide evenly is replicated instead."""
-    even = all(leaf.shape[0] % mesh.size == 0 for leaf in jax.tree.leaves(batch))
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data") if even else PartitionSpec()))
+    """Spread the leading axis over the devices. Raises :class:`UserError` for one that does not divide evenly."""
+    for leaf in jax.tree.leaves(batch):
+        if leaf.shape[0] % mesh.size:
+            raise UserError(
+                f"a batch of {leaf.shape[0]} cannot be spread over {mesh.size} devices: pad it to a multiple of that"
+            )
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
 
 
 def beside(tree: T, batch: Any) -> T:

@@ -407,11 +407,9 @@ def test_there_must_be_images(probed):
         measure(network, variables, [], 5)
 
 
-def test_shard_replicates_a_batch_that_does_not_divide():
-    mesh = parallel.data_mesh()
-    odd = parallel.shard(np.arange(5), mesh)
-    assert odd.sharding.is_fully_replicated
-    np.testing.assert_array_equal(odd, np.arange(5))
+def test_a_batch_that_does_not_divide_is_refused_and_not_replicated():
+    with pytest.raises(UserError, match=r"^a batch of 5 cannot be spread over 2 devices"):
+        parallel.shard(np.arange(5), parallel.data_mesh())
 
 
 def test_batch_size_must_suit_the_devices():
