@@ -22,9 +22,9 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
 from gpz_jax import parallel
-from gpz_jax.analysis.class_sums import of_class
+from gpz_jax.analysis.class_sums import FEW, of_class
 from gpz_jax.analysis.labelled_batches import Batch, checked, counted
-from gpz_jax.analysis.shifted_sums import FEW, by_gather, by_matmul, real_numbers
+from gpz_jax.analysis.shifted_sums import by_gather, by_matmul, real_numbers
 from gpz_jax.analysis.views import View, view_of
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork, check_real

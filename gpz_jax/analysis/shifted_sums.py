@@ -6,9 +6,6 @@ from jaxtyping import Float, Num
 
 from gpz_jax.analysis.class_sums import multiplied_rows, multiplied_sums
 
-#: Classes up to which CPUs, too, multiply with the one-hot labels where they could index (at 100 indexing is faster).
-FEW = 64
-
 
 def by_gather(z: Array, pivot: Array, labels: Array, member: Array) -> tuple[Array, Array]:
     """Σ (z_i - pivot) of every class, ``(K, D)``, and ||z_i - pivot||² of every image, ``(N,)``.

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from gpz_jax import parallel
 from gpz_jax.analysis import radius as radius_module
+from gpz_jax.analysis.class_sums import FEW
 from gpz_jax.analysis.radius import Moments, deviations, empty, measure, merge, radius, scatter, update
-from gpz_jax.analysis.shifted_sums import FEW, by_gather, by_matmul
+from gpz_jax.analysis.shifted_sums import by_gather, by_matmul
 from gpz_jax.analysis.zone import bootstrap_rho
 from gpz_jax.errors import UserError
 from gpz_jax.taps import Tap, tap
