@@ -61,3 +61,14 @@ def check_fits(least: int, what: str, *fields: str) -> None:
             f"give a smaller {smaller}",
             field=fields,
         )
+
+
+def images_a_device(of_image: int, held: int, available: int, most: int) -> int:
+    """The most images, ``most`` halved as often as it takes, that fit beside ``held`` bytes; 0 where not one does.
+
+    >>> images_a_device(10, 100, 2000, 256), images_a_device(10, 100, 105, 256)
+    (128, 0)
+    """
+    while most and held + most * of_image > available:
+        most //= 2
+    return most

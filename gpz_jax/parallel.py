@@ -1,6 +1,6 @@
 """One mesh axis, ``data``: batches are spread over it, the state is on every device. One device is the 1-mesh."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -22,9 +22,23 @@ def replicate(tree: T, mesh: Mesh) -> T:
 
 
 def shard(batch: T, mesh: Mesh) -> T:
-    """Spread the leading axis over the devices; a batch that does not divide evenly is replicated instead."""
-    even = all(leaf.shape[0] % mesh.size == 0 for leaf in jax.tree.leaves(batch))
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data") if even else PartitionSpec()))
+    """Spread the leading axis over the devices. Raises :class:`UserError` for one that does not divide evenly."""
+    for leaf in jax.tree.leaves(batch):
+        if leaf.shape[0] % mesh.size:
+            raise UserError(
+                f"a batch of {leaf.shape[0]} cannot be spread over {mesh.size} devices: pad it to a multiple of that"
+            )
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def beside(tree: T, batch: Any) -> T:
+    """The same values on every device of the mesh that a batch is spread over; as they are where it is on none.
+
+    So that what goes into a jitted function lies where what comes out of it will lie, and it is compiled once.
+    """
+    places = {leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)}
+    meshes = {place.mesh for place in places if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh)}
+    return replicate(tree, meshes.pop()) if len(meshes) == 1 else tree
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

@@ -44,7 +44,7 @@ ONLY = {
     "interruption": set(),
     "flags": {"config", "settings_files", "errors"},
     "models": {"models", "taps", "errors"},
-    "analysis": {"analysis", "presentation", "seeds", "taps", "targets", "config", "errors"},
+    "analysis": {"analysis", "parallel", "presentation", "seeds", "taps", "targets", "config", "errors"},
     "inversion": {
         "inversion",
         "presentation",

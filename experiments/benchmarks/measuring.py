@@ -51,7 +51,7 @@ def report(name: str, *, against: str, ratios: Mapping[str, Any], settings: Any 
     """Print one JSON line and keep it in last/NAME.json.
 
     Args:
-      name: of the benchmark.
+      name: of the benchmark; '' where its line is not kept.
       against: the baseline of the ratios, in words.
       ratios: by name; to 4 digits.
       settings: the flags (an ``argparse.Namespace``), or none.
@@ -77,8 +77,9 @@ def report(name: str, *, against: str, ratios: Mapping[str, Any], settings: Any 
     }
     text = json.dumps(line)
     print(text, flush=True)
-    LAST.mkdir(exist_ok=True)
-    (LAST / f"{name}.json").write_text(text + "\n")
+    if name:
+        LAST.mkdir(exist_ok=True)
+        (LAST / f"{name}.json").write_text(text + "\n")
 
 
 def _own_version() -> str:

@@ -1,7 +1,8 @@
 """Sums over the classes of a batch, and the classes that have too few images for one.
 
-By ``segment_sum``, not by a matmul with the one-hot labels: its cost does not grow with K, and it rounds as float32 on
-every device.
+By products with the one-hot labels, which are exact in the values' own precision: a TPU's scatter is a loop over the
+images, its gather writes all of what it gathers to memory, and rows that lie on several devices are not gathered for a
+product. Only CPUs with many classes take ``segment_sum`` and index, whose cost does not grow with K.
 """
 
 import warnings
@@ -15,10 +16,80 @@ from jaxtyping import Float, Int
 
 from gpz_jax.targets import at_least_float32, check_labels
 
+#: Classes up to which CPUs, too, multiply with the one-hot labels where they could index (at 100 indexing is faster).
+FEW = 64
+
+
+def sum_of_class(values: Float[Array, "N D"], labels: Int[Array, " N"], num_classes: int) -> Float[Array, "K D"]:
+    """Σ_{i in c} of ``values``, ``(K, D)``, accumulated in float32 at least; a label outside 0 … K - 1 does not count.
+
+    Example:
+      >>> sum_of_class(jnp.array([[1.0], [3.0], [5.0]]), jnp.array([0, 0, 1]), 3).tolist()
+      [[4.0], [5.0], [0.0]]
+    """
+
+    def multiplied(values: Array, labels: Array) -> Array:
+        return multiplied_sums(values, jax.nn.one_hot(labels, num_classes))
+
+    def scattered(values: Array, labels: Array) -> Array:
+        return jax.ops.segment_sum(at_least_float32(values), labels, num_segments=num_classes)
+
+    if num_classes <= FEW:
+        return multiplied(values, labels)
+    return jax.lax.platform_dependent(values, labels, cpu=scattered, default=multiplied)
+
+
+def multiplied_sums(values: Float[Array, "N D"], member: Float[Array, "N K"]) -> Float[Array, "K D"]:
+    """:func:`sum_of_class` as accelerators do it; ``member`` is 1 where an image belongs to a class, else 0."""
+    return _dot(member.T, values)
+
+
+def of_class(values: Float[Array, "K D"], labels: Int[Array, " N"]) -> Float[Array, "N D"]:
+    """The row of each image's class, exactly, ``(N, D)``, float32 at least; zeros for a label outside 0 … K - 1.
+
+    Example:
+      >>> of_class(jnp.array([[1.0], [3.0]]), jnp.array([1, 0, 1])).tolist()
+      [[3.0], [1.0], [3.0]]
+    """
+
+    def multiplied(values: Array, labels: Array) -> Array:
+        return multiplied_rows(values, jax.nn.one_hot(labels, len(values)))
+
+    if len(values) <= FEW:
+        return multiplied(values, labels)
+    indexed = lambda values, labels: at_least_float32(values)[labels]  # noqa: E731
+    return jax.lax.platform_dependent(values, labels, cpu=indexed, default=multiplied)
+
+
+def one_of_class(values: Float[Array, "N D"], labels: Int[Array, " N"], num_classes: int) -> Float[Array, "K D"]:
+    """The first row of each class as it is, ``(K, D)``; some row where a class has none.
+
+    Example:
+      >>> one_of_class(jnp.array([[1.0], [3.0], [5.0]]), jnp.array([1, 0, 1]), 2).tolist()
+      [[3.0], [1.0]]
+    """
+    return values[jnp.argmax(labels == jnp.arange(num_classes, dtype=labels.dtype)[:, None], axis=1)]
+
+
+def multiplied_rows(values: Float[Array, "K D"], member: Float[Array, "N K"]) -> Float[Array, "N D"]:
+    """:func:`of_class` as accelerators do it."""
+    return _dot(member, values)
+
+
+def _dot(ones: Array, values: Array) -> Array:
+    # HIGHEST: by default float32 is multiplied in TF32 or bfloat16. What is of such a dtype itself needs one product.
+    narrow = values.dtype in (jnp.bfloat16, jnp.float16)
+    return jax.lax.dot(
+        ones.astype(values.dtype),
+        values,
+        precision=None if narrow else jax.lax.Precision.HIGHEST,
+        preferred_element_type=jnp.float32 if narrow else values.dtype,
+    )
+
 
 def class_counts(labels: Int[Array, " N"], num_classes: int) -> Int[Array, " K"]:
     """N_c, ``(K,)``."""
-    return jax.ops.segment_sum(jnp.ones_like(labels), labels, num_segments=num_classes)
+    return jnp.sum(labels[:, None] == jnp.arange(num_classes, dtype=labels.dtype), axis=0, dtype=labels.dtype)
 
 
 def class_means(values: Float[Array, "N ..."], labels: Int[Array, " N"], num_classes: int) -> Float[Array, "K ..."]:
@@ -29,7 +100,7 @@ def class_means(values: Float[Array, "N ..."], labels: Int[Array, " N"], num_cla
       [2.0, nan]
     """
     count = class_counts(labels, num_classes).reshape(-1, *[1] * (values.ndim - 1))
-    sums = jax.ops.segment_sum(values, labels, num_segments=num_classes)
+    sums = sum_of_class(values.reshape(len(values), -1), labels, num_classes).reshape(-1, *values.shape[1:])
     return jnp.where(count > 1, sums / jnp.maximum(count, 1).astype(sums.dtype), jnp.nan)
 
 
@@ -41,8 +112,7 @@ def centred(values: Float[Array, "N D"], labels: Int[Array, " N"], num_classes: 
       [[-1.0], [1.0], [0.0]]
     """
     count = jnp.maximum(class_counts(labels, num_classes), 1).astype(values.dtype)
-    sums = jax.ops.segment_sum(values, labels, num_segments=num_classes)
-    return values - (sums / count[:, None])[labels]
+    return values - of_class(sum_of_class(values, labels, num_classes) / count[:, None], labels)
 
 
 def deviations(z: Float[Array, "N ..."], labels: Int[Array, " N"], num_classes: int) -> Float[Array, "N D"]:

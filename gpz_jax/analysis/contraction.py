@@ -26,7 +26,16 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from gpz_jax.analysis.class_sums import centred, class_counts, class_means, deviations, flat, warn_of_missing
+from gpz_jax.analysis.class_sums import (
+    centred,
+    class_counts,
+    class_means,
+    deviations,
+    of_class,
+    one_of_class,
+    sum_of_class,
+    warn_of_missing,
+)
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork, check_real
 from gpz_jax.targets import at_least_float32, check_labels, check_logits
@@ -126,25 +135,20 @@ def _feature_terms(network, variables, x, labels, targets, step_size) -> dict[st
     num_classes = targets.shape[1]
     count = class_counts(labels, num_classes)
     n = jnp.maximum(count, 1)
-    sums = partial(jax.ops.segment_sum, segment_ids=labels, num_segments=num_classes)
-
     # Σ d·g as Σ z·g - N_c μ_c·ḡ_c, and Σ ||g - ḡ||² likewise: sums over classes are K x D, where d and g - ḡ would be
     # two more arrays of N x D. All of them as seen from an image of the class: in a network as initialised the g_i of a
     # class are all but equal, and their squares would cancel.
-    first = jnp.argmax(labels == jnp.arange(num_classes, dtype=labels.dtype)[:, None], axis=1)[labels]
-
-    def seen_from_first(values: Array) -> Array:
-        return flat(values) - flat(values)[first]
-
     of_images, of_means = [], []
     for cut in network.cuts:
-        z, g_correct, g_wrong = (seen_from_first(of[cut]) for of in (taps, correct, wrong))
+        (z, g_correct, g_wrong), sums = zip(
+            *(_seen_from_one(of[cut], labels, count) for of in (taps, correct, wrong)), strict=True
+        )
         g = g_correct + g_wrong
         of_images.append(jnp.stack([jnp.sum(a * b, axis=1) for a, b in ((z, g_correct), (z, g_wrong), (g, g))]))
-        z, g_correct, g_wrong = sums(z), sums(g_correct), sums(g_wrong)
+        z, g_correct, g_wrong = sums
         g = g_correct + g_wrong
         of_means.append(jnp.stack([jnp.sum(a * b, axis=1) for a, b in ((z, g_correct), (z, g_wrong), (g, g))]))
-    of_images = sums(jnp.concatenate(of_images).T).T  # (3 L, K)
+    of_images = sum_of_class(jnp.concatenate(of_images).T, labels, num_classes).T  # (3 L, K)
     n = n.astype(of_images.dtype)
     products = jnp.where(count > 1, of_images / n - jnp.concatenate(of_means) / n**2, jnp.nan)
     gamma = jnp.asarray(step_size, products.dtype)
@@ -154,6 +158,17 @@ def _feature_terms(network, variables, x, labels, targets, step_size) -> dict[st
         second = gamma**2 * jnp.maximum(square, 0)
         found[cut] = FeatureTerms(-2 * gamma * correct_product, -2 * gamma * wrong_product, second)
     return found
+
+
+def _seen_from_one(values: Array, labels: Array, count: Array) -> tuple[Array, Array]:
+    """Values as seen from one of their class, ``(N, D)``, and the sums of these over the classes, ``(K, D)``."""
+    rows = values.reshape(len(values), -1)
+    one = one_of_class(rows, labels, len(count))
+    seen = at_least_float32(rows) - of_class(one, labels)
+    if rows.dtype not in (jnp.bfloat16, jnp.float16):
+        return seen, sum_of_class(seen, labels, len(count))
+    # As they are: their float32 sum is finer than their dtype, and a float32 copy of N x D is not made.
+    return seen, sum_of_class(rows, labels, len(count)) - count[:, None].astype(jnp.float32) * at_least_float32(one)
 
 
 def _with_pullback(network, variables, x) -> tuple[Array, dict[str, Array], Callable[[Array], dict[str, Array]]]:

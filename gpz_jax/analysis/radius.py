@@ -8,7 +8,7 @@ c, μ_c their mean, μ the grand mean.
   B    = Σ_c (N_c/N) ||μ_c - μ||²                        between-class scatter
   ρ    = W / (W + B)                                     within-class fraction, in [0, 1], free of scale and dimension
 
-Memory is K x D a cut, never N x D. Sums are float32 whatever the network runs in.
+Memory is K x D a cut, never N x D. Sums are float32 whatever the network runs in; what it gives is read as it is, once.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -21,7 +21,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float, Int, Num
 
+from gpz_jax import parallel
+from gpz_jax.analysis.class_sums import FEW, of_class
 from gpz_jax.analysis.labelled_batches import Batch, checked, counted
+from gpz_jax.analysis.shifted_sums import by_gather, by_matmul, real_numbers
 from gpz_jax.analysis.views import View, view_of
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork, check_real
@@ -94,7 +97,8 @@ def update(
     """Add a batch. Safe in float32: everything is summed relative to the running mean of its class.
 
     E||z||² - ||μ||² in float32 is useless when the means are large. Here z is first shifted by its class's running
-    mean (by the class's first image where there is none yet), so that no two large numbers are ever subtracted.
+    mean (by the class's first image where there is none yet), so that no two large numbers are ever subtracted. The
+    mean is rounded to z's dtype for that, and what rounding took is added to the sums again.
 
     Args:
       moments: what has been seen so far.
@@ -105,36 +109,31 @@ def update(
     Returns:
       The moments of what has been seen so far and the batch together.
     """
+    given, multiplied = (moments, z, labels, mask), partial(_update, about=by_matmul)
+    if moments.count.shape[0] <= FEW:
+        return multiplied(*given)
+    return jax.lax.platform_dependent(*given, cpu=partial(_update, about=by_gather), default=multiplied)
+
+
+def _update(moments: Moments, z: Array, labels: Array, mask: Array | None, *, about: Callable[..., Any]) -> Moments:
     num_classes = moments.count.shape[0]
     z = real_numbers(z)
     member = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)  # (N, K)
     if mask is not None:
         member = member * mask[:, None].astype(jnp.float32)
     count = jnp.sum(member, axis=0)
-    first = z[jnp.argmax(member, axis=0)]  # (K, D): some image of each class that the batch has
+    first = z[jnp.argmax(member, axis=0)].astype(jnp.float32)  # (K, D): some image of each class that the batch has
     new = ((moments.count == 0) & (count > 0))[:, None]
     start = moments._replace(origin=jnp.where(new, first, moments.origin))
-    shifted = (z - start.origin[labels]) - start.offset[labels]  # (N, D)
-    # Not left to member's zeros: 0 times an infinity or NaN in a masked row would be NaN.
-    shifted = jnp.where(jnp.any(member > 0, axis=1, keepdims=True), shifted, 0.0)
-    # HIGHEST: the default matmul precision of GPUs (TF32) and TPUs (bfloat16) is too coarse for class means.
-    sums = jnp.matmul(member.T, shifted, precision=jax.lax.Precision.HIGHEST)
-    shift = sums / jnp.maximum(count, 1)[:, None]  # (K, D): the batch's means, seen from the running ones
-    squares = jnp.sum(shifted * shifted, axis=1)
-    around = jnp.matmul(member.T, squares, precision=jax.lax.Precision.HIGHEST) - count * jnp.sum(shift**2, axis=1)
-    return _merge_at(start, count.astype(jnp.int32), start.offset + shift, jnp.maximum(around, 0))
-
-
-def real_numbers(z: Num[Array, "N ..."]) -> Float[Array, "N D"]:
-    """Representations as rows of float32; a complex number counts as two, so that ||z||² is Σ |z_d|².
-
-    >>> real_numbers(jnp.array([[3 + 4j, 1]])).tolist()
-    [[3.0, 1.0, 4.0, 0.0]]
-    """
-    z = z.reshape(z.shape[0], -1)
-    if jnp.iscomplexobj(z):
-        z = jnp.concatenate([z.real, z.imag], axis=1)
-    return z.astype(jnp.float32)
+    kind = jnp.finfo(z.dtype)
+    # Not a cast alone: XLA may leave out one that is cast back, and the two uses of the pivot would differ.
+    pivot = jax.lax.reduce_precision(start.origin + start.offset, kind.nexp, kind.nmant)
+    sums, squares = about(z, pivot, labels, member)
+    shift = sums / jnp.maximum(count, 1)[:, None]  # (K, D): the batch's means, seen from the pivots
+    squares = jnp.matmul(member.T, squares, precision=jax.lax.Precision.HIGHEST)
+    around = squares - count * jnp.sum(shift**2, axis=1)
+    offset = shift - (start.origin - pivot)
+    return _merge_at(start, count.astype(jnp.int32), offset, jnp.maximum(around, 0))
 
 
 def radius(moments: Moments, *, unbiased: bool = False) -> Float[Array, " K"]:
@@ -216,7 +215,8 @@ def _add_batch(network, variables, moments, x, labels, mask, view):
     _, taps = network(variables, x)
     rows = {cut: _rows(view, cut, taps[cut], x, labels) for cut in network.cuts}
     labels, mask = labels.reshape(-1), _each(mask, labels)
-    return {cut: update(moments[cut], rows[cut], labels, mask) for cut in network.cuts}
+    added = {cut: update(moments[cut], rows[cut], labels, mask) for cut in network.cuts}
+    return added
 
 
 def measure(
@@ -269,7 +269,8 @@ def moments_of(
     moments = None
     for x, labels, mask in batches:
         if moments is None:
-            moments = _nothing_yet(network, variables, x, labels, num_classes, view)
+            nothing = _nothing_yet(network, variables, x, labels, num_classes, view)
+            moments, variables = parallel.beside((nothing, variables), x)
         moments = _add_batch(network, variables, moments, x, labels, mask, view)
     if moments is None:
         raise UserError("there are no images to probe")
@@ -303,14 +304,13 @@ def _add_deviations(network, variables, sums, means, x, labels, mask, group, vie
     group, mask, labels = _each(group, labels), _each(mask, labels), labels.reshape(-1)
 
     def in_groups(cut, centre, factor):
-        z = rows[cut]
-        squares = jnp.sum((z - centre) ** 2, axis=1) * factor
+        squares = jnp.sum((rows[cut].astype(jnp.float32) - centre) ** 2, axis=1) * factor
         return jax.ops.segment_sum(jnp.where(mask, squares, 0.0), group, num_segments=groups)
 
     classes, total_factor = means["class_factor"], means["total_factor"]
-    within = jnp.stack([in_groups(cut, means["class"][cut][labels], classes[labels]) for cut in network.cuts])
+    within = [in_groups(cut, of_class(means["class"][cut], labels), classes[labels]) for cut in network.cuts]
     total = jnp.stack([in_groups(cut, means["grand"][cut], total_factor) for cut in network.cuts])
-    return sums[0] + within, sums[1] + total
+    return sums[0] + jnp.stack(within), sums[1] + total
 
 
 def deviations(
@@ -362,6 +362,8 @@ def deviations(
         position = seen + np.cumsum(real) - 1
         group = position if images <= GROUPS else rng.integers(groups, size=real.shape[0])
         group = jnp.asarray(np.clip(group, 0, groups - 1), jnp.int32)
+        if not seen:
+            sums, means, variables = parallel.beside((sums, means, variables), x)
         sums = _add_deviations(network, variables, sums, means, x, labels, mask, group, view)
         seen += int(real.sum())
     used = min(seen, groups)  # fewer than tokens, where these have the labels

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from gpz_jax.analysis.class_sums import class_counts, class_means, deviations, flat
+from gpz_jax.analysis.class_sums import class_counts, class_means, deviations, flat, sum_of_class
 from gpz_jax.taps import TappedNetwork, check_real
 from gpz_jax.targets import at_least_float32, check_logits, cross_entropy, output_entropy
 
@@ -78,6 +78,6 @@ def readings(
     own = jnp.take_along_axis(p - targets, labels[:, None], axis=1)[:, 0]  # p_c - q_c
     hits = (jnp.argmax(logits, axis=1).astype(labels.dtype) == labels).astype(p.dtype)
     outputs = [own, (own > 0).astype(p.dtype), output_entropy(logits), hits, cross_entropy(logits, targets)]
-    sums = jax.ops.segment_sum(jnp.stack(outputs, axis=1), labels, num_segments=num_classes)
+    sums = sum_of_class(jnp.stack(outputs, axis=1), labels, num_classes)
     means = jnp.where(count[:, None] > 0, sums / jnp.maximum(count, 1)[:, None].astype(sums.dtype), jnp.nan)
     return Readings(radius, within, between, rho, *means.T)

@@ -98,13 +98,13 @@ def num_batches(n: int, batch_size: int) -> int:
 
 
 def padded_batches(
-    split: Split, batch_size: int
+    split: Split, batch_size: int, *, multiple: int = 1
 ) -> Iterator[tuple[UInt8[np.ndarray, "B h w C"], Int32[np.ndarray, "B"], Bool[np.ndarray, "B"]]]:
     """Walk the split in its own order as (images, labels, mask) on the host, every batch of one shape.
 
-    So a jitted function is compiled once. B is ``batch_size``, or the split's length if that is smaller. The
-    last batch is filled up with the split's first image, mask False there. Labels are 0 where the split has
-    none. Only one batch is copied at a time.
+    So a jitted function is compiled once. B is ``batch_size``, or the split's length if that is smaller, rounded up to
+    a ``multiple`` (the devices that a batch is spread over). The last batch is filled up with the split's first image,
+    mask False there. Labels are 0 where the split has none. Only one batch is copied at a time.
 
     Raises UserError for a batch size below 1 (at the call, not at the first batch).
 
@@ -112,7 +112,8 @@ def padded_batches(
     >>> [mask.tolist() for images, labels, mask in padded_batches(split, 3)]
     [[True, True, True], [True, True, False]]
     """
-    return _batches(split, min(batch_size, len(split)), num_batches(len(split), batch_size))
+    size = -(-min(batch_size, len(split)) // multiple) * multiple
+    return _batches(split, size, num_batches(len(split), max(size, batch_size)))
 
 
 def _batches(split: Split, size: int, count: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:

@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from gpz_jax import parallel
 from gpz_jax.data.batches import epoch_order
+from gpz_jax.data.flat_rows import FlatRows
 from gpz_jax.errors import UserError
 from gpz_jax.inversion import metrics
 from gpz_jax.inversion.decoder import Decoder
@@ -139,8 +140,8 @@ def attack_step(
 ):
     """One step of the decoder on batch ``index``: least squares in pixels, un-normalised, in [0, 1].
 
-    ``sent`` is what the edge sends for all ``images``, before its defence, or None to ask it here; ``key`` that of the
-    epoch, for the edge's noise and the decoder's dropout.
+    ``sent`` is what the edge sends for all ``images``, before its defence, or None to ask it here: ``(N, …)`` both, or
+    better :class:`FlatRows` of them; ``key`` that of the epoch, for the edge's noise and the decoder's dropout.
     """
     batch = jax.lax.dynamic_slice(order, (index * batch_size,), (batch_size,))
     batch = jax.lax.with_sharding_constraint(batch, jax.NamedSharding(mesh, PartitionSpec("data")))
@@ -256,11 +257,12 @@ def _begin(target: Target, decoder: Decoder, key: Array) -> tuple[State, _Images
     variables = _init(key, jnp.zeros((2, *target.z_shape), jnp.float32), decoder=decoder)
     optimiser = _optimiser(target.settings.lr).init(variables["params"])
     state = State(variables["params"], variables["batch_stats"], optimiser, _plateau().init({}))
-    state, images = parallel.replicate((state, fit), target.mesh)
+    state, images = parallel.replicate((state, FlatRows.of(fit)), target.mesh)
     if 4 * math.prod(target.z_shape) * (batch_size(target.auxiliary) or 0) > KEPT_BYTES:
         return state, _Images(images, None, selection, None)
     sent_selection = _sent(target, selection)
-    sent = parallel.replicate(jnp.concatenate(_sent(target, fit))[: len(fit)], target.mesh)
+    sent = FlatRows.of(jnp.concatenate(_sent(target, fit))[: len(fit)])
+    sent = parallel.replicate(sent, target.mesh)
     return state, _Images(images, sent, selection, sent_selection)
 
 

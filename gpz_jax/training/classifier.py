@@ -4,23 +4,26 @@ The loop that calls them is ``sweep.fit``.
 """
 
 import math
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
-from gpz_jax import parallel
+from gpz_jax import memory, parallel
 from gpz_jax.config import Config, TrainingConfig
 from gpz_jax.data.augment import augment, resolve_kind
 from gpz_jax.data.batches import normalise, padded_batches, pixels
+from gpz_jax.data.flat_rows import FlatRows
 from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError
 from gpz_jax.models import build
+from gpz_jax.presentation import quantity
 from gpz_jax.taps import TappedNetwork, tap
 from gpz_jax.targets import cross_entropy, output_entropy, soft_targets
 
@@ -152,7 +155,15 @@ def _measure(totals: Totals, logits: Array, losses: Array, labels: Array, mask: 
 
 
 def training_batch(
-    step: Array, images: Array, labels: Array, order: Array, index: Array, key: Array, *, recipe: Recipe, mesh: Mesh
+    step: Array,
+    images: FlatRows | Array,
+    labels: Array,
+    order: Array,
+    index: Array,
+    key: Array,
+    *,
+    recipe: Recipe,
+    mesh: Mesh,
 ) -> tuple[Array, Array, Array]:
     """Batch ``index`` as step number ``step`` sees it: augmented network input, labels, and the key of its dropout."""
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, step))
@@ -180,7 +191,7 @@ def training_logits(
 def train_step(
     state: State,
     totals: Totals,
-    images: Array,
+    images: FlatRows | Array,
     labels: Array,
     order: Array,
     index: Array,
@@ -195,7 +206,8 @@ def train_step(
     Args:
       state: parameters, statistics, optimiser.
       totals: the epoch's sums so far.
-      images: all training images, uint8 ``(N, h, w, C)``, on the device.
+      images: all training images, uint8 ``(N, h, w, C)``, on the device; as :class:`FlatRows` none but the batch's
+        are touched.
       labels: their classes, int32 ``(N,)``.
       order: the epoch's permutation of ``0 … N - 1``.
       index: number of the batch in the epoch.
@@ -231,10 +243,44 @@ def _evaluate_batch(variables, totals, images, labels, mask, alpha, *, recipe):
     return _measure(totals, logits, losses, labels, mask)
 
 
+#: Images a device at most; of a CPU's devices, which share its memory, all together. More is no faster.
+MOST = 256
+
+#: Bytes held for each byte of an activation at a cut (what convolutions lay out anew, and what lies between cuts), and
+#: arrays of K x D in float32 that a record of moments takes while a batch is added to it.
+COPIES, RECORDS = 4, 4
+
+
+@lru_cache(maxsize=64)
+def measured_batch(recipe: Recipe, channels: int, mesh: Mesh) -> int:
+    """Images a batch, over all devices, when the network of a recipe is evaluated or probed at every cut.
+
+    Raises:
+      UserError: not even one image fits beside the moments of every cut.
+    """
+    variables = abstract_variables(recipe, channels)
+    example = jax.ShapeDtypeStruct((1, recipe.size, recipe.size, channels), np.uint8)
+    taps = jax.eval_shape(network_for(recipe, channels), variables, example)[1].values()
+    of_image = COPIES * sum(math.prod(z.shape) * jnp.dtype(z.dtype).itemsize for z in taps)
+    width = sum(math.prod(z.shape) for z in taps)
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
+    held = 4 * (RECORDS * recipe.num_classes * width + parameters)
+    shared = mesh.size if mesh.devices.flat[0].platform == "cpu" else 1
+    images = memory.images_a_device(of_image, held, memory.available() // shared, -(-MOST // shared))
+    if not images:
+        raise UserError(
+            f"one image at all cuts, {quantity(width)} numbers wide, and the means of {recipe.num_classes} classes need"
+            f" {quantity(held + of_image, 1024)}B of memory a device, there are "
+            f"{quantity(memory.available() // shared, 1024)}B; give a smaller width or size",
+            field=("width", "size"),
+        )
+    return images * mesh.size
+
+
 def evaluate(variables: Any, split: Split, alpha: float, *, recipe: Recipe, mesh: Mesh) -> dict[str, float]:
     """Loss against the smoothed targets (nats), accuracy and output entropy (nats) over a whole split."""
     totals = parallel.replicate(Totals.zero(), mesh)
-    for batch in padded_batches(split, 256):
+    for batch in padded_batches(split, measured_batch(recipe, split.images.shape[-1], mesh), multiple=mesh.size):
         images, labels, mask = parallel.shard(batch, mesh)
         totals = _evaluate_batch(variables, totals, images, labels, mask, jnp.float32(alpha), recipe=recipe)
     return totals.means()

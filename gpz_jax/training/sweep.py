@@ -19,6 +19,7 @@ from jax.sharding import Mesh
 from gpz_jax import parallel
 from gpz_jax.config import Config
 from gpz_jax.data.batches import epoch_order
+from gpz_jax.data.flat_rows import FlatRows
 from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError
 from gpz_jax.training import classifier, ledger
@@ -176,7 +177,8 @@ def fit(
     t, track_every = configs[0].training, configs[0].track.track_every or 1
     count = len(train[0])
     classifier.check_batch_size(t.batch_size, count, mesh)
-    images, labels, places = parallel.replicate(pool(train), mesh)
+    images, labels, places = pool(train)
+    images, labels, places = parallel.replicate((FlatRows.of(images), labels, places), mesh)
     order_keys, noise_keys = zip(*(classifier.keys_of(config.seed) for config in configs), strict=True)
     noise_keys, states = pack(noise_keys, how), list(states)
     steps = count // t.batch_size

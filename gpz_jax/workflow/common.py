@@ -18,7 +18,7 @@ from gpz_jax.data.batches import padded_batches
 from gpz_jax.data.splits import Split, Splits
 from gpz_jax.training import classifier
 
-#: Images a forward pass when probing; the result does not depend on it.
+#: Images a forward pass of what is not spread over devices.
 PROBE_BATCH = 256
 
 
@@ -96,9 +96,15 @@ def short(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
-def probe_batches(split: Split, mesh: Mesh) -> Iterator[tuple[Any, Any, Any]]:
-    """``(images, labels, mask)`` of a split, spread over the devices."""
-    for batch in padded_batches(split, PROBE_BATCH):
+def probe_batches(split: Split, recipe: classifier.Recipe, mesh: Mesh) -> Iterator[tuple[Any, Any, Any]]:
+    """``(images, labels, mask)`` of a split, padded to the devices and spread over them; as many as fit at a time.
+
+    Raises:
+      UserError: not even one image a device fits, measured at all cuts.
+    """
+    for batch in padded_batches(
+        split, classifier.measured_batch(recipe, split.images.shape[-1], mesh), multiple=mesh.size
+    ):
         yield parallel.shard(batch, mesh)
 
 

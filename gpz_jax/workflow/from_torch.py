@@ -124,7 +124,7 @@ def _write_epoch_0(
     config = run.config
     network = classifier.network_for(recipe, run.channels)
     tracked = splits.balanced_subset(validation, config.training.track_size, seed=config.seed)
-    moments = measure(network, state.variables, probe_batches(tracked, mesh), run.num_classes)
+    moments = measure(network, state.variables, probe_batches(tracked, recipe, mesh), run.num_classes)
     record = {"epoch": 0, "alpha": config.training.ls, **measured, "cuts": cut_summary(network, moments)}
     checkpoints = runs.Checkpoints(run)
     for text in (*checkpoints.set_aside_after(runs.Place(0)), *runs.keep_epochs(run, -1)):

@@ -66,7 +66,7 @@ def _probed(loaded: LoadedRun, options: ProbeConfig, rules: tuple[str, ...], see
         found = probing.probe_network(
             loaded.network,
             loaded.variables,
-            lambda: probe_batches(chosen, loaded.mesh),
+            lambda: probe_batches(chosen, loaded.recipe, loaded.mesh),
             loaded.run.num_classes,
             nulls=nulls(),
             key=jax.random.key(seed),
@@ -111,7 +111,7 @@ def _labelled(loaded: LoadedRun, split: Split, options: ProbeConfig, seed: int) 
     """The split under the labels that the probe is to use."""
 
     def batches() -> Iterator[Any]:
-        return probe_batches(split, loaded.mesh)
+        return probe_batches(split, loaded.recipe, loaded.mesh)
 
     if options.labels == "true":
         if split.labels is None:

@@ -59,7 +59,7 @@ def _read_probe(folder: Path) -> Probe:
 def confusion_of(loaded: LoadedRun) -> np.ndarray:
     """(K, K) counts of the test images: true class by predicted one."""
     counts = np.zeros((loaded.run.num_classes,) * 2, np.int64)
-    for images, labels, mask in probe_batches(loaded.splits.test, loaded.mesh):
+    for images, labels, mask in probe_batches(loaded.splits.test, loaded.recipe, loaded.mesh):
         predicted = np.asarray(jnp.argmax(loaded.logits(images), axis=-1))
         kept = np.asarray(mask) > 0
         np.add.at(counts, (np.asarray(labels)[kept], predicted[kept]), 1)

@@ -69,7 +69,7 @@ def _verdict(loaded: LoadedRun, cut: str, accuracy: float) -> dict[str, str]:
 
 def _training_images(loaded: LoadedRun) -> Iterator[Any]:
     # Batches are filled up with an image of the split itself, which changes no minimum and no maximum.
-    return (images for images, _, _ in probe_batches(loaded.splits.train, loaded.mesh))
+    return (images for images, _, _ in probe_batches(loaded.splits.train, loaded.recipe, loaded.mesh))
 
 
 def _accuracy(predict, split) -> float:

@@ -243,7 +243,7 @@ def _row(loaded: LoadedRun) -> tuple[str, ...]:
     """Alpha, seed, epoch, accuracy, R_c² and rho of a run."""
     training, test, cut = loaded.run.config.training, loaded.splits.test, loaded.network.cuts[-1]
     found = classifier.evaluate(loaded.variables, test, training.ls, recipe=loaded.recipe, mesh=loaded.mesh)
-    batches = probe_batches(test, loaded.mesh)
+    batches = probe_batches(test, loaded.recipe, loaded.mesh)
     at = summarise(measure(loaded.network, loaded.variables, batches, loaded.run.num_classes))[cut]
     numbers = map(presentation.number, (found["accuracy"], float(at.within), float(at.rho)))
     return (f"{training.ls:g}", str(loaded.run.config.seed), str(loaded.epoch), *numbers)

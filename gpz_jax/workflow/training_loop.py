@@ -46,12 +46,13 @@ class EpochWriter(NamedTuple):
     run: Run
     checkpoints: runs.Checkpoints
     network: TappedNetwork
+    recipe: Recipe
     probe: Split
     mesh: Mesh
 
     def append(self, epoch: int, state: State, measured: dict[str, float]) -> dict[str, dict[str, Any]]:
         """Measure every cut, write the epoch's checkpoint and its line of metrics; returns its :func:`cut_summary`."""
-        batches = probe_batches(self.probe, self.mesh)
+        batches = probe_batches(self.probe, self.recipe, self.mesh)
         cuts = cut_summary(self.network, measure(self.network, state.variables, batches, self.run.num_classes))
         record = {"epoch": epoch, **measured, "cuts": cuts}
         candidate = epoch > (self.run.config.training.warmup_epochs or 0)
@@ -131,7 +132,7 @@ def train_into(
         keep = place.epoch * steps + place.step
         ledgers = [open_ledger(task, network, recipe, mesh, keep_steps=keep) for task in tasks]
     writers = tuple(
-        EpochWriter(task.run, saved, network, _probe_of_epochs(task), mesh)
+        EpochWriter(task.run, saved, network, recipe, _probe_of_epochs(task), mesh)
         for task, saved in zip(tasks, checkpoints, strict=True)
     )
     with interruption.noted() as stop, epoch_progress(epochs, steps, place.epoch * steps + place.step) as progress:
@@ -250,7 +251,10 @@ def open_ledger(task: Task, network: TappedNetwork, recipe: Recipe, mesh: Mesh, 
         },
     )
     record = runs.StepRecord.open(run.folder, layout, keep_steps=keep_steps)
-    return Ledger(record, tracked, parallel.shard((images, labels), mesh), mesh)
+    uneven = len(batch) % mesh.size
+    if uneven:
+        say(f"probe batch: {len(batch)} images are no multiple of {mesh.size} devices; each measures all of them")
+    return Ledger(record, tracked, (parallel.replicate if uneven else parallel.shard)((images, labels), mesh), mesh)
 
 
 def before_logits(network: TappedNetwork) -> str:

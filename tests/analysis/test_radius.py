@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpz_jax import parallel
+from gpz_jax.analysis import radius as radius_module
+from gpz_jax.analysis.class_sums import FEW
 from gpz_jax.analysis.radius import Moments, deviations, empty, measure, merge, radius, scatter, update
+from gpz_jax.analysis.shifted_sums import by_gather, by_matmul
 from gpz_jax.analysis.zone import bootstrap_rho
 from gpz_jax.errors import UserError
 from gpz_jax.taps import Tap, tap
@@ -405,11 +408,9 @@ def test_there_must_be_images(probed):
         measure(network, variables, [], 5)
 
 
-def test_shard_replicates_a_batch_that_does_not_divide():
-    mesh = parallel.data_mesh()
-    odd = parallel.shard(np.arange(5), mesh)
-    assert odd.sharding.is_fully_replicated
-    np.testing.assert_array_equal(odd, np.arange(5))
+def test_a_batch_that_does_not_divide_is_refused_and_not_replicated():
+    with pytest.raises(UserError, match=r"^a batch of 5 cannot be spread over 2 devices"):
+        parallel.shard(np.arange(5), parallel.data_mesh())
 
 
 def test_batch_size_must_suit_the_devices():
@@ -417,3 +418,42 @@ def test_batch_size_must_suit_the_devices():
     parallel.check_batch_size(4, mesh)
     with pytest.raises(UserError, match=r"^batch_size 5 must be a multiple of the 2 devices"):
         parallel.check_batch_size(5, mesh)
+
+
+# How batches are added.
+
+
+@pytest.mark.parametrize("about", [by_gather, by_matmul])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("spread", [20.0, 0.01])
+def test_both_ways_to_the_sums_of_a_batch(about, dtype, spread):
+    """That of CPUs and that of accelerators, which CPUs take for few classes only; means near 1e3, then near 0."""
+    if dtype == jnp.bfloat16 and spread < 1:
+        spread = 4.0  # a step of bfloat16 at 1e3
+    add_so = jax.jit(partial(radius_module._update, about=about))
+    for middle in (0.0, 1000.0):
+        z, labels = clusters(np.random.default_rng(3), 1000, 3, 20, spread=spread, drift=spread)
+        z = jnp.asarray(z - 1000 + middle, dtype)
+        moments, mask = empty(3, 20), jnp.ones(250, bool)
+        for part in np.split(np.arange(1000), 4):
+            moments = add_so(moments, z[part], jnp.asarray(labels[part]), mask)
+        assert_close(moments, np.asarray(z.astype(jnp.float32)), labels, 3)
+
+
+def test_many_classes_are_measured_likewise():
+    """More than ``FEW``, where CPUs index."""
+    z, labels = clusters(np.random.default_rng(4), 1000, FEW + 6, 5, spread=1.0)
+    assert_close(streamed(z, labels, FEW + 6, [1000]), z, labels, FEW + 6)
+
+
+def test_batches_of_one_shape_compile_once(probed):
+    """Also on several devices, and for variables that lie on none of them yet, as those of null copies."""
+    network, variables, _, _, batches = probed
+    mesh = parallel.data_mesh()
+    spread = [parallel.shard(batch, mesh) for batch in batches]
+    programs = (radius_module._add_batch, radius_module._add_deviations)
+    before = [program._cache_size() for program in programs]
+    for held in (parallel.replicate(variables, mesh), variables, jax.device_get(variables)):
+        moments = measure(network, held, spread, 5)
+        deviations(network, held, spread, moments)
+    assert [program._cache_size() - count for program, count in zip(programs, before, strict=True)] <= [1, 1]

@@ -108,12 +108,14 @@ def test_epoch_order_under_jit_with_a_traced_epoch(key):
     np.testing.assert_array_equal(jitted(key, jnp.int32(4), 30), epoch_order(key, 4, 30))
 
 
-@given(n=st.integers(1, 60), batch_size=st.integers(1, 70), labelled=st.booleans())
-def test_every_member_once_in_order_in_batches_of_one_shape(n, batch_size, labelled):
+@given(n=st.integers(1, 60), batch_size=st.integers(1, 70), labelled=st.booleans(), multiple=st.sampled_from([1, 2, 8]))
+def test_every_member_once_in_order_in_batches_of_one_shape(n, batch_size, labelled, multiple):
     split = numbered(n, labelled=labelled, stride=2)
-    batches = list(padded_batches(split, batch_size))
-    size = min(n, batch_size)
-    assert len(batches) == num_batches(n, batch_size) == int(np.ceil(n / batch_size))
+    batches = list(padded_batches(split, batch_size, multiple=multiple))
+    size = int(np.ceil(min(n, batch_size) / multiple)) * multiple
+    assert len(batches) == int(np.ceil(n / size))
+    if multiple == 1:
+        assert len(batches) == num_batches(n, batch_size)
     seen = []
     for images, labels, mask in batches:
         assert images.shape == (size, 2, 2, 1)

@@ -9,7 +9,7 @@ import pytest
 import tiny_runs  # noqa: F401  (shares compiled programs between processes)
 from jax.sharding import AxisType
 
-from gpz_jax import parallel
+from gpz_jax import memory, parallel
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, resolve
 from gpz_jax.data.batches import epoch_order, normalise, pixels
 from gpz_jax.data.sources import load
@@ -179,3 +179,31 @@ def test_alpha_is_zero_while_warming_up_and_the_plateau_starts_afresh(parts):
     kept = []
     fit(training(ls=-0.05, epochs=3, warmup_epochs=2), parts, mesh_of(2), kept)
     assert [measured["alpha"] for _, measured in kept] == [0.0, 0.0, -0.05]
+
+
+# How many images are measured at a time.
+
+
+def test_a_cpu_measures_256_images_and_less_where_memory_is_short(monkeypatch):
+    classifier.measured_batch.cache_clear()
+    assert classifier.measured_batch(RECIPE, 1, mesh_of(1)) == classifier.measured_batch(RECIPE, 1, mesh_of(2)) == 256
+    for there in (2 * 2**20, 2**20):
+        classifier.measured_batch.cache_clear()
+        monkeypatch.setattr(memory, "available", lambda there=there: there)
+        found = classifier.measured_batch(RECIPE, 1, mesh_of(2))
+        assert found < 256
+        assert found % 2 == 0
+    classifier.measured_batch.cache_clear()
+    monkeypatch.setattr(memory, "available", lambda: 2**16)
+    with pytest.raises(UserError, match=r"one image at all cuts, .* numbers wide, and the means of 10 classes need"):
+        classifier.measured_batch(RECIPE, 1, mesh_of(2))
+    classifier.measured_batch.cache_clear()
+
+
+def test_a_split_that_does_not_divide_is_evaluated_alike_on_one_device_and_two(parts):
+    odd = Split(parts.test.images, parts.test.labels, parts.test.indices[:45])
+    one, two = (
+        classifier.evaluate(parallel.replicate(fresh().variables, mesh), odd, 0.3, recipe=RECIPE, mesh=mesh)
+        for mesh in (mesh_of(1), mesh_of(2))
+    )
+    assert one == pytest.approx(two, rel=1e-6)
