@@ -193,9 +193,13 @@ class Summary(NamedTuple):
     rho: Float[Array, ""]
 
 
-@partial(jax.jit, static_argnames="unbiased")
 def summarise(moments: dict[str, Moments], *, unbiased: bool = False) -> dict[str, Summary]:
     """:func:`radius` and :func:`scatter` of every cut, compiled together (keys come back sorted, as from any jit)."""
+    return _summarise(moments, unbiased)  # by place: jit compiles anew for an argument that is named, or left out
+
+
+@partial(jax.jit, static_argnames="unbiased")
+def _summarise(moments, unbiased):
     return {cut: Summary(radius(m, unbiased=unbiased), *scatter(m, unbiased=unbiased)) for cut, m in moments.items()}
 
 
@@ -215,8 +219,7 @@ def _add_batch(network, variables, moments, x, labels, mask, view):
     _, taps = network(variables, x)
     rows = {cut: _rows(view, cut, taps[cut], x, labels) for cut in network.cuts}
     labels, mask = labels.reshape(-1), _each(mask, labels)
-    added = {cut: update(moments[cut], rows[cut], labels, mask) for cut in network.cuts}
-    return added
+    return {cut: update(moments[cut], rows[cut], labels, mask) for cut in network.cuts}
 
 
 def measure(

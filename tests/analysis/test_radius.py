@@ -456,4 +456,5 @@ def test_batches_of_one_shape_compile_once(probed):
     for held in (parallel.replicate(variables, mesh), variables, jax.device_get(variables)):
         moments = measure(network, held, spread, 5)
         deviations(network, held, spread, moments)
-    assert [program._cache_size() - count for program, count in zip(programs, before, strict=True)] <= [1, 1]
+    made = [program._cache_size() - count for program, count in zip(programs, before, strict=True)]
+    assert max(made) <= 1, made
