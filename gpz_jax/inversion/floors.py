@@ -4,6 +4,7 @@ Pixels are in [0, 1] throughout.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -58,11 +59,16 @@ def class_means(
     sums: Any = jnp.float32(0)
     for start in range(0, batch_size(images) or 0, chunk):
         found = pixels(rows_of(images, slice(start, start + chunk)))
-        one_hot = jax.nn.one_hot(labels[start : start + chunk], num_classes)
-        # HIGHEST: on accelerators the default matmul keeps too few digits for a mean.
-        sums += jnp.einsum("nk,n...->k...", one_hot, found, precision=jax.lax.Precision.HIGHEST)
-    counts = jnp.bincount(labels, length=num_classes).astype(jnp.float32)
+        sums += _class_sums(found, labels[start : start + chunk], num_classes)
+    counts = jnp.asarray(np.bincount(labels, minlength=num_classes), jnp.float32)
     return sums / counts.reshape(-1, *(1,) * (sums.ndim - 1))
+
+
+@partial(jax.jit, static_argnames="num_classes")
+def _class_sums(found: Array, labels: Array, num_classes: int) -> Array:
+    one_hot = jax.nn.one_hot(labels, num_classes)
+    # HIGHEST: on accelerators the default matmul keeps too few digits for a mean.
+    return jnp.einsum("nk,n...->k...", one_hot, found, precision=jax.lax.Precision.HIGHEST)
 
 
 def mean_image_floor(x: Float[Array, "N H W C"], mean: Float[Array, "H W C"]) -> Float[Array, " N"]:
@@ -115,12 +121,17 @@ def floor_errors(
     >>> {name: float(error[0]) for name, error in errors.items()}
     {'mean_image': 1.0, 'class_mean': 0.25, 'label_only': 0.0}
     """
+    return dict(zip(Guesses._fields, _floor_errors(x, labels, predicted, guesses), strict=True))
+
+
+@jax.jit
+def _floor_errors(x: Array, labels: Array, predicted: Array, guesses: Guesses) -> list[Array]:
     answers = (
         jnp.broadcast_to(guesses.mean_image, x.shape),
         _of_class(guesses.class_mean, labels),
         _of_class(guesses.label_only, predicted),
     )
-    return dict(zip(Guesses._fields, jax.vmap(mse, in_axes=(None, 0))(x, jnp.stack(answers)), strict=True))
+    return list(jax.vmap(mse, in_axes=(None, 0))(x, jnp.stack(answers)))
 
 
 def _of_class(means: Array, labels: Any) -> Array:

@@ -4,6 +4,8 @@ Pixels are in [0, 1] throughout. The conventions of the paper's released code ar
 :func:`mse_paper` and :func:`psnr_paper`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -155,8 +157,15 @@ def score(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> dict[st
     >>> {name: float(values[0]) for name, values in score(x, x).items() if name in ("mse", "psnr")}
     {'mse': 0.0, 'psnr': inf}
     """
+    _check_pair(x, x_hat)
+    _check_range(x, x_hat)
     measures = (mse, mse_paper, psnr, ssim, cosine) if min(x.shape[1:3]) >= WINDOW else (mse, mse_paper, psnr, cosine)
-    return {f.__name__: f(x, x_hat) for f in measures}
+    return dict(zip((f.__name__ for f in measures), _scores(measures, x, x_hat), strict=True))
+
+
+@partial(jax.jit, static_argnums=0)  # one program of what would be a hundred
+def _scores(measures: tuple[Callable[[Array, Array], Array], ...], x: Array, x_hat: Array) -> list[Array]:
+    return [measure(x, x_hat) for measure in measures]
 
 
 def as_pixels(images: Any) -> Array:
