@@ -336,7 +336,7 @@ DOINGS = st.lists(
 )
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=6, deadline=None, derandomize=True)
 @given(doings=DOINGS, every=st.integers(1, 3))
 def test_any_history_is_the_plain_concatenation(doings, every):
     """Appends, reopenings at any step behind the end and kills at any file, against a list of rows."""
