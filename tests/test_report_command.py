@@ -115,9 +115,9 @@ def test_a_battered_run_is_shown_as_far_as_it_can_be_read(copy):
     contents = gather(opened(["lsplus"]))
     (run,) = contents.runs
     assert len(run.left_out) == 3, run.left_out
-    assert "the attack linear on logits is of epoch 7, the run's best is now" in run.left_out[1]
+    assert "the attack linear on logits is of epoch 7, the run's best is now" in run.left_out[2]
     assert "attacks/block_3-linear" in run.left_out[0]
-    assert "attacks/fc-broken" in run.left_out[2]
+    assert "attacks/fc-broken" in run.left_out[1]
     assert run.class_names[0] == evil
     assert run.absent["probe"].command == "gpz probe lsplus"
     command = run.ledger.command  # with the settings of this run

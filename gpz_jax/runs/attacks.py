@@ -323,7 +323,11 @@ def read_results(home: Path, on_problem: Problem, epoch: int | None = None) -> l
       epoch: leave out attacks on the network of another epoch of the run.
     """
     found: dict[str, AttackResult] = {}
-    for file in sorted(home.glob(f"*/{RESULT}")):
+    for folder in sorted(folder for folder in home.glob("*/") if any(folder.iterdir())):
+        file = folder / RESULT
+        if not file.is_file():
+            on_problem(file, f"{folder} holds no finished attack (no {RESULT})")
+            continue
         try:
             written = read_result(file)
             of = written["asked"].get("epoch_of_run")

@@ -151,9 +151,6 @@ def _attacked(run: Run, epoch: int | None) -> tuple[dict[str, AttackResult], lis
     problems: list[str] = []
     home = run.folder / "attacks"
     read = runs.read_results(home, lambda file, why: problems.append(why.replace(f"{run.folder}/", "")), epoch)
-    finished = {file.parent for file in home.glob("*/result.json")}
-    begun = [path for path in sorted(home.glob("*/")) if path not in finished and any(path.iterdir())]
-    problems += [f"{path.parent.name}/{path.name} holds no finished attack (no result.json)" for path in begun]
     return {result.cut: result for result in read}, problems
 
 

@@ -187,6 +187,16 @@ def test_a_damaged_neighbour_is_left_out_of_the_table_and_named(tmp_path):
     assert problems == [f"{tmp_path}/logits-linear/result.json is damaged: no JSON at line 1, column 2"]
 
 
+def test_an_attack_without_its_result_is_named(tmp_path):
+    for name in ("linear", "residual"):
+        folder = write(tmp_path, attempt(name))
+    (folder / "result.json").unlink()
+    told = []
+    (result,) = runs.read_results(tmp_path, lambda file, why: told.append(why))
+    assert [one.attack for one in result.attempts] == ["linear"]
+    assert told == [f"{folder} holds no finished attack (no result.json)"]
+
+
 def test_both_ends_of_the_leak_list_keep_their_pictures(tmp_path):
     ends = {
         name: Pictures(np.full((1, 4, 4, 1), value), np.zeros((1, 4, 4, 1)))
