@@ -34,7 +34,8 @@ class Train:
     """Run folder to write; default: a readable name under runs/."""
     resume: bool = False
     """Continue the run in the folder that --run names from its last checkpoint, with the settings in its config.json;
-    flags that are given must agree (more --epochs lengthen it). The result is that of an uninterrupted run."""
+    flags that are given must agree (more --epochs lengthen it). The result is that of an uninterrupted run. Where
+    there is no run yet one is begun, so that one command line serves a machine that may be taken away."""
     checkpoint_every: str | None = None
     """Save within epochs, too: every so many steps (500), or minutes (10min). Without it, an epoch that is killed is
     taken again; one that is stopped by SIGTERM or Ctrl-C saves its last step in any case."""

@@ -4,7 +4,8 @@ import collections
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -14,6 +15,8 @@ from gpz_jax.data.folder_listing import Listing, list_classes, list_folder
 from gpz_jax.data.image_file import BACKGROUND, Header, depth_of, largest_value, read_header, read_picture
 from gpz_jax.data.unpacked_size import check_unpacked, gigabytes
 from gpz_jax.errors import UserError
+
+T = TypeVar("T")
 
 _SPLIT_SEED = 0  # fixed, as that of the digits: the test part must be the same images in every run
 
@@ -74,7 +77,7 @@ class _Reader:
 
     def __init__(self, paths: Sequence[pathlib.Path], folder: pathlib.Path):
         self.folder, self.count = folder, len(paths)
-        headers = [read_header(path) for path in paths]
+        headers = _of_all(read_header, paths)
         self.size, self.grey = _one_size(paths, headers), all(header.grey for header in headers)
         width, height = self.size
         each, on_disk = width * height * (1 if self.grey else 3), sum(header.bytes_on_disk for header in headers)
@@ -94,13 +97,17 @@ class _Reader:
     def __call__(self, paths: Sequence[pathlib.Path]) -> UInt8[np.ndarray, "N H W C"]:
         width, height = self.size
         images = np.empty((len(paths), height, width, 1 if self.grey else 3), np.uint8)
-        for i, path in enumerate(paths):
+
+        def read(path: pathlib.Path) -> None:
             picture = read_picture(path, grey=self.grey, depth=self.depth)
             if picture.pixels.shape != images.shape[1:]:
                 raise _another_size(path, picture.pixels.shape[1::-1], "the others", self.size)
-            images[i] = picture.pixels
+            images[place[path]] = picture.pixels
             self.turned += picture.turned
             self.clear += picture.clear
+
+        place = {path: i for i, path in enumerate(paths)}
+        _of_all(read, paths)
         return images
 
     def notes(self) -> Iterable[str]:
@@ -119,6 +126,22 @@ class _Reader:
                 f"{self.folder}: {self.deep} {of} have 16 bits but reach only {self.largest}; they are read as "
                 f"values of {self.depth} bits, 0..{2**self.depth - 1}"
             )
+
+
+def _of_all(read: Callable[[pathlib.Path], T], paths: Sequence[pathlib.Path]) -> list[T]:
+    """What is read of each. Raises :class:`UserError` that names the first bad file and counts all of them."""
+    found, bad = [], []
+    for path in paths:
+        try:
+            found.append(read(path))
+        except UserError as error:
+            bad.append((path, error))
+    if len(bad) > 1:
+        others = ", ".join(path.name for path, _ in bad[1:6]) + (", …" if len(bad) > 6 else "")
+        raise UserError(f"{bad[0][1]}; likewise {len(bad) - 1} more: {others}")
+    if bad:
+        raise bad[0][1]
+    return found
 
 
 def _one_size(paths: Sequence[pathlib.Path], headers: Sequence[Header]) -> tuple[int, int]:

@@ -56,7 +56,12 @@ def load(
     ((1438, 8, 8, 1), (359, 8, 8, 1), 10)
     """
     if not name or "/" in name or "\\" in name or ".." in name or name.startswith(".") or not name.isprintable():
-        raise UserError(f"{name!r} is not a data set name: pass the folder as the data directory and a plain name")
+        path = pathlib.PurePath(name.replace("\\", "/"))
+        plain = path.name and ".." not in name and not path.name.startswith(".") and name.isprintable()
+        raise UserError(
+            f"{name!r} is not a data set name: pass the folder as the data directory and a plain name"
+            + (f", here {path.parent} and {path.name}" if plain else "")
+        )
     source = _found(name, data_dir, auxiliary=auxiliary, test_fraction=test_fraction)
     for note in source.notes:
         (tell or _on_stderr)(note)

@@ -31,7 +31,7 @@ from gpz_jax.config import Config
 from gpz_jax.errors import UserError
 from gpz_jax.json_files import read_json
 from gpz_jax.presentation import is_text
-from gpz_jax.runs.owner import is_passing, owned
+from gpz_jax.runs.owner import another_in, is_passing, owned
 from gpz_jax.runs.records import SCHEMA_VERSION, schema_of
 from gpz_jax.runs.seals import with_check, without_check
 from gpz_jax.settings_files import from_mapping
@@ -136,6 +136,11 @@ def check_folder(run: Run, *, resume: bool) -> None:
     path = run.folder
     if (path / "config.json").exists():
         if not resume:
+            if other := another_in(path):
+                raise UserError(
+                    f"{path} already holds a run, and {other} is at work in it; choose another folder with `run`",
+                    field="run",
+                )
             raise UserError(
                 f"{path} already holds a run; continue it with `resume` or choose another folder with `run`",
                 field=("resume", "run"),
@@ -178,7 +183,7 @@ def open_run(folder: str | Path) -> Run:
         hint = f"; runs beside it: {', '.join(known[:5])}" if known else "; make one with python -m gpz_jax.train"
         raise UserError(f"{path} is not a run folder (no config.json){hint}")
     try:
-        written = dict(read_json(file))
+        written = dict(_read_config(file))
         schema_of(written, file)
         written = without_check(written, file)
         config = from_mapping(Config, written["config"], where=str(file))
@@ -192,6 +197,16 @@ def open_run(folder: str | Path) -> Run:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} cannot be read ({type(error).__name__}: {error}); is it a gpz_jax run?") from None
     return Run(path.absolute(), config, *fields, from_torch, class_names)
+
+
+def _read_config(file: Path) -> Any:
+    """Raises :class:`UserError` that says what the rest of the folder is worth without it."""
+    try:
+        return read_json(file)
+    except UserError as error:
+        raise UserError(
+            f"{error}; without it nothing of the run can be read: bring it back from a copy, or train anew elsewhere"
+        ) from None
 
 
 def _count(written: Any, most: int, name: str) -> int:

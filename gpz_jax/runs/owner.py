@@ -64,6 +64,26 @@ def owned(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def another_in(folder: Path) -> str:
+    """``another process (process 12 on host a, since …)`` if one holds the folder, else nothing; nothing is held after.
+
+    Example:
+      >>> another_in(Path("nowhere"))
+      ''
+    """
+    import filelock
+
+    if not (folder / LOCK).is_file():
+        return ""
+    try:
+        with filelock.FileLock(folder.resolve() / LOCK, timeout=0, thread_local=False, is_singleton=True):
+            return ""
+    except filelock.Timeout:
+        return f"another process{_who(folder)}"
+    except (OSError, NotImplementedError):
+        return ""
+
+
 def _sign(folder: Path) -> None:
     """Say who holds the folder."""
     since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

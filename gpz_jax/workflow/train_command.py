@@ -45,6 +45,9 @@ def train_run(
     if resume and config.data.aux == "auto":
         config = with_auxiliary_of_run(config, folder)
     config = resolve_here(config)
+    there = Path(folder) if folder else Path("runs") / runs.readable_name(config)
+    if resume and not (there / "config.json").exists():
+        say(f"there is no run in {there} yet: one is begun")
     dealt, source = load_data(config.data, config.seed)
     channels = source.train_images.shape[-1]
     recipe = classifier.recipe_for(config, dealt.num_classes, channels)

@@ -149,6 +149,11 @@ def test_a_path_is_not_a_name(name, tmp_path):
     one_line(error)
 
 
+def test_a_path_for_a_name_is_told_apart(tmp_path):
+    with pytest.raises(UserError, match=r"the data directory and a plain name, here pics/of and mine$"):
+        load("pics/of/mine", tmp_path)
+
+
 def test_unknown_name_says_what_was_looked_for(tmp_path):
     write(tmp_path / "faces.npz")
     with pytest.raises(UserError, match=r"looked for .*facse\.npz and the folder .*did you mean 'faces'"):

@@ -49,6 +49,17 @@ def test_a_truncated_file(tmp_path):
     refused(root, r"train/b/1\.png cannot be decoded .*; replace or remove it")
 
 
+def test_all_bad_files_are_named_at_once(tmp_path):
+    root = folder(tmp_path / "set", size=(64, 64))
+    for name in ("train/a/0.png", "train/b/1.png"):
+        whole = (root / name).read_bytes()
+        (root / name).write_bytes(whole[: len(whole) // 2])
+    refused(root, r"train/a/0\.png cannot be decoded .*; replace or remove it; likewise 1 more: 1\.png")
+    for name in ("train/a/0.png", "train/b/1.png"):
+        (root / name).write_bytes(b"")
+    refused(root, r"train/a/0\.png is not a readable image .*; likewise 1 more: 1\.png")
+
+
 @pytest.mark.parametrize(
     "content",
     [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 6\nshowpage\n", b"", b"GIF89a", b"MZ" * 40, b"BM" + b"\0" * 60],

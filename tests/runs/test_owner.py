@@ -49,13 +49,15 @@ def test_who_holds_it_is_said_and_a_killed_owner_holds_nothing(held, capsys, mon
         assert said.startswith(f"another process is at work in {folder} (process {child.pid} on "), said
         assert said.endswith("; wait for it, or stop it")
     said = tiny_runs.refused(capsys, train.main, *flags, "--run", folder)
-    assert said.startswith(f"{folder} already holds a run; continue it with --resume")
+    assert said.startswith(f"{folder} already holds a run, and another process (process {child.pid} on "), said
+    assert said.endswith(" is at work in it; choose another folder with --run")
     assert tiny_runs.snapshot(folder) == before
     cuts.main([str(folder)])  # reading needs no lock
     report.main([str(folder), "--out", "page.html"])
     assert (folder.parent / "page.html").exists()
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
+    assert tiny_runs.refused(capsys, train.main, *flags, "--run", folder).startswith(f"{folder} already holds a run; ")
     with runs.owned(folder):
         assert json.loads((folder / "owner.json").read_text())["pid"] == os.getpid()
     assert not (folder / "owner.json").exists()

@@ -138,9 +138,10 @@ def test_more_epochs_extend_a_run(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_resume_where_there_is_nothing_starts(tmp_path):
+def test_resume_where_there_is_nothing_starts(tmp_path, capsys):
     workflow.train_run(config(epochs=1), folder=str(tmp_path / "new"), resume=True)
     assert latest(tmp_path / "new").epoch == 1
+    assert f"there is no run in {tmp_path / 'new'} yet: one is begun" in capsys.readouterr().err
 
 
 @pytest.mark.slow
