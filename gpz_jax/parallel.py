@@ -31,6 +31,16 @@ def shard(batch: T, mesh: Mesh) -> T:
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
 
 
+def fetch(tree: Any) -> Any:
+    """A pytree of arrays, however they are spread, as numpy arrays on the host.
+
+    >>> import numpy as np
+    >>> fetch({"a": shard(np.arange(8), data_mesh())})["a"].tolist()
+    [0, 1, 2, 3, 4, 5, 6, 7]
+    """
+    return jax.device_get(tree)
+
+
 def beside(tree: T, batch: Any) -> T:
     """The same values on every device of the mesh that a batch is spread over; as they are where it is on none.
 

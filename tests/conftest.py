@@ -11,8 +11,8 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=2"
     # On a busy machine one of the two devices' threads may wait long for a core; XLA would end the process after 40 s.
     + " --xla_cpu_collective_call_terminate_timeout_seconds=300"
-    # Nearly all that these tests do is compiling, of programs that run for milliseconds: it need not be well optimised.
-    + " --xla_backend_optimization_level=1"
+    # Nearly all that these tests do is compiling, of programs that run for milliseconds: they need not be optimised.
+    + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
