@@ -1,8 +1,13 @@
-"""One mesh axis, ``data``: batches are spread over it, the state is on every device. One device is the 1-mesh."""
+"""One mesh axis, ``data``: batches are spread over it, the state is on every device. One device is the 1-mesh.
+
+The devices are those of all processes. Each process holds the whole of what it passes in here, alike in all of them,
+and gives its own devices their part of it: nothing goes over the network.
+"""
 
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gpz_jax.errors import UserError
@@ -18,7 +23,7 @@ def data_mesh() -> Mesh:
 
 def replicate(tree: T, mesh: Mesh) -> T:
     """The same values on every device."""
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+    return _put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def shard(batch: T, mesh: Mesh) -> T:
@@ -28,7 +33,30 @@ def shard(batch: T, mesh: Mesh) -> T:
             raise UserError(
                 f"a batch of {leaf.shape[0]} cannot be spread over {mesh.size} devices: pad it to a multiple of that"
             )
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+    return _put(batch, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def _put(tree: T, place: NamedSharding) -> T:
+    if place.is_fully_addressable:
+        return jax.device_put(tree, place)
+
+    def put(leaf: Any) -> Any:
+        if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(place, leaf.ndim):
+            return leaf
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.jit(lambda x: x, out_shardings=place)(leaf)
+        # Not by device_put, which would have all processes compare their values: every one of them, over the network.
+        whole = np.asarray(leaf)
+        return jax.make_array_from_callback(whole.shape, place, lambda part: whole[part])
+
+    return jax.tree.map(put, tree)
+
+
+def placed_as(tree: T, like: Any) -> T:
+    """Arrays on the host in the places of ``like``, a pytree of arrays or of their shapes."""
+    return jax.tree.map(lambda leaf, shape: _put(leaf, shape.sharding), tree, like)
 
 
 def fetch(tree: Any) -> Any:
@@ -38,7 +66,15 @@ def fetch(tree: Any) -> Any:
     >>> fetch({"a": shard(np.arange(8), data_mesh())})["a"].tolist()
     [0, 1, 2, 3, 4, 5, 6, 7]
     """
-    return jax.device_get(tree)
+    return jax.tree.map(_whole, tree) if jax.process_count() > 1 else jax.device_get(tree)
+
+
+def _whole(leaf: Any) -> Any:
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return np.asarray(leaf)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
 
 def beside(tree: T, batch: Any) -> T:

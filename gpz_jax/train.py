@@ -4,10 +4,11 @@ import dataclasses
 import sys
 from typing import Literal
 
-from gpz_jax import workflow
+from gpz_jax import processes, workflow
 from gpz_jax.config import Config
 from gpz_jax.errors import UserError, one_line_errors
 from gpz_jax.flags import parse, value_of
+from gpz_jax.processes import Together
 from gpz_jax.reporting import tables
 from gpz_jax.settings_files import recipes
 
@@ -30,6 +31,7 @@ class Train:
     """Flags of the train command."""
 
     settings: Config = Config()
+    together: Together = Together()
     run: str | None = None
     """Run folder to write; default: a readable name under runs/."""
     resume: bool = False
@@ -76,6 +78,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.train"
     flags = parse(
         Train, argv, prog=prog, description=DESCRIPTION + RECIPES, sections=("settings",), defaults=begun_with(argv)
     )
+    processes.join(flags)
     if flags.seeds or flags.alphas:
         return train_sweep(flags)
     if flags.sweep != "auto":

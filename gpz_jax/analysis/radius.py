@@ -370,4 +370,5 @@ def deviations(
         sums = _add_deviations(network, variables, sums, means, x, labels, mask, group, view)
         seen += int(real.sum())
     used = min(seen, groups)  # fewer than tokens, where these have the labels
-    return np.asarray(sums[0])[:, :used], np.asarray(sums[1])[:, :used]
+    within, total = parallel.fetch(sums)
+    return within[:, :used], total[:, :used]

@@ -224,7 +224,7 @@ def train_decoder(target: Target, decoder: Decoder, *, progress: Progress = sile
                     mesh=target.mesh,
                 )  # fmt: skip
                 course = course.after_step(state, index)
-                if target.pause.due():
+                if target.pause.due(course):
                     target.pause.save("decoder", course)
             loss = _selection_loss(target, decoder, course.state.variables, images, selection_key)
             if not np.isfinite(loss):

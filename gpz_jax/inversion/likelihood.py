@@ -139,7 +139,7 @@ def invert(
                     on_step(done)
                 if step % EVERY == 0:
                     jax.block_until_ready(state)
-                if pause.due():
+                if pause.due(state):
                     pause.save(piece, way._replace(state=state))
             found = (state.x, *_objective(state.x, variables, z, scale, weight, send=send))
             way = way.after(restart, state, found, begin(restart + 1))

@@ -10,7 +10,7 @@ import jax
 from jax import Array
 from jax.sharding import Mesh
 
-from gpz_jax import runs
+from gpz_jax import processes, runs
 from gpz_jax.analysis.parameter_space import gradient_parts
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.targets import soft_targets
@@ -92,9 +92,9 @@ def parts_of_step(before: State, batch: tuple[Any, ...], *, recipe: Recipe, mesh
 
 
 class Ledger:
-    """Rows on their way to the record: kept on the device, written a chunk at a time."""
+    """Rows on their way to the record: kept on the device, written a chunk at a time; the record is process 0's."""
 
-    def __init__(self, record: runs.StepRecord, tracked: Tracked, probe: tuple[Any, Any], mesh: Mesh):
+    def __init__(self, record: runs.StepRecord | None, tracked: Tracked, probe: tuple[Any, Any], mesh: Mesh):
         self.tracked, self.probe, self.mesh = tracked, probe, mesh
         self._record = record
         self._pending = PendingRows()
@@ -112,4 +112,5 @@ class Ledger:
     def flush(self) -> None:
         """Write what is pending."""
         if rows := self._pending.take():
-            self._record.append(rows)
+            record = self._record
+            processes.led(lambda: None if record is None else record.append(rows))

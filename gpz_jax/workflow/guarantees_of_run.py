@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpz_jax import defences
+from gpz_jax import defences, processes
 from gpz_jax.atomic import make_folder
 from gpz_jax.inversion import attacking
 from gpz_jax.inversion.guarantee_result import Guarantee
@@ -39,12 +39,12 @@ def keep_guarantee(
       UserError: those that lie there are of a newer schema than this package knows.
     """
     depends = {name: asked[name] for name in _DEPENDS} | {"payload": PAYLOAD, "probes": PROBES, "slopes": SLOPES}
-    kept = read_guarantees(home, lambda why: say(f"{why}; it is made anew"))
+    kept = processes.every(lambda: read_guarantees(home, lambda why: say(f"{why}; it is made anew")))
     earlier = kept.get(target.cut)
     if resume and earlier is not None and earlier[1] == depends:
         return earlier[0]
     found = guarantee_of(loaded, target)
-    write_guarantees(make_folder(home), {**kept, target.cut: (found, depends)})
+    processes.led(lambda: write_guarantees(make_folder(home), {**kept, target.cut: (found, depends)}))
     return found
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from gpz_jax import runs
+from gpz_jax import processes, runs
 from gpz_jax.analysis import probing
 from gpz_jax.analysis.labels import cluster_labels, predicted_labels
 from gpz_jax.analysis.nulls import null_variables
@@ -46,7 +46,7 @@ def probe_run(loaded: LoadedRun, options: ProbeConfig = ProbeConfig(), *, seed: 
     rules = rules_to_apply(options)
     with runs.owned(loaded.run.folder):  # from the first, so that nothing is measured that could not be kept
         found = _probed(loaded, options, rules, seed)
-        _store(loaded, options, found)
+        processes.led(lambda: _store(loaded, options, found))
     return found
 
 
