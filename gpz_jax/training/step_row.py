@@ -6,6 +6,7 @@ The ledger of a run and a :class:`gpz_jax.Tracker` in anyone's own loop take the
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
