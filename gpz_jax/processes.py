@@ -8,6 +8,7 @@ is the plain call.
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -79,8 +80,8 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     Raises:
       UserError: flags that do not go together; another process did not come within 60 s.
     """
-    given = (coordinator, processes, process)
-    if given == (None, None, None) and not _detected():
+    asked = (coordinator, processes, process) != (None, None, None) or _detected()
+    if not asked and not _is_tpu_machine():
         return
     check(coordinator, processes, process)
     # A process that is lost must not end the others from within, by an abort of many lines: ``watch`` ends them in one.
@@ -95,6 +96,8 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
                 initialization_timeout=ARRIVAL, heartbeat_timeout_seconds=30, shutdown_timeout_seconds=30,
             )  # fmt: skip
         except (RuntimeError, ValueError, OSError) as error:
+            if not asked:  # a TPU of one machine, which knows of no others
+                return
             raise UserError(_not_joined(coordinator, processes, process, error), field="coordinator") from None
         host = (coordinator or "").rpartition(":")[0] or None
         watch(jax.process_index(), jax.process_count(), told, leave=jax.distributed.shutdown, reached_at=host)
@@ -252,24 +255,16 @@ def _detected() -> bool:
     several = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # srun, mpirun
     if any(os.environ.get(name, "1").isdecimal() and int(os.environ.get(name, "1")) > 1 for name in several):
         return True
-    # A TPU of several hosts; of one, there is nobody to join.
-    return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "") or _tpu_vm_of_several()
+    return "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")  # a TPU under Kubernetes, of several machines
 
 
-def _tpu_vm_of_several() -> bool:
-    """Whether this is a Cloud TPU machine: jax asks its metadata whether there are others."""
+def _is_tpu_machine() -> bool:
+    """Whether this is a Cloud TPU machine: jax then asks its metadata whether there are others."""
     return (
         os.environ.get("JAX_PLATFORMS", "tpu") in ("", "tpu")
         and any(os.path.exists(device) for device in ("/dev/accel0", "/dev/vfio/0"))
-        and os.environ.get("TPU_WORKER_HOSTNAMES") is None
-        and _has_libtpu()
+        and importlib.util.find_spec("libtpu") is not None
     )
-
-
-def _has_libtpu() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("libtpu") is not None
 
 
 def _not_joined(coordinator: str | None, processes: int | None, process: int | None, error: Exception) -> str:

@@ -23,17 +23,13 @@ def start(count, *arguments, cwd, devices=1, together=None):
     port = free_port()
     together = as_flags if together is None else together
     flags = f"--xla_force_host_platform_device_count={devices} --xla_cpu_collective_call_terminate_timeout_seconds=300"
-    return [
-        subprocess.Popen(
-            [sys.executable, *map(str, arguments), *together(port, count, i)],
-            cwd=cwd,
-            env={**ENVIRONMENT, "XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(count)
-    ]
+    started = []
+    for i in range(count):
+        argv = [sys.executable, *map(str, arguments), *together(port, count, i)]
+        environment = {**ENVIRONMENT, "XLA_FLAGS": flags}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(argv, cwd=cwd, env=environment, **pipes))
+    return started
 
 
 def as_flags(port, count, i):

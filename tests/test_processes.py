@@ -51,8 +51,8 @@ from gpz_jax.errors import UserError, one_line_errors
 
 @one_line_errors
 def main():
-    coordinator, count, index = sys.argv[1:]
-    processes.start(coordinator, int(count), int(index))
+    given = sys.argv[1:]
+    processes.start(*(given and (given[0], int(given[1]), int(given[2]))))
     me, mesh = processes.index(), parallel.data_mesh()
     assert processes.gathered(np.array([me, 7])).tolist() == [[0, 7], [1, 7]]
     assert processes.texts("ä" * (me + 1) * 300) == ["ä" * 300, "ä" * 600]
@@ -86,6 +86,23 @@ def test_two_processes_agree_and_fail_together(tmp_path):
     first, second = several.run(2, "-c", TALK, cwd=tmp_path, together=as_arguments)
     assert first == (2, "said by process 0\n", "gpz: error: process 1: no images here; bring some\n")
     assert second == (2, "", "gpz: error: no images here; bring some\n")
+
+
+@pytest.mark.cluster
+def test_slurm_says_who_belongs_together(tmp_path, monkeypatch):
+    job = {"SLURM_JOB_ID": str(several.free_port()), "SLURM_STEP_NODELIST": "127.0.0.1"}
+    of = {name: "2" for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS")}
+
+    def together(port, count, i):
+        monkeypatch.setattr(several, "ENVIRONMENT", {**job, **of, **tiny_runs.ENVIRONMENT, **own(i)})
+        return []
+
+    def own(i):
+        return {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}
+
+    first, second = several.run(2, "-c", TALK, cwd=tmp_path, together=together)
+    assert first[1:] == ("said by process 0\n", "gpz: error: process 1: no images here; bring some\n")
+    assert second[2] == "gpz: error: no images here; bring some\n"
 
 
 def differences(ours, theirs):
