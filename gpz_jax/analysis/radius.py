@@ -360,7 +360,7 @@ def deviations(
     shape = (len(network.cuts), groups)
     sums, seen = (jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)), 0
     for x, labels, mask in (counted(batch, view.token_mask) for batch in batches):
-        real = np.asarray(mask)
+        real = np.asarray(parallel.fetch(mask))
         real = np.any(real.reshape(real.shape[0], -1), axis=1)
         position = seen + np.cumsum(real) - 1
         group = position if images <= GROUPS else rng.integers(groups, size=real.shape[0])
@@ -370,4 +370,5 @@ def deviations(
         sums = _add_deviations(network, variables, sums, means, x, labels, mask, group, view)
         seen += int(real.sum())
     used = min(seen, groups)  # fewer than tokens, where these have the labels
-    return np.asarray(sums[0])[:, :used], np.asarray(sums[1])[:, :used]
+    within, total = parallel.fetch(sums)
+    return within[:, :used], total[:, :used]
