@@ -109,14 +109,20 @@ def fetch(tree: Any) -> Any:
     return jax.device_get(tree)
 
 
+def mesh_of(batch: Any) -> Mesh | None:
+    """The mesh that a batch is spread over; None where it is on none."""
+    places = {leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)}
+    meshes = {place.mesh for place in places if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh)}
+    return meshes.pop() if len(meshes) == 1 else None
+
+
 def beside(tree: T, batch: Any) -> T:
     """The same values on every device of the mesh that a batch is spread over; as they are where it is on none.
 
     So that what goes into a jitted function lies where what comes out of it will lie, and it is compiled once.
     """
-    places = {leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)}
-    meshes = {place.mesh for place in places if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh)}
-    return replicate(tree, meshes.pop()) if len(meshes) == 1 else tree
+    mesh = mesh_of(batch)
+    return tree if mesh is None else replicate(tree, mesh)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
