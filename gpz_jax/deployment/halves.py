@@ -254,7 +254,9 @@ def _export(
     trained = "params" if "params" in variables else None  # without that collection (NNX) everything counts
     inputs = len(jax.tree.leaves(takes))
     pruned, used = dce_jaxpr(closed.jaxpr, [True], [False] * len(leaves) + [True] * inputs)
-    kept = [(path, np.asarray(leaf)) for (path, leaf), asked in zip(leaves, used, strict=False) if asked]
+    kept = [
+        (path, np.asarray(parallel.fetch(leaf))) for (path, leaf), asked in zip(leaves, used, strict=False) if asked
+    ]
     program = jaxpr_as_fun(ClosedJaxpr(pruned, closed.consts))
 
     def bound(*x):
