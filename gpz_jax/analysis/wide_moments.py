@@ -20,8 +20,9 @@ def are_dealt(num_classes: int, width: int, mesh: Mesh | None) -> bool:
     >>> are_dealt(530, 10**15, None)
     False
     """
-    several = mesh is not None and mesh.size > 1
-    return several and 8 * num_classes * width > WHOLE * memory.of_one(mesh)
+    if mesh is None or mesh.size == 1:
+        return False
+    return 8 * num_classes * width > WHOLE * memory.of_one(mesh)
 
 
 def place(dimension: int, mesh: Mesh) -> NamedSharding:

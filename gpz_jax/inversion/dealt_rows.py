@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +58,7 @@ class Dealt(NamedTuple):
         columns = int(np.max(np.flatnonzero(np.any(places >= 0, axis=0)), initial=0)) + 1
         return Dealt(_columns(self.rows, 0, columns), places[:, :columns], self.mesh)
 
-    def blocks(self, most: int) -> Iterator[tuple[Array, Array]]:
+    def blocks(self, most: int) -> Iterator[tuple[Array, Any]]:
         """``(devices, r, D)`` of up to ``most`` rows a device, and which of them count, ``(devices, r)`` bool."""
         for start in range(0, self.rows.shape[1], most):
             counts = self.places[:, start : start + most] >= 0
