@@ -4,10 +4,13 @@ The devices are those of all processes. Each process holds the whole of what it 
 and gives its own devices their part of it: nothing goes over the network.
 """
 
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gpz_jax.errors import UserError
@@ -24,6 +27,11 @@ def data_mesh() -> Mesh:
 def replicate(tree: T, mesh: Mesh) -> T:
     """The same values on every device."""
     return _put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def everywhere(tree: T, mesh: Mesh) -> T:
+    """:func:`replicate` over several devices; on one, the values lie where they lay."""
+    return tree if mesh.size == 1 else replicate(tree, mesh)
 
 
 def shard(batch: T, mesh: Mesh) -> T:
@@ -54,9 +62,63 @@ def _put(tree: T, place: NamedSharding) -> T:
     return jax.tree.map(put, tree)
 
 
-def placed_as(tree: T, like: Any) -> T:
-    """Arrays on the host in the places of ``like``, a pytree of arrays or of their shapes."""
-    return jax.tree.map(lambda leaf, shape: _put(leaf, shape.sharding), tree, like)
+def rounded_up(count: int, mesh: Mesh | None) -> int:
+    """The least number of rows that spread evenly over the devices, and are as many as these.
+
+    >>> rounded_up(5, None)
+    5
+    """
+    return count if mesh is None else -(-count // mesh.size) * mesh.size
+
+
+def spread(tree: T, mesh: Mesh) -> T:
+    """Rows of any number, spread: the first one fills them up to a multiple of the devices.
+
+    On one device they are as they were, and lie where they lay.
+    """
+    if mesh.size == 1:
+        return tree
+
+    def full(leaf: Any) -> Any:
+        missing = rounded_up(len(leaf), mesh) - len(leaf)
+        if not missing:
+            return leaf
+        library = jnp if isinstance(leaf, Array) else np
+        return library.concatenate([leaf, library.repeat(leaf[:1], missing, axis=0)])
+
+    return shard(jax.tree.map(full, tree), mesh)
+
+
+def first(tree: T, count: int, mesh: Mesh) -> T:
+    """The first ``count`` rows of what is spread: spread where they divide evenly, else on every device."""
+
+    def cut(leaf: Any) -> Any:
+        if len(leaf) == count:
+            return leaf
+        if mesh.size == 1:
+            return leaf[:count]
+        spec = PartitionSpec() if count % mesh.size else PartitionSpec("data")
+        return _first(leaf, count, NamedSharding(mesh, spec))
+
+    return in_turn(jax.tree.map(cut, tree))
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _first(leaf: Array, count: int, place: NamedSharding) -> Array:
+    return jax.lax.with_sharding_constraint(leaf[:count], place)
+
+
+def in_turn(tree: T) -> T:
+    """The same values, once they are there, if several of a CPU's devices compute them; else as they are, under way.
+
+    Two programs that are each spread over the CPU backend's devices can hold the threads that the other waits for, and
+    neither ever ends (seen with two devices on two cores): wherever one does not wait for the other by itself, this.
+    """
+    if jax.default_backend() == "cpu" and any(
+        isinstance(leaf, Array) and len(leaf.sharding.device_set) > 1 for leaf in jax.tree.leaves(tree)
+    ):
+        jax.block_until_ready(tree)
+    return tree
 
 
 def fetch(tree: Any) -> Any:
@@ -77,14 +139,20 @@ def _whole(leaf: Any) -> Any:
     return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
 
+def mesh_of(batch: Any) -> Mesh | None:
+    """The mesh that a batch is spread over; None where it is on none."""
+    places = {leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)}
+    meshes = {place.mesh for place in places if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh)}
+    return meshes.pop() if len(meshes) == 1 else None
+
+
 def beside(tree: T, batch: Any) -> T:
     """The same values on every device of the mesh that a batch is spread over; as they are where it is on none.
 
     So that what goes into a jitted function lies where what comes out of it will lie, and it is compiled once.
     """
-    places = {leaf.sharding for leaf in jax.tree.leaves(batch) if isinstance(leaf, jax.Array)}
-    meshes = {place.mesh for place in places if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh)}
-    return replicate(tree, meshes.pop()) if len(meshes) == 1 else tree
+    mesh = mesh_of(batch)
+    return tree if mesh is None else replicate(tree, mesh)
 
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:

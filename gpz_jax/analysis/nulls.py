@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from gpz_jax import parallel
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.taps.arguments import hashable, values_of
@@ -61,9 +62,10 @@ def null_variables(
             variables = _init(init_key, x, network=static, train_argument=train_argument if takes_train else None)
             if "batch_stats" not in variables:
                 return dict(variables)
+            variables = parallel.beside(variables, x)
         noise = jax.random.fold_in(noise_key, count)
         found = _batch_statistics(variables, x, noise, network=static, train_argument=train_argument)
-        sums = found if sums is None else jax.tree.map(jnp.add, sums, found)
+        sums = parallel.in_turn(found if sums is None else jax.tree.map(jnp.add, sums, found))
         count += 1
     if variables is None:
         raise UserError("there are no images to calibrate the null model on")

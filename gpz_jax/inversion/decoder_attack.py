@@ -6,7 +6,9 @@ from typing import ClassVar
 
 import jax
 from jax import Array
+from jax.sharding import Mesh
 
+from gpz_jax import parallel
 from gpz_jax.config import AttackSettings
 from gpz_jax.inversion.attention import parse_stages
 from gpz_jax.inversion.decoder import Decoder, Trunk, decoder_for, match_parameters, parameter_count, stages_of
@@ -108,9 +110,10 @@ class DecoderAttack(Attack):
             "under 5 epochs" if epochs < 5 else "",
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"]))
-        reconstruct = partial(_reconstruct, trained.decoder, trained.variables)
+        reconstruct = partial(_reconstruct, trained.decoder, trained.variables, target.mesh)
         return Fitted(reconstruct, training, trained.variables, count)
 
 
-def _reconstruct(decoder: Decoder, variables: dict, z: Array, start: Array | None = None) -> Reconstruction:
-    return Reconstruction(decode(variables, z, decoder=decoder))
+def _reconstruct(decoder: Decoder, variables: dict, mesh: Mesh, z: Array, start: Array | None = None) -> Reconstruction:
+    found = decode(variables, parallel.spread(z, mesh), decoder=decoder)
+    return Reconstruction(parallel.first(found, len(z), mesh))

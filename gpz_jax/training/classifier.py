@@ -16,6 +16,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from gpz_jax import memory, parallel
+from gpz_jax.analysis import wide_moments
 from gpz_jax.config import Config, TrainingConfig
 from gpz_jax.data.augment import augment, resolve_kind
 from gpz_jax.data.batches import normalise, padded_batches, pixels
@@ -264,14 +265,15 @@ def measured_batch(recipe: Recipe, channels: int, mesh: Mesh) -> int:
     of_image = COPIES * sum(math.prod(z.shape) * jnp.dtype(z.dtype).itemsize for z in taps)
     width = sum(math.prod(z.shape) for z in taps)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
-    held = 4 * (RECORDS * recipe.num_classes * width + parameters)
+    dealt = mesh.size if wide_moments.are_dealt(recipe.num_classes, width, mesh) else 1
+    held = 4 * (RECORDS * recipe.num_classes * width // dealt + parameters)
     shared = mesh.size if mesh.devices.flat[0].platform == "cpu" else 1
-    images = memory.images_a_device(of_image, held, memory.available() // shared, -(-MOST // shared))
+    images = memory.images_a_device(of_image, held, memory.of_one(mesh), -(-MOST // shared))
     if not images:
         raise UserError(
             f"one image at all cuts, {quantity(width)} numbers wide, and the means of {recipe.num_classes} classes need"
             f" {quantity(held + of_image, 1024)}B of memory a device, there are "
-            f"{quantity(memory.available() // shared, 1024)}B; give a smaller width or size",
+            f"{quantity(memory.of_one(mesh), 1024)}B; give a smaller width or size",
             field=("width", "size"),
         )
     return images * mesh.size

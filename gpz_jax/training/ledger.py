@@ -10,7 +10,7 @@ import jax
 from jax import Array
 from jax.sharding import Mesh
 
-from gpz_jax import processes, runs
+from gpz_jax import parallel, processes, runs
 from gpz_jax.analysis.parameter_space import gradient_parts
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.targets import soft_targets
@@ -101,10 +101,7 @@ class Ledger:
 
     def append(self, epoch: int, step: int, row: dict[str, Array]) -> None:
         """Add a row that :func:`row_of` gave."""
-        if self.mesh.size > 1 and jax.default_backend() == "cpu":
-            # The next step would run beside it, and two programs spread over the CPU backend's devices can each hold
-            # the threads that the other waits for (see training/sweep.py).
-            jax.block_until_ready(row)
+        row = parallel.in_turn(row)  # the next step would run beside it
         self._pending.append({**row, "epoch": epoch, "step": step})
         if len(self._pending) == runs.CHUNK:
             self.flush()

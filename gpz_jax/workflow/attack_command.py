@@ -143,7 +143,7 @@ def _exam(loaded: LoadedRun, options: AttackConfig) -> Exam:
     splits = loaded.splits
     exam = attacking.exam_for(
         loaded.network, loaded.variables, splits.auxiliary.take()[0], splits.test.take(), splits.train.take(),
-        pixels=Pixels(loaded.recipe.size), lpips=weights,
+        pixels=Pixels(loaded.recipe.size), lpips=weights, mesh=loaded.mesh,
     )  # fmt: skip
     for note in exam.notes:
         say(note)

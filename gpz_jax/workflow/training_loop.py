@@ -270,7 +270,7 @@ def before_logits(network: TappedNetwork) -> str:
 
 def cut_summary(network: TappedNetwork, moments: dict[str, Moments]) -> dict[str, dict[str, Any]]:
     """What a line of metrics.jsonl keeps of every cut: R_c² of each class, W, B, W/D, ρ and D."""
-    found = jax.device_get(summarise(moments))
+    found = parallel.fetch(summarise(moments))
     summary = {}
     for cut in network.cuts:
         within, dimension = float(found[cut].within), moments[cut].origin.shape[1]
