@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from gpz_jax import last_words
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 #: Seconds that the step under way has to end after a signal: a program that is compiled may take minutes, and whoever
@@ -131,7 +133,7 @@ def end(number: int) -> None:
 
 def _tell(line: str) -> None:
     with contextlib.suppress(OSError):
-        os.write(2, line.encode())  # not print: the signal may have come inside it
+        os.write(last_words.stderr(), line.encode())  # not print: the signal may have come inside it
 
 
 @contextlib.contextmanager

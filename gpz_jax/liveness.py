@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from gpz_jax import last_words
+
 #: Seconds after which a machine that answers nothing counts as gone: idle, then so many questions so far apart.
 _IDLE, _BETWEEN, _QUESTIONS = 10, 5, 4
 
@@ -105,6 +107,7 @@ def watch(
     for peer in peers.values():
         peer.settimeout(None)
         _keep_asking(peer)
+    last_words.say_on_abort(f"process 0 is gone{_WHAT_NOW}" if number else "another process is gone" + _WHAT_NOW)
     _watched.append(_Watch(peers, number == 0, leave))
 
 
@@ -147,11 +150,11 @@ _WHAT_NOW = "; everything up to the last save is kept: start all of them again, 
 
 def _end(name: str, over: threading.Event) -> None:
     """End this process, unless it is ending by itself just now."""
-    if over.wait(0.5):
+    if over.is_set():
         return
     line = f"gpz: error: {name} is gone{_WHAT_NOW}\n"
     with contextlib.suppress(OSError):
-        os.write(2, line.encode("utf-8", "replace"))
+        os.write(last_words.stderr(), line.encode("utf-8", "replace"))
     os._exit(2)
 
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from gpz_jax import last_words
 from gpz_jax.errors import UserError
 from gpz_jax.liveness import part, watch
 
@@ -89,7 +90,8 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     for name, value in (("jax_enable_recoverability", True), ("jax_enable_preemption_service", False)):
         with contextlib.suppress(AttributeError):
             jax.config.update(name, value)
-    with _without_output():  # where C++ says that it is connected, and warns of what is wanted here
+    last_words.say_on_abort(_not_joined(coordinator, processes, process))
+    with _without_stdout():  # where Gloo says that it is connected
         try:
             jax.distributed.initialize(
                 coordinator, processes, process,
@@ -98,7 +100,8 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
         except (RuntimeError, ValueError, OSError) as error:
             if not asked:  # a TPU of one machine, which knows of no others
                 return
-            raise UserError(_not_joined(coordinator, processes, process, error), field="coordinator") from None
+            why = " ".join(str(error).split())[:160]
+            raise UserError(f"{_not_joined(coordinator, processes, process)} ({why})", field="coordinator") from None
         host = (coordinator or "").rpartition(":")[0] or None
         watch(jax.process_index(), jax.process_count(), told, leave=jax.distributed.shutdown, reached_at=host)
     if not leads():
@@ -267,29 +270,26 @@ def _is_tpu_machine() -> bool:
     )
 
 
-def _not_joined(coordinator: str | None, processes: int | None, process: int | None, error: Exception) -> str:
-    where = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "the coordinator")
-    why = " ".join(str(error).split())[:160]
+def _not_joined(coordinator: str | None, processes: int | None, process: int | None) -> str:
+    where = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "the address that the cluster names")
     if process == 0:
-        return f"not all of {processes} processes came to {where} within {ARRIVAL} s ({why}); start every one of them"
+        return f"not all of the {processes} processes came to {where} within {ARRIVAL} s; start every one of them"
     return (
-        f"process 0 could not be reached at {where} within {ARRIVAL} s ({why}); start it there, with this coordinator, "
-        "and see that the port is open"
+        f"process 0 could not be reached at {where} within {ARRIVAL} s; start it there, with this coordinator, and "
+        "see that the port is open"
     )
 
 
 @contextlib.contextmanager
-def _without_output() -> Iterator[None]:
-    """Whatever C++ writes to stdout and stderr goes nowhere."""
-    kept, nowhere = (os.dup(1), os.dup(2)), os.open(os.devnull, os.O_WRONLY)
+def _without_stdout() -> Iterator[None]:
+    """Whatever C++ writes to stdout goes nowhere."""
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     try:
-        for stream in (1, 2):
-            os.dup2(nowhere, stream)
+        os.dup2(nowhere, 1)
         yield
     finally:
-        for stream, was in enumerate(kept, 1):
-            os.dup2(was, stream)
-            os.close(was)
+        os.dup2(kept, 1)
+        os.close(kept)
         os.close(nowhere)
 
 

@@ -259,11 +259,15 @@ def test_processes_that_were_given_other_settings(tmp_path):
 
 
 @pytest.mark.cluster
-def test_a_coordinator_that_is_not_there(tmp_path):
+@pytest.mark.parametrize(
+    ("process", "line"), [(1, "process 0 could not be reached at"), (0, "not all of the 2 processes")]
+)
+def test_processes_that_do_not_come(tmp_path, process, line):
     port = several.free_port()
-    flags = several.as_flags(port, 2, 1)
+    flags = several.as_flags(port, 2, process)
     (said,) = several.run(1, "-m", "gpz_jax.train", *RUN, cwd=tmp_path, together=lambda *given: flags)
     assert said[0] == 2
     assert len(said[2].splitlines()) == 1
-    assert said[2].startswith(f"gpz: error: process 0 could not be reached at 127.0.0.1:{port} within 60 s")
+    assert said[2].startswith(f"gpz: error: {line}")
+    assert f"127.0.0.1:{port} within 60 s" in said[2]
     assert not (tmp_path / "run").exists()
