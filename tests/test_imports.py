@@ -15,10 +15,10 @@ PACKAGE = pathlib.Path(gpz_jax.__file__).parent
 
 #: From the ground up; a layer imports only layers below it, and within itself as it likes.
 LAYERS = [
-    ["terminal", "presentation", "interruption"],
+    ["terminal", "presentation", "last_words", "liveness", "interruption"],
     ["errors"],
     ["config", "settings_files", "json_files", "seeds", "atomic"],
-    ["taps", "targets", "parallel", "memory", "flags"],
+    ["taps", "targets", "parallel", "processes", "memory", "flags"],
     ["taps_nnx"],
     ["data"],
     ["models"],
@@ -41,7 +41,7 @@ ONLY = {
     "settings_files": {"config", "errors"},
     "json_files": {"errors"},
     "atomic": {"errors"},
-    "interruption": set(),
+    "interruption": {"last_words"},
     "flags": {"config", "settings_files", "errors"},
     "models": {"models", "taps", "errors"},
     "analysis": {"analysis", "parallel", "memory", "presentation", "seeds", "taps", "targets", "config", "errors"},
