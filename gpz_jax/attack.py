@@ -8,7 +8,8 @@ from typing import Annotated
 import tyro
 
 from gpz_jax import workflow
-from gpz_jax.config import AttackConfig, RunIdentity
+from gpz_jax.compile_log import compiling
+from gpz_jax.config import AttackConfig, Compiling, RunIdentity
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
 from gpz_jax.inversion.verdict import verdict_of
@@ -50,6 +51,7 @@ class Attack:
     Ctrl-C saves its last step in any case; --resume goes on from it."""
     wide: bool = False
     """Show every score in the table."""
+    compiling: Compiling = Compiling()
     config: str | None = None
     """TOML file with a table [attack]; flags win over it."""
 
@@ -60,6 +62,12 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Attack, argv, prog=prog, description=DESCRIPTION, sections=("attack",))
     workflow.check_attack_flags(flags.attack, flags.seed)
+    with compiling(flags.compiling, workflow.say):
+        run(flags)
+
+
+def run(flags: Attack) -> None:
+    """Do what the flags ask for."""
     loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, aux=flags.aux, expected=flags.identity)
     workflow.report_accuracy(loaded)
     results = workflow.attack_run(

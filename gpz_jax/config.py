@@ -193,6 +193,17 @@ class AttackConfig(AttackSettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class Compiling:
+    """How a command compiles its programs; nothing that it prints depends on it."""
+
+    no_compile_cache: bool = False
+    """Compile everything anew, and keep nothing of it. Without it what is compiled is kept in the user's cache folder,
+    up to 1 GiB, and the next command begins at once; JAX_COMPILATION_CACHE_DIR names another folder."""
+    verbose: bool = False
+    """Say what is compiled and how long that takes, and what an earlier command had compiled."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RunIdentity:
     """What the run must be; given as a check, since a trained run's settings cannot be changed."""
 

@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 
 from gpz_jax import workflow
-from gpz_jax.config import ProbeConfig, RunIdentity
+from gpz_jax.compile_log import compiling
+from gpz_jax.config import Compiling, ProbeConfig, RunIdentity
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
 from gpz_jax.reporting import tables
@@ -34,6 +35,7 @@ class Probe:
     """Folder that holds the images now, if they have moved since training."""
     seed: int | None = None
     """Seed of null models, bootstrap and k-means; default: the run's."""
+    compiling: Compiling = Compiling()
     config: str | None = None
     """TOML file with a table [probe]; flags win over it."""
 
@@ -44,6 +46,12 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.probe"
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Probe, argv, prog=prog, description=DESCRIPTION, sections=("probe",))
     workflow.check_probe_flags(flags.probe, flags.seed)
+    with compiling(flags.compiling, workflow.say):
+        run(flags)
+
+
+def run(flags: Probe) -> None:
+    """Do what the flags ask for."""
     loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
     workflow.report_accuracy(loaded)
     found = workflow.probe_run(loaded, flags.probe, seed=flags.seed)
