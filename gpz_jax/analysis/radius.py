@@ -291,7 +291,12 @@ def _nothing_yet(
         return {cut: _rows(view, cut, z, x, labels) for cut, z in network(variables, x)[1].items()}
 
     found = jax.eval_shape(rows, variables, shapes(x), shapes(labels))
-    return {cut: empty(num_classes, found[cut].shape[1]) for cut in network.cuts}
+    return _empties(num_classes, tuple((cut, found[cut].shape[1]) for cut in network.cuts))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _empties(num_classes: int, dimensions: tuple[tuple[str, int], ...]) -> dict[str, Moments]:
+    return {cut: empty(num_classes, dimension) for cut, dimension in dimensions}
 
 
 #: Images are resampled one by one up to this many; beyond it, in this many random groups.
@@ -314,6 +319,19 @@ def _add_deviations(network, variables, sums, means, x, labels, mask, group, vie
     within = [in_groups(cut, of_class(means["class"][cut], labels), classes[labels]) for cut in network.cuts]
     total = jnp.stack([in_groups(cut, means["grand"][cut], total_factor) for cut in network.cuts])
     return sums[0] + jnp.stack(within), sums[1] + total
+
+
+@partial(jax.jit, static_argnames="unbiased")
+def _centres(moments: dict[str, Moments], images: Array, total_factor: Array, unbiased: bool) -> dict[str, Any]:
+    """Class means and grand means of every cut, and what squares around them are multiplied by."""
+    count = next(iter(moments.values())).count.astype(jnp.float32)
+    weight = (count / images)[:, None]
+    return {
+        "class": {cut: m.mean for cut, m in moments.items()},
+        "grand": {cut: jnp.sum(weight * m.mean, axis=0) for cut, m in moments.items()},
+        "class_factor": count / jnp.maximum(count - 1, 1) if unbiased else jnp.ones_like(count),
+        "total_factor": total_factor,
+    }
 
 
 def deviations(
@@ -346,25 +364,19 @@ def deviations(
       Sums of r and of t in every group, ``(L, G)`` float32 on the host; L cuts in the network's order.
     """
     view = view_of(view, token_mask)
-    count = next(iter(moments.values())).count.astype(jnp.float32)
-    images = int(jnp.sum(count))
+    images = int(np.sum(parallel.fetch(next(iter(moments.values())).count)))
     groups = min(images, GROUPS)
-    weight = (count / images)[:, None]
-    means = {
-        "class": {cut: m.mean for cut, m in moments.items()},
-        "grand": {cut: jnp.sum(weight * m.mean, axis=0) for cut, m in moments.items()},
-        "class_factor": count / jnp.maximum(count - 1, 1) if unbiased else jnp.ones_like(count),
-        "total_factor": jnp.float32(images / max(images - 1, 1) if unbiased else 1),
-    }
+    factor = np.float32(images / max(images - 1, 1) if unbiased else 1)
+    means = _centres(dict(moments), np.float32(images), factor, unbiased)
     rng = np.random.default_rng(0)
     shape = (len(network.cuts), groups)
-    sums, seen = (jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)), 0
+    sums, seen = (np.zeros(shape, np.float32), np.zeros(shape, np.float32)), 0
     for x, labels, mask in (counted(batch, view.token_mask) for batch in batches):
         real = np.asarray(mask)
         real = np.any(real.reshape(real.shape[0], -1), axis=1)
         position = seen + np.cumsum(real) - 1
         group = position if images <= GROUPS else rng.integers(groups, size=real.shape[0])
-        group = jnp.asarray(np.clip(group, 0, groups - 1), jnp.int32)
+        group = np.clip(group, 0, groups - 1).astype(np.int32)
         if not seen:
             sums, means, variables = parallel.beside((sums, means, variables), x)
         sums = _add_deviations(network, variables, sums, means, x, labels, mask, group, view)

@@ -5,6 +5,7 @@ from functools import partial
 from typing import ClassVar
 
 import jax
+import numpy as np
 from jax import Array
 
 from gpz_jax.config import AttackSettings
@@ -12,7 +13,7 @@ from gpz_jax.inversion.attention import parse_stages
 from gpz_jax.inversion.decoder import Decoder, Trunk, decoder_for, match_parameters, parameter_count, stages_of
 from gpz_jax.inversion.decoder_training import decode, train_decoder
 from gpz_jax.inversion.enrich import parse_enrichment
-from gpz_jax.inversion.protocol import Attack, Fitted, Progress, Reconstruction, Target, check_images, silent
+from gpz_jax.inversion.protocol import BATCH, Attack, Fitted, Progress, Reconstruction, Target, check_images, silent
 from gpz_jax.inversion.results import Attempt, Training
 from gpz_jax.memory import check_fits
 
@@ -113,4 +114,7 @@ class DecoderAttack(Attack):
 
 
 def _reconstruct(decoder: Decoder, variables: dict, z: Array, start: Array | None = None) -> Reconstruction:
-    return Reconstruction(decode(variables, z, decoder=decoder))
+    # The last of several batches is filled up to one of them, so that the decoder is compiled once.
+    missing = max(BATCH - len(z), 0)
+    filled = np.pad(np.asarray(z), ((0, missing), *[(0, 0)] * (z.ndim - 1)), mode="edge") if missing else z
+    return Reconstruction(decode(variables, filled, decoder=decoder)[: len(z)])

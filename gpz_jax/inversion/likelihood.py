@@ -23,6 +23,7 @@ import optax
 from jax import Array
 from jaxtyping import Float, Float32
 
+from gpz_jax import parallel
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.pause import NEVER, Pause
 
@@ -118,13 +119,12 @@ def invert(
     z = jnp.asarray(z).astype(jnp.float32)
     shape = (len(z), *x_shape)
     _check(send, variables, z, shape, start, {"steps": steps, "lr": lr, "tv": tv, "restarts": restarts})
-    scale, weight, rate, total_steps = _scale(z), jnp.float32(tv), jnp.float32(lr), jnp.float32(steps)
+    scale, weight, rate, total_steps = _scale(z), np.float32(tv), np.float32(lr), np.float32(steps)
 
     def begin(restart: int) -> _State:
-        first = start if start is not None and restart == 0 else None
-        noise = jax.random.uniform(jax.random.fold_in(key, restart), shape) if first is None else first
-        x = jnp.clip(jnp.array(noise, jnp.float32), 0, 1)
-        return _State(x, optax.scale_by_adam().init(x), jnp.zeros(steps, jnp.float32), jnp.int32(0))
+        # Where it will be after a step, so that the step is compiled once.
+        first = jnp.asarray(start, jnp.float32) if start is not None and restart == 0 else None
+        return parallel.beside(_begun(key, np.uint32(restart), first, shape, steps), variables)
 
     way = _Way.begin(begin(0), restarts)
     way = pause.recall(piece, way) or way
@@ -145,7 +145,7 @@ def invert(
             way = way.after(restart, state, found, begin(restart + 1))
         pause.save(piece, way)  # so that what follows can be gone on with alone
     best, histories = way.best, way.histories
-    if not bool(jnp.isfinite(best[2]).all()):
+    if not np.isfinite(parallel.fetch(best[2])).all():
         raise UserError(f"the inversion's objective is not finite; lower its learning rate (now {lr:g})")
     history = np.mean(np.asarray(histories), axis=0)  # (steps,)
     before, after = float(history[-(steps // 5) - 1]), float(history[-1])
@@ -194,7 +194,7 @@ def _check(send, variables, z, shape, start, options) -> None:
         )
     if start is not None and start.shape != shape:
         raise UserError(f"start images of shape {start.shape}: give {shape}")
-    if not bool(jnp.isfinite(z).all()):
+    if not np.isfinite(parallel.fetch(z)).all():
         raise UserError("z has values that are not finite: nothing can be fitted to them")
 
 
@@ -222,6 +222,14 @@ def _terms(x, variables, z, scale, tv, send):
     error = (send(variables, x).astype(jnp.float32) - z).reshape(len(z), -1)
     objective = jnp.sum(error**2, axis=1) / scale
     return objective, objective + tv * total_variation(x)
+
+
+@partial(jax.jit, static_argnames=("shape", "steps"))
+def _begun(key, restart, start, shape, steps):
+    """A start from images, or from noise."""
+    noise = jax.random.uniform(jax.random.fold_in(key, restart), shape) if start is None else start
+    x = jnp.clip(noise, 0, 1)
+    return _State(x, optax.scale_by_adam().init(x), jnp.zeros(steps, jnp.float32), jnp.int32(0))
 
 
 _objective = partial(jax.jit, static_argnames="send")(_terms)

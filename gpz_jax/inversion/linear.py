@@ -48,14 +48,21 @@ class Ridge(NamedTuple):
 
     def __call__(self, z: Float[Array | np.ndarray, "N D"]) -> Float32[Array, "N P"]:
         """x_hat, not clipped: linear in z."""
-        # HIGHEST: accelerators would otherwise keep 8 or 11 bits of what is small against what cancels.
-        dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-        centred = jnp.asarray(z).astype(jnp.float32) - self.z_mean
-        return self.x_mean + dot(centred if self.basis is None else dot(centred, self.basis.T), self.coefficients)
+        return _mapped(self, z, clip=False)
 
     def pixels(self, z: Float[Array | np.ndarray, "N D"]) -> Float32[Array, "N P"]:
         """x_hat clipped to [0, 1], where pixels lie."""
-        return jnp.clip(self(z), 0, 1)
+        return _mapped(self, z, clip=True)
+
+
+@partial(jax.jit, static_argnames="clip")
+def _mapped(ridge, z, *, clip):
+    # HIGHEST: accelerators would otherwise keep 8 or 11 bits of what is small against what cancels.
+    dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    centred = z.astype(jnp.float32) - ridge.z_mean
+    basis, coefficients = ridge.basis, ridge.coefficients
+    found = ridge.x_mean + dot(centred if basis is None else dot(centred, basis.T), coefficients)
+    return jnp.clip(found, 0, 1) if clip else found
 
 
 class _Normal(NamedTuple):
@@ -75,7 +82,7 @@ class _Normal(NamedTuple):
         matrix[np.diag_indices_from(matrix)] += penalty
         factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
         c = scipy.linalg.cho_solve(factor, self.targets, check_finite=False)
-        return Ridge(self.z_mean, self.x_mean, self.basis, jnp.asarray(c, jnp.float32))
+        return Ridge(self.z_mean, self.x_mean, self.basis, jnp.asarray(np.asarray(c, np.float32)))
 
 
 def fit(z: Float[Array | np.ndarray, "N D"], x: Float[Array | np.ndarray, "N P"], penalty: float) -> Ridge:
@@ -175,8 +182,8 @@ def _normal(z, x) -> _Normal:
         raise UserError(f"the attacker has {count} images, too few for a regression; give at least 2")
     z_mean, x_mean = _mean(z), _mean(x)
     if dimension <= count:
-        basis, gram = None, jnp.zeros((dimension, dimension), jnp.float32)
-        targets = jnp.zeros((dimension, x.shape[1]), jnp.float32)
+        basis, gram = None, np.zeros((dimension, dimension), np.float32)
+        targets = np.zeros((dimension, x.shape[1]), np.float32)
         for rows in _blocks(count):
             gram, targets = _accumulate(gram, targets, jnp.asarray(z[rows]), jnp.asarray(x[rows]), z_mean, x_mean)
     else:
@@ -196,7 +203,7 @@ def _blocks(count: int) -> list[slice]:
 def _mean(values) -> Array:
     """Mean of the rows, (…,) float32; blocks are summed in float32, their sums in float64."""
     sums = [np.asarray(_sum(jnp.asarray(values[rows])), np.float64) for rows in _blocks(len(values))]
-    return jnp.asarray(np.sum(sums, axis=0) / len(values), jnp.float32)
+    return jnp.asarray(np.asarray(np.sum(sums, axis=0) / len(values), np.float32))
 
 
 @jax.jit
