@@ -204,6 +204,17 @@ class Compiling:
 
 
 @dataclasses.dataclass(frozen=True)
+class Foresight:
+    """Find out what a command would need, in place of doing it."""
+
+    dry_run: bool = False
+    """Say what this would need, and do nothing of it: memory by the compiler's own analysis, FLOP, the time of three
+    timed steps, placement, whether it fits, and what to lower where it does not. Nothing is written."""
+    tpu: str | None = None
+    """With --dry-run: on a TPU that need not be there, such as v5e:2x2, by its compiler (gpz-jax[tpu-check])."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RunIdentity:
     """What the run must be; given as a check, since a trained run's settings cannot be changed."""
 

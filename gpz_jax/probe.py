@@ -8,7 +8,7 @@ import tyro
 
 from gpz_jax import workflow
 from gpz_jax.compile_log import compiling
-from gpz_jax.config import Compiling, ProbeConfig, RunIdentity
+from gpz_jax.config import Compiling, Foresight, ProbeConfig, RunIdentity
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
 from gpz_jax.reporting import tables
@@ -35,6 +35,7 @@ class Probe:
     """Folder that holds the images now, if they have moved since training."""
     seed: int | None = None
     """Seed of null models, bootstrap and k-means; default: the run's."""
+    foresight: Foresight = Foresight()
     compiling: Compiling = Compiling()
     config: str | None = None
     """TOML file with a table [probe]; flags win over it."""
@@ -52,7 +53,11 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.probe"
 
 def run(flags: Probe) -> None:
     """Do what the flags ask for."""
+    workflow.check_foresight(flags.foresight)
     loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
+    if flags.foresight.dry_run:
+        needed = workflow.dry_run_of_probe(loaded, flags.probe, tpu=flags.foresight.tpu)
+        return workflow.report_dry_run(needed, tables.console(), wide=flags.wide)
     workflow.report_accuracy(loaded)
     found = workflow.probe_run(loaded, flags.probe, seed=flags.seed)
     workflow.report_probe(found, tables.console(), wide=flags.wide)
