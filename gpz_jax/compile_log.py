@@ -38,24 +38,24 @@ class _Sums:
         self.compiled, self.read, self.prepared = [], [], 0.0
         self.here, self.lock = threading.local(), threading.Lock()
 
-    def event(self, name: str, **about: str | int) -> None:
+    def event(self, event: str, **kwargs: str | int) -> None:
         """A program was found in the cache: jax says so before it says how long that took, in the same thread."""
-        if name == _HIT:
+        if event == _HIT:
             self.here.hit = True
 
-    def duration(self, name: str, seconds: float, **about: str | int) -> None:
+    def duration(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         """A step of the way from a function to a program."""
-        if name == _LOWERED:
+        if event == _LOWERED:
             with self.lock:
-                self.prepared += seconds
-        if name != _COMPILED:
+                self.prepared += duration_secs
+        if event != _COMPILED:
             return
         hit, self.here.hit = getattr(self.here, "hit", False), False
         with self.lock:
-            (self.read if hit else self.compiled).append(seconds)
-        if seconds >= LONG:
+            (self.read if hit else self.compiled).append(duration_secs)
+        if duration_secs >= LONG:
             what = "read" if hit else "compiled"
-            self.tell(f"{what} {about.get('fun_name', 'a program')} in {seconds:.2f} s")
+            self.tell(f"{what} {kwargs.get('fun_name', 'a program')} in {duration_secs:.2f} s")
 
     def words(self, whole: float) -> str:
         """All of it in one line."""

@@ -74,7 +74,8 @@ class Course(NamedTuple):
     def begin(state: State, epochs: int, target: Target) -> "Course":
         """Before the first step."""
         zero, losses = np.zeros((), np.int32), np.full(epochs, np.nan, np.float32)
-        return Course(state, _copied(state.variables), *parallel.replicate((zero, losses, zero, zero), target.mesh))
+        counts: Any = parallel.replicate((zero, losses, zero, zero), target.mesh)
+        return Course(state, _copied(state.variables), *counts)
 
     def after_step(self, state: State, index: int) -> "Course":
         """With step number ``index`` of the epoch taken; waits for the device now and then, as a stop has to."""

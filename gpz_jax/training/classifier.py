@@ -140,9 +140,10 @@ class Totals(NamedTuple):
     def zero() -> "Totals":
         """No images yet."""
         # On the host, where making one compiles nothing.
-        zeros: list[Any] = [np.zeros((), np.float32) for _ in range(5)]
+        zeros: Any = (np.zeros((), np.float32) for _ in range(5))
+        loss, correct, entropy, images, norm = zeros
         bad: Any = np.full((), -1, np.int32)
-        return Totals(*zeros, bad)
+        return Totals(loss, correct, entropy, images, norm, bad)
 
     def means(self) -> dict[str, float]:
         """Loss (nats), accuracy and output entropy (nats) per image, as Python numbers."""

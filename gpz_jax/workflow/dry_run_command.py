@@ -101,7 +101,7 @@ def _found(
             _say(programs[-1])
     else:
         chip, shape = parse_topology(tpu)
-        kind, devices = f"TPU {tpu}", math.prod(map(int, shape.split("x"))) * (2 if chip == "tpu7x" else 1)
+        kind, devices = f"TPU {chip}", math.prod(map(int, shape.split("x"))) * (2 if chip == "tpu7x" else 1)
         there = int(CHIPS[chip].gib * 2**30)
         programs = programs_on_tpu(work, tpu, _say)
         notes = ("by the TPU's compiler, on this machine; ms a step are its estimate, loops left out",)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gpz_jax.workflow.dry_run_result import NAN, Program
@@ -60,7 +61,7 @@ def compiled(asked: Asked, memory: int, *, hertz: float = NAN, run: bool = False
 def _bytes(leaf: Any) -> int:
     """Bytes of an argument on one device."""
     shape = leaf.sharding.shard_shape(leaf.shape)
-    return math.prod(shape) * (8 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize)
+    return math.prod(shape) * (8 if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize)
 
 
 def _said(error: str) -> int:
@@ -99,7 +100,7 @@ def _timed(asked: Asked, made: Callable[..., Any]) -> float:
 
 def _something(leaf: Any) -> Any:
     """An array of a shape, at its place: what is in it does not change how long a step takes."""
-    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.device_put(jax.random.key(0), leaf.sharding)
-    value = 0.01 if jax.dtypes.issubdtype(leaf.dtype, np.inexact) else leaf.dtype == np.bool_
+    value = 0.01 if jnp.issubdtype(leaf.dtype, np.inexact) else leaf.dtype == np.bool_
     return jax.device_put(np.full(leaf.shape, value, leaf.dtype), leaf.sharding)
