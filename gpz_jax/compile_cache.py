@@ -183,21 +183,26 @@ def kept(tell: Tell, *, off: bool = False) -> Iterator[None]:
         with _config(jax_enable_compilation_cache=False):
             yield
         return
-    named = jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache
+    named = _set("compilation_cache_dir") or not _set("enable_compilation_cache")
     cache = None if named else _opened(tell)
     if cache is None:
         yield
     else:
-        given = {"jax_compilation_cache_dir": str(cache._folder)}
+        given: dict[str, Any] = {"jax_compilation_cache_dir": str(cache._folder)}
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
             given["jax_persistent_cache_min_compile_time_secs"] = 0.0
         with _in_place_of_jaxs(cache), _config(**given):
             yield
 
 
+def _set(name: str) -> Any:
+    """A setting of jax, whose checkers know none of them by name."""
+    return getattr(jax.config, f"jax_{name}")
+
+
 def _opened(tell: Tell) -> SealedCache | None:
     """The cache in the user's folder; None with a note where there is no such folder."""
-    most = jax.config.jax_compilation_cache_max_size
+    most = _set("compilation_cache_max_size")
     try:
         folder = user_cache_folder() / "gpz_jax" / "compiled" / f"jax-{jax.__version__}-{machine()}"
         return SealedCache(folder, most if most >= 0 else MOST, tell)
