@@ -7,12 +7,13 @@ from typing import Annotated
 
 import tyro
 
-from gpz_jax import workflow
+from gpz_jax import processes, workflow
 from gpz_jax.compile_log import compiling
 from gpz_jax.config import AttackConfig, Compiling, Foresight, RunIdentity
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
 from gpz_jax.inversion.verdict import verdict_of
+from gpz_jax.processes import Together
 from gpz_jax.reporting import attack_table, guarantee_table, tables
 
 DESCRIPTION = """Rebuild the input from what is sent at each cut, by attackers trained on images of their own, and score
@@ -36,6 +37,7 @@ class Attack:
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, as made by python -m gpz_jax.train."""
     attack: AttackConfig = AttackConfig()
+    together: Together = Together()
     identity: RunIdentity = RunIdentity()
     data_dir: str | None = None
     """Folder that holds the images now, if they have moved since training."""
@@ -62,6 +64,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Attack, argv, prog=prog, description=DESCRIPTION, sections=("attack",))
+    processes.join(flags)
     workflow.check_attack_flags(flags.attack, flags.seed)
     with compiling(flags.compiling, workflow.say):
         run(flags)

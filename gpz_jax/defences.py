@@ -24,6 +24,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32
 
+from gpz_jax import parallel
 from gpz_jax.errors import UserError, did_you_mean
 
 #: Perturbations with a strength: whether it may be so, and what it may be.
@@ -147,10 +148,10 @@ def reference(batches: Iterable[Float[Array | np.ndarray, "_ ..."]]) -> Referenc
       [1.0, 7.0, 2.2361]
     """
     # Fetched at the end, not batch by batch: the device need not wait for the host.
-    found = [(z.size, *_moments(jnp.asarray(z))) for z in batches if z.size]
+    found = [(z.size, *parallel.in_turn(_moments(jnp.asarray(z)))) for z in batches if z.size]
     if not found:
         raise UserError("there are no images to measure the representation's range and spread on")
-    count, low, high, mean, scatter = np.asarray(jax.device_get(found), np.float64).T
+    count, low, high, mean, scatter = np.asarray(parallel.fetch(found), np.float64).T
     overall = np.sum(count * mean) / np.sum(count)
     variance = np.sum(scatter + count * (mean - overall) ** 2) / np.sum(count)
     if not np.isfinite([low.min(), high.max(), variance]).all():

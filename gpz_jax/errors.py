@@ -5,9 +5,11 @@ import difflib
 import functools
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
+from gpz_jax import liveness
 from gpz_jax.interruption import Stopped, ending
 from gpz_jax.terminal import PIPE_CLOSED, degrade, flush, let_go
 
@@ -83,12 +85,14 @@ def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
             try:
                 with ending():
                     main(*args, **kwargs)
+                liveness.part()
             finally:  # --help ends in a SystemExit
                 flush()
         except BrokenPipeError:
             let_go()
             sys.exit(PIPE_CLOSED)
         except Stopped as stopped:
+            liveness.part()
             print(f"gpz: stopped; {stopped.saved}, --resume continues there", file=sys.stderr)
             sys.exit(stopped.status)
         except KeyboardInterrupt:
@@ -96,10 +100,14 @@ def one_line_errors(main: Callable[..., None]) -> Callable[..., None]:
                 "gpz: stopped; everything up to the last checkpoint is kept, --resume continues",
                 file=sys.stderr,
             )
+            liveness.end_if_watched(130)
             sys.exit(130)
         except Exception as error:
-            why = in_one_line(error)
+            why = liveness.of_lost_peer(error) or in_one_line(error)
             if why is None:
+                if liveness.is_watched():
+                    traceback.print_exc()
+                    liveness.end_if_watched(1)
                 raise
             _stop(why)
 
@@ -142,5 +150,6 @@ def _stop(why: str) -> NoReturn:
     shown = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in " ".join(why.split()))
     with contextlib.suppress(BrokenPipeError):
         print(f"gpz: error: {shown}", file=sys.stderr, flush=True)
+    liveness.end_if_watched(2)
     let_go()
     sys.exit(2)

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 
 from gpz_jax.errors import UserError
 from gpz_jax.presentation import quantity
@@ -18,6 +19,11 @@ def available() -> int:
     if "bytes_limit" in of_device:
         return int(of_device["bytes_limit"])
     return of_machine()
+
+
+def of_one(mesh: Mesh) -> int:
+    """Bytes that one device of a mesh may hold: those of a CPU share the machine's."""
+    return available() // (mesh.size if mesh.devices.flat[0].platform == "cpu" else 1)
 
 
 def of_machine() -> int:

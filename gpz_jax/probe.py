@@ -6,11 +6,12 @@ from typing import Annotated
 
 import tyro
 
-from gpz_jax import workflow
+from gpz_jax import processes, workflow
 from gpz_jax.compile_log import compiling
 from gpz_jax.config import Compiling, Foresight, ProbeConfig, RunIdentity
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
+from gpz_jax.processes import Together
 from gpz_jax.reporting import tables
 
 DESCRIPTION = """Measure R_c^2, rho and the entropy bounds at every cut of a trained run, hold them against untrained
@@ -28,6 +29,7 @@ class Probe:
     folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, as made by python -m gpz_jax.train."""
     probe: ProbeConfig = ProbeConfig()
+    together: Together = Together()
     identity: RunIdentity = RunIdentity()
     wide: bool = False
     """Show every column, not only those that decide; RUN/probe/ has them all."""
@@ -46,6 +48,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.probe"
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Probe, argv, prog=prog, description=DESCRIPTION, sections=("probe",))
+    processes.join(flags)
     workflow.check_probe_flags(flags.probe, flags.seed)
     with compiling(flags.compiling, workflow.say):
         run(flags)

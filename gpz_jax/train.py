@@ -4,11 +4,12 @@ import dataclasses
 import sys
 from typing import Literal
 
-from gpz_jax import workflow
+from gpz_jax import processes, workflow
 from gpz_jax.compile_log import compiling
 from gpz_jax.config import Compiling, Config, Foresight
 from gpz_jax.errors import UserError, one_line_errors
 from gpz_jax.flags import parse, value_of
+from gpz_jax.processes import Together
 from gpz_jax.reporting import tables
 from gpz_jax.settings_files import recipes
 
@@ -31,6 +32,7 @@ class Train:
     """Flags of the train command."""
 
     settings: Config = Config()
+    together: Together = Together()
     run: str | None = None
     """Run folder to write; default: a readable name under runs/."""
     resume: bool = False
@@ -79,6 +81,7 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.train"
     flags = parse(
         Train, argv, prog=prog, description=DESCRIPTION + RECIPES, sections=("settings",), defaults=begun_with(argv)
     )
+    processes.join(flags)
     with compiling(flags.compiling, workflow.say):
         run(flags)
 

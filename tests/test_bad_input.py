@@ -564,6 +564,7 @@ def test_toml_of_the_other_commands(capsys, run, tmp_path, command, table):
 # Dead cuts -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_dead_cut_costs_no_table(capsys, copy, monkeypatch):
     """Of one image nothing can be said: the table says so, and what reads it afterwards goes on."""
     data = ["--data-dir", str(copy.parent / "data")]

@@ -45,7 +45,7 @@ ONLY = {
     "interruption": set(),
     "flags": {"config", "settings_files", "errors"},
     "models": {"models", "taps", "errors"},
-    "analysis": {"analysis", "parallel", "presentation", "seeds", "taps", "targets", "config", "errors"},
+    "analysis": {"analysis", "parallel", "memory", "presentation", "seeds", "taps", "targets", "config", "errors"},
     "inversion": {
         "inversion",
         "presentation",
@@ -60,7 +60,7 @@ ONLY = {
         "config",
         "errors",
     },
-    "deployment": {"deployment", "analysis", "taps", "json_files", "atomic", "errors"},
+    "deployment": {"deployment", "analysis", "parallel", "taps", "json_files", "atomic", "errors"},
     "runs": {
         "atomic",
         "runs",

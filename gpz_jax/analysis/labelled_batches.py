@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from gpz_jax import parallel
 from gpz_jax.analysis.views import real_tokens
 from gpz_jax.errors import UserError
 from gpz_jax.taps import LOGITS, TappedNetwork
@@ -52,8 +53,8 @@ def counted(batch: Batch, token_mask: str | None = None) -> tuple[Any, Any, Any]
     x, labels, mask = with_mask(batch)
     if token_mask is None or np.ndim(labels) != 2 or np.shape(labels)[:1] != np.shape(mask)[:1]:
         return x, labels, mask
-    mask = np.asarray(mask)
-    return x, labels, np.asarray(real_tokens(x, token_mask)) & mask.reshape(len(mask), -1)
+    mask = np.asarray(parallel.fetch(mask))
+    return x, labels, np.asarray(parallel.fetch(real_tokens(x, token_mask))) & mask.reshape(len(mask), -1)
 
 
 def checked(
@@ -109,7 +110,7 @@ def reader(
         images = 0
         given = batches() if callable(batches) else batches
         for x, labels, mask in checked(given, network, variables, num_classes, token_mask):
-            images += int(np.sum(np.asarray(mask)))
+            images += int(np.sum(parallel.fetch(mask)))
             yield x, labels, mask
         if not images and not passes:
             raise UserError("there are no images to probe")
@@ -180,7 +181,7 @@ def _check_kind(x: Any, first: dict[str, tuple[tuple[int, ...], Any]]) -> None:
 
 
 def _check_labels(x: Any, labels: Any, mask: Any, num_classes: int, tokens: int | None) -> None:
-    labels, mask, images = np.asarray(labels), np.asarray(mask), batch_size(x)
+    labels, mask, images = *(np.asarray(parallel.fetch(given)) for given in (labels, mask)), batch_size(x)
     if not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
             f"labels are {labels.dtype}, not integers: give the class of each image, 0 to {num_classes - 1}"

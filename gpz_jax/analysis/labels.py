@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Int32
 
+from gpz_jax import parallel
 from gpz_jax.analysis.labelled_batches import Batch, with_mask
 from gpz_jax.errors import UserError
 from gpz_jax.taps import LOGITS, TappedNetwork, check_real
@@ -33,7 +34,7 @@ def predicted_labels(network: TappedNetwork, variables: Any, batches: Iterable[B
       batches: ``(x, labels)`` or ``(x, labels, mask)``, as for ``radius.measure``; the labels are not looked at.
     """
     found = [
-        np.asarray(jnp.argmax(_read(network, variables, x, cut=LOGITS), axis=1))[np.asarray(mask)]
+        parallel.fetch(jnp.argmax(_read(network, variables, x, cut=LOGITS), axis=1))[parallel.fetch(mask)]
         for x, _, mask in map(with_mask, batches)
     ]
     if not found:
@@ -73,7 +74,7 @@ def cluster_labels(
 
     def representations():
         for x, _, mask in map(with_mask, batches()):
-            yield np.asarray(_read(network, variables, x, cut=cut))[np.asarray(mask)]
+            yield parallel.fetch(_read(network, variables, x, cut=cut))[parallel.fetch(mask)]
 
     means = MiniBatchKMeans(num_clusters, random_state=seed, n_init="auto")
     waiting: list[np.ndarray] = []  # partial_fit needs at least K images at first

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gpz_jax import parallel
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.taps.arguments import hashable, values_of
@@ -71,9 +72,10 @@ def null_variables(
             variables = fresh(init_key) if fresh else _init(init_key, x, network=static, train_argument=of_train)
             if "batch_stats" not in variables:
                 return dict(variables)
+            variables = parallel.beside(variables, x)
         noise = (noise_key, np.uint32(count))
         found = _batch_statistics(variables, x, noise, network=static, train_argument=train_argument)
-        sums = found if sums is None else _added(sums, found)
+        sums = parallel.in_turn(found if sums is None else _added(sums, found))
         count += 1
     if variables is None:
         raise UserError("there are no images to calibrate the null model on")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from gpz_jax import parallel
 from gpz_jax.analysis import bounds
 from gpz_jax.analysis.labelled_batches import Batches, check_runs, reader
 from gpz_jax.analysis.probe_result import Probe
@@ -163,11 +164,11 @@ def _measure(
 ) -> _Measured:
     moments = moments_of(network, variables, read(), num_classes, view)
     sums = deviations(network, variables, read(), moments, unbiased=unbiased, view=view)
-    found = jax.device_get(summarise(moments, unbiased=unbiased))
+    found = parallel.fetch(summarise(moments, unbiased=unbiased))
     radius, within, between, rho = (
         np.array([getattr(found[cut], name) for cut in network.cuts], np.float64) for name in Summary._fields
     )
-    count = np.asarray(moments[network.cuts[0]].count)
+    count = parallel.fetch(moments[network.cuts[0]].count)
     return _Measured(moments, count, radius, within, between, rho, *sums)
 
 

@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int, Num
 
 from gpz_jax import parallel
+from gpz_jax.analysis import wide_moments
 from gpz_jax.analysis.class_sums import FEW, of_class
 from gpz_jax.analysis.labelled_batches import Batch, checked, counted
 from gpz_jax.analysis.shifted_sums import by_gather, by_matmul, real_numbers
@@ -55,11 +57,15 @@ class Moments(NamedTuple):
         return self.origin + self.offset
 
 
-def empty(num_classes: int, dimension: int) -> Moments:
-    """The moments of no images at all."""
-    zeros = jnp.zeros((num_classes, dimension), jnp.float32)
+def empty(num_classes: int, dimension: int, mesh: Mesh | None = None) -> Moments:
+    """The moments of no images at all; over a mesh they are dealt to its devices along D."""
+    of_all, of_each = None, None
+    if mesh is not None:
+        of_all, of_each = wide_moments.place(dimension, mesh), NamedSharding(mesh, PartitionSpec())
     # Two arrays, not one twice: a donated buffer must not have two owners.
-    return Moments(jnp.zeros(num_classes, jnp.int32), zeros, zeros.copy(), jnp.zeros(num_classes, jnp.float32))
+    origin, offset = (jnp.zeros((num_classes, dimension), jnp.float32, device=of_all) for _ in range(2))
+    count, scatter = (jnp.zeros(num_classes, kind, device=of_each) for kind in (jnp.int32, jnp.float32))
+    return Moments(count, origin, offset, scatter)
 
 
 def merge(a: Moments, b: Moments) -> Moments:
@@ -214,12 +220,13 @@ def _each(mask: Array, labels: Array) -> Array:
     return jnp.broadcast_to(mask if mask.ndim == labels.ndim else mask[:, None], labels.shape).reshape(-1)
 
 
-@partial(jax.jit, static_argnames=("network", "view"), donate_argnames="moments")
-def _add_batch(network, variables, moments, x, labels, mask, view):
+@partial(jax.jit, static_argnames=("network", "view", "dealt"), donate_argnames="moments")
+def _add_batch(network, variables, moments, x, labels, mask, view, dealt=None):
     _, taps = network(variables, x)
-    rows = {cut: _rows(view, cut, taps[cut], x, labels) for cut in network.cuts}
+    rows = {cut: wide_moments.turned(_rows(view, cut, taps[cut], x, labels), dealt) for cut in network.cuts}
     labels, mask = labels.reshape(-1), _each(mask, labels)
-    return {cut: update(moments[cut], rows[cut], labels, mask) for cut in network.cuts}
+    found = {cut: update(moments[cut], rows[cut], labels, mask) for cut in network.cuts}
+    return jax.tree.map(lambda leaf: wide_moments.stay(leaf, dealt) if leaf.ndim == 2 else leaf, found)
 
 
 def measure(
@@ -269,20 +276,22 @@ def moments_of(
     network: TappedNetwork, variables: Any, batches: Iterable[tuple[Any, Any, Any]], num_classes: int, view: View
 ) -> dict[str, Moments]:
     """:func:`measure` of batches that ``labelled_batches.checked`` gave."""
-    moments = None
+    moments, dealt = None, None
     for x, labels, mask in batches:
         if moments is None:
-            nothing = _nothing_yet(network, variables, x, labels, num_classes, view)
-            moments, variables = parallel.beside((nothing, variables), x)
-        moments = _add_batch(network, variables, moments, x, labels, mask, view)
+            widths = _widths(network, variables, x, labels, view)
+            mesh, variables = parallel.mesh_of(x), parallel.beside(variables, x)
+            dealt = mesh if wide_moments.are_dealt(num_classes, sum(widths.values()), mesh) else None
+            moments = None if dealt else parallel.beside(_empties(num_classes, tuple(widths.items())), x)
+            moments = moments or {cut: empty(num_classes, width, dealt) for cut, width in widths.items()}
+        moments = _add_batch(network, variables, moments, x, labels, mask, view, dealt)
     if moments is None:
         raise UserError("there are no images to probe")
     return {cut: moments[cut] for cut in network.cuts}
 
 
-def _nothing_yet(
-    network: TappedNetwork, variables: Any, x: Any, labels: Any, num_classes: int, view: View
-) -> dict[str, Moments]:
+def _widths(network: TappedNetwork, variables: Any, x: Any, labels: Any, view: View) -> dict[str, int]:
+    """D of what is measured at every cut."""
     check_real(jax.eval_shape(network, variables, shapes(x))[1], complex_too=True)
     if jnp.ndim(labels) > 1 and view.how != "tokens":
         raise UserError(f"labels {jnp.shape(labels)} name a class a token, and view {view.name!r} has no tokens left")
@@ -291,7 +300,7 @@ def _nothing_yet(
         return {cut: _rows(view, cut, z, x, labels) for cut, z in network(variables, x)[1].items()}
 
     found = jax.eval_shape(rows, variables, shapes(x), shapes(labels))
-    return _empties(num_classes, tuple((cut, found[cut].shape[1]) for cut in network.cuts))
+    return {cut: found[cut].shape[1] for cut in network.cuts}
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -303,11 +312,11 @@ def _empties(num_classes: int, dimensions: tuple[tuple[str, int], ...]) -> dict[
 GROUPS = 2048
 
 
-@partial(jax.jit, static_argnames=("network", "view"), donate_argnames="sums")
-def _add_deviations(network, variables, sums, means, x, labels, mask, group, view):
+@partial(jax.jit, static_argnames=("network", "view", "dealt"), donate_argnames="sums")
+def _add_deviations(network, variables, sums, means, x, labels, mask, group, view, dealt=None):
     _, taps = network(variables, x)
     groups = sums[0].shape[1]
-    rows = {cut: _rows(view, cut, taps[cut], x, labels) for cut in network.cuts}
+    rows = {cut: wide_moments.turned(_rows(view, cut, taps[cut], x, labels), dealt) for cut in network.cuts}
     # A sequence is resampled with all its tokens: they are not independent of one another.
     group, mask, labels = _each(group, labels), _each(mask, labels), labels.reshape(-1)
 
@@ -351,6 +360,11 @@ def deviations(
     groups, which are then resampled in their place: the interval's width is the same in expectation (its own relative
     error is about 1/sqrt(2 · 2048) = 2 %), and nothing that is kept grows with the data.
 
+    A pass of its own, for the means must be known first. Seen from an estimate m of the mean μ, an image's
+    ||z - μ||² = ||z - m||² - 2 (z - m)·(μ - m) + ||μ - m||² has a product with μ - m, which nobody knows before the
+    last image: one pass would have to keep z itself, N x D. The product averages to nothing over a class but not in one
+    image, and intervals are made of single images.
+
     Args:
       network: the tapped network.
       variables: its variables.
@@ -365,21 +379,23 @@ def deviations(
     """
     view = view_of(view, token_mask)
     images = int(np.sum(parallel.fetch(next(iter(moments.values())).count)))
-    groups = min(images, GROUPS)
-    factor = np.float32(images / max(images - 1, 1) if unbiased else 1)
+    groups, factor = min(images, GROUPS), np.float32(images / max(images - 1, 1) if unbiased else 1)
     means = _centres(dict(moments), np.float32(images), factor, unbiased)
-    rng = np.random.default_rng(0)
-    shape = (len(network.cuts), groups)
-    sums, seen = (np.zeros(shape, np.float32), np.zeros(shape, np.float32)), 0
+    rng, nothing = np.random.default_rng(0), np.zeros((len(network.cuts), groups), np.float32)
+    sums, seen, dealt = (nothing, nothing.copy()), 0, None
     for x, labels, mask in (counted(batch, view.token_mask) for batch in batches):
-        real = np.asarray(mask)
+        real = np.asarray(parallel.fetch(mask))
         real = np.any(real.reshape(real.shape[0], -1), axis=1)
         position = seen + np.cumsum(real) - 1
         group = position if images <= GROUPS else rng.integers(groups, size=real.shape[0])
         group = np.clip(group, 0, groups - 1).astype(np.int32)
         if not seen:
-            sums, means, variables = parallel.beside((sums, means, variables), x)
-        sums = _add_deviations(network, variables, sums, means, x, labels, mask, group, view)
+            sums, variables = parallel.beside((sums, variables), x)
+            split = any(not getattr(mean, "is_fully_replicated", True) for mean in means["class"].values())
+            dealt = parallel.mesh_of(x) if split else None
+            means = means if dealt else parallel.beside(means, x)
+        sums = _add_deviations(network, variables, sums, means, x, labels, mask, group, view, dealt)
         seen += int(real.sum())
     used = min(seen, groups)  # fewer than tokens, where these have the labels
-    return np.asarray(sums[0])[:, :used], np.asarray(sums[1])[:, :used]
+    within, total = (found[:, :used] for found in parallel.fetch(sums))
+    return within, total

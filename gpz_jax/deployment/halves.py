@@ -20,6 +20,7 @@ from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 from jaxtyping import Float
 
+from gpz_jax import parallel
 from gpz_jax.analysis.bounds import quantiser
 from gpz_jax.errors import UserError
 from gpz_jax.taps import TappedNetwork, Variables, split_at
@@ -83,8 +84,8 @@ def calibrate(network: TappedNetwork, variables: Variables, batches: Iterable[An
     high: Any = 0.0
     seen = False
     for x in batches:
-        lowest, highest = _range(variables, x, network=network, cut=cut)
-        low, high = np.minimum(low, np.asarray(lowest)), np.maximum(high, np.asarray(highest))  # NaN stays NaN
+        lowest, highest = parallel.fetch(_range(variables, x, network=network, cut=cut))
+        low, high = np.minimum(low, lowest), np.maximum(high, highest)  # NaN stays NaN
         seen = True
     if not seen:
         raise UserError("payload 'uint8' needs images to fit its scale to: give calibration=, batches of inputs")
@@ -253,7 +254,9 @@ def _export(
     trained = "params" if "params" in variables else None  # without that collection (NNX) everything counts
     inputs = len(jax.tree.leaves(takes))
     pruned, used = dce_jaxpr(closed.jaxpr, [True], [False] * len(leaves) + [True] * inputs)
-    kept = [(path, np.asarray(leaf)) for (path, leaf), asked in zip(leaves, used, strict=False) if asked]
+    kept = [
+        (path, np.asarray(parallel.fetch(leaf))) for (path, leaf), asked in zip(leaves, used, strict=False) if asked
+    ]
     program = jaxpr_as_fun(ClosedJaxpr(pruned, closed.consts))
 
     def bound(*x):

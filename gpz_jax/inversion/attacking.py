@@ -127,8 +127,9 @@ def attack_cut(
     )  # fmt: skip
     check_attacks(target, chosen)
     exam = exam_for(
-        network, variables, found["auxiliary"][0], found["test"], owned, pixels=pixels, images=images, lpips=lpips
-    )
+        network, target.variables, found["auxiliary"][0], found["test"], owned, pixels=pixels, images=images,
+        lpips=lpips, mesh=target.mesh,
+    )  # fmt: skip
     return attack_target(target, chosen, exam, keep=max(keep, settings.likelihood_images), progress=progress)
 
 
@@ -153,13 +154,17 @@ def target_for(
     """The target at one cut; a defence is measured against z of the first ``owned`` inputs, the defender's."""
     defence = defences.parse(defence) if isinstance(defence, str) else defence
     edge = Edge(network, cut, defence, pixels, settings.probabilities, settings.top_k)
-    reference = _reference(edge, variables, rows_of(owned, slice(REFERENCE_IMAGES))) if defence.steps else None
     mesh = parallel.data_mesh() if mesh is None else mesh
+    variables = parallel.everywhere(variables, mesh)
+    owned = rows_of(owned, slice(REFERENCE_IMAGES))
+    reference = reference_of(edge, variables, owned, mesh) if defence.steps else None
     return Target(edge, variables, auxiliary, key, settings, reference, white_box, images, mesh)
 
 
-def _reference(edge: Edge, variables: Any, x: Any) -> Reference:
-    return defences.reference(send(variables, piece, edge=edge)[:count] for piece, count in pieces(x))
+def reference_of(edge: Edge, variables: Any, x: Any, mesh: Mesh) -> Reference:
+    """What the edge's defence is measured against, from inputs; see :func:`gpz_jax.defences.reference`."""
+    sent = ((send(variables, piece, edge=edge), count) for piece, count in pieces(x, mesh=mesh))
+    return defences.reference(parallel.first(z, count, mesh) for z, count in sent)
 
 
 def exam_for(
@@ -172,6 +177,7 @@ def exam_for(
     pixels: Callable[[Any], Array],
     images: bool = True,
     lpips: perceptual.Weights | str | Path | None = None,
+    mesh: Mesh | None = None,
 ) -> Exam:
     """What attacks are scored with: test inputs, and the answers of attackers without z.
 
@@ -179,27 +185,26 @@ def exam_for(
     the attacker's inputs that the network puts in the same class: the best answer there is, in squared error, to the
     predicted label alone. Where labels are missing, the network's predictions stand for them.
     """
-    predicted, num_classes = _predictions(network, variables, test[0])
-    taken_for, _ = _predictions(network, variables, auxiliary)
-    of_owned = _predictions(network, variables, owned[0])[0] if owned[1] is None else owned[1]
-    label_only = np.array(class_means(auxiliary, taken_for, num_classes, pixels=pixels))
+    mesh = parallel.data_mesh() if mesh is None else mesh
+    predict = partial(_predictions, network, parallel.everywhere(variables, mesh), mesh)
+    (predicted, num_classes), (taken_for, _) = predict(test[0]), predict(auxiliary)
+    of_owned = predict(owned[0])[0] if owned[1] is None else owned[1]
+    mean_of, means_of = (partial(function, pixels=pixels, mesh=mesh) for function in (mean_image, class_means))
+    label_only = np.array(parallel.fetch(means_of(auxiliary, taken_for, num_classes)))
     missing = np.setdiff1d(np.arange(num_classes), taken_for)
     notes = ()
     if len(missing):
-        label_only[missing] = np.asarray(mean_image(auxiliary, pixels=pixels))
+        label_only[missing] = parallel.fetch(mean_of(auxiliary))
         notes = (
             f"none of the attacker's images is taken for class {', '.join(map(str, missing[:5]))}"
             f"{' …' if len(missing) > 5 else ''}; the label-only floor answers with their mean there",
         )
-    guesses = Guesses(
-        mean_image(owned[0], pixels=pixels),
-        class_means(owned[0], of_owned, num_classes, pixels=pixels),
-        jnp.asarray(label_only),
-    )
+    guesses = Guesses(mean_of(owned[0]), means_of(owned[0], of_owned, num_classes), jnp.asarray(label_only))
     weights = lpips if lpips is None or isinstance(lpips, perceptual.Weights) else perceptual.load(lpips)
+    guesses, weights = parallel.everywhere((guesses, weights), mesh)
     if test[1] is None:
-        return Exam(test[0], predicted, predicted, guesses, images, weights, notes)
-    return Exam(test[0], test[1], predicted, guesses, images, weights, notes, _answers(predicted, test[1]))
+        return Exam(test[0], predicted, predicted, guesses, images, weights, notes, mesh=mesh)
+    return Exam(test[0], test[1], predicted, guesses, images, weights, notes, _answers(predicted, test[1]), mesh)
 
 
 def _answers(predicted: np.ndarray, labels: np.ndarray) -> Answers:
@@ -214,11 +219,10 @@ def _logits(variables, x, replace, *, network):
     return logits
 
 
-def _predictions(network: TappedNetwork, variables: Any, x: Any) -> tuple[np.ndarray, int]:
+def _predictions(network: TappedNetwork, variables: Any, mesh: Mesh, x: Any) -> tuple[np.ndarray, int]:
     """The class that the network takes each input for, and the number of classes."""
-    logits = np.concatenate(
-        [np.asarray(_logits(variables, piece, {}, network=network))[:count] for piece, count in pieces(x)]
-    )
+    found = ((_logits(variables, piece, {}, network=network), count) for piece, count in pieces(x, mesh=mesh))
+    logits = np.concatenate([parallel.fetch(batch)[:count] for batch, count in found])
     return np.argmax(logits, axis=1).astype(np.int32), logits.shape[1]
 
 
@@ -302,13 +306,13 @@ def _accuracies(target: Target, exam: Exam, before: tuple[Attempt, ...]) -> tupl
     if before:
         return before[-1].accuracy, before[-1].accuracy_undefended
     right = np.zeros(2)
-    for i, (piece, count) in enumerate(pieces(exam.x)):
+    for i, (piece, count) in enumerate(pieces(exam.x, mesh=target.mesh)):
         z = send(target.variables, piece, edge=target.edge)
         noise = jax.random.fold_in(target.key, i)
         labels = exam.labels[i * BATCH :][:count]
         for j, sent in enumerate((defend(z, noise, target.reference, edge=target.edge), z)):
             logits = _logits(target.variables, piece, {target.cut: sent}, network=target.edge.network)
-            right[j] += np.sum(np.argmax(np.asarray(logits), axis=1)[:count] == labels)
+            right[j] += np.sum(np.argmax(parallel.fetch(logits), axis=1)[:count] == labels)
     images = batch_size(exam.x) or 1
     return float(right[0] / images), float(right[1] / images)
 

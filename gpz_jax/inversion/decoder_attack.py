@@ -7,7 +7,9 @@ from typing import ClassVar
 import jax
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
+from gpz_jax import parallel
 from gpz_jax.config import AttackSettings
 from gpz_jax.inversion.attention import parse_stages
 from gpz_jax.inversion.decoder import Decoder, Trunk, decoder_for, match_parameters, parameter_count, stages_of
@@ -109,12 +111,14 @@ class DecoderAttack(Attack):
             "under 5 epochs" if epochs < 5 else "",
         )
         count = sum(leaf.size for leaf in jax.tree.leaves(trained.variables["params"]))
-        reconstruct = partial(_reconstruct, trained.decoder, trained.variables)
+        reconstruct = partial(_reconstruct, trained.decoder, trained.variables, target.mesh)
         return Fitted(reconstruct, training, trained.variables, count)
 
 
-def _reconstruct(decoder: Decoder, variables: dict, z: Array, start: Array | None = None) -> Reconstruction:
+def _reconstruct(decoder: Decoder, variables: dict, mesh: Mesh, z: Array, start: Array | None = None) -> Reconstruction:
     # The last of several batches is filled up to one of them, so that the decoder is compiled once.
-    missing = max(BATCH - len(z), 0)
-    filled = np.pad(np.asarray(z), ((0, missing), *[(0, 0)] * (z.ndim - 1)), mode="edge") if missing else z
-    return Reconstruction(decode(variables, filled, decoder=decoder)[: len(z)])
+    missing, filled = max(BATCH - len(z), 0), z
+    if missing:
+        filled = np.pad(parallel.fetch(z), ((0, missing), *[(0, 0)] * (z.ndim - 1)), mode="edge")
+    found = decode(variables, parallel.spread(filled, mesh), decoder=decoder)
+    return Reconstruction(parallel.first(found, len(z), mesh))

@@ -6,6 +6,7 @@ the classifier has trained on.
 """
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -85,7 +86,7 @@ class Course(NamedTuple):
 
     def after_epoch(self, loss: float) -> "Course":
         """With an epoch ended, whose selection loss this is."""
-        done, known = int(self.epoch), np.asarray(self.losses)
+        done, known = int(self.epoch), parallel.fetch(self.losses)
         changed = {"epoch": _like(self.epoch, done + 1), "step": _like(self.step, 0)}
         if not done or loss < np.min(known[:done]):
             changed |= {"best": _copied(self.state.variables), "best_epoch": _like(self.best_epoch, done + 1)}
@@ -241,7 +242,7 @@ def train_decoder(target: Target, decoder: Decoder, *, progress: Progress = sile
                     mesh=target.mesh,
                 )  # fmt: skip
                 course = course.after_step(state, index)
-                if target.pause.due():
+                if target.pause.due(course):
                     target.pause.save("decoder", course)
             loss = _selection_loss(target, decoder, course.state.variables, images, selection_key)
             if not np.isfinite(loss):
@@ -253,7 +254,7 @@ def train_decoder(target: Target, decoder: Decoder, *, progress: Progress = sile
             course = course.after_epoch(loss)
             progress(epoch + 1, settings.epochs, f"mse {loss:.4f}")
         target.pause.save("decoder", course)  # so that scoring it can be gone on with alone
-    losses = np.asarray(course.losses, np.float64)[: int(course.epoch)]
+    losses = parallel.fetch(course.losses).astype(np.float64)[: int(course.epoch)]
     gain = last_gain(losses)
     return Trained(decoder, course.best, int(course.best_epoch), losses, gain < FLAT, gain)
 
@@ -276,26 +277,27 @@ def _begin(target: Target, decoder: Decoder, key: Array) -> tuple[State, _Images
     state, images = parallel.replicate((state, FlatRows.of(fit)), target.mesh)
     if 4 * math.prod(target.z_shape) * (batch_size(target.auxiliary) or 0) > KEPT_BYTES:
         return state, _Images(images, None, selection, None)
-    sent_selection = _sent(target, selection)
-    sent = FlatRows.of(jnp.concatenate(_sent(target, fit))[: len(fit)])
-    sent = parallel.replicate(sent, target.mesh)
+    sent_selection = [z for z, _ in _sent(target, selection)]
+    whole = [parallel.in_turn(parallel.everywhere(z, target.mesh))[:count] for z, count in _sent(target, fit)]
+    sent = parallel.replicate(FlatRows.of(jnp.concatenate(whole)), target.mesh)
     return state, _Images(images, sent, selection, sent_selection)
 
 
-def _sent(target: Target, x: np.ndarray) -> list[Array]:
-    """What the edge has for inputs before its defence, batch by batch, the last one padded; kept on the device."""
-    return [send(target.variables, piece, edge=target.edge) for piece, _ in pieces(x)]
+def _sent(target: Target, x: np.ndarray) -> Iterator[tuple[Array, int]]:
+    """What the edge has for inputs before its defence, batch by batch, padded, and how many of them count."""
+    for piece, count in pieces(x, mesh=target.mesh):
+        yield send(target.variables, piece, edge=target.edge), count
 
 
 def _selection_loss(target: Target, decoder: Decoder, variables: Any, images: _Images, key: Array) -> float:
     """Mean mse on the images that the attacker has kept to choose its best epoch on."""
     errors = []
-    for i, (piece, count) in enumerate(pieces(images.selection)):
+    for i, (piece, count) in enumerate(pieces(images.selection, mesh=target.mesh)):
         kept = images.sent_selection
         z = send(target.variables, piece, edge=target.edge) if kept is None else kept[i]
         z = receive(z, jax.random.fold_in(key, i), target.reference, edge=target.edge)
-        x, x_hat = images_of(piece, pixels=target.edge.pixels), decode(variables, z, decoder=decoder)
-        errors.append(np.asarray(metrics.mse(x[:count], x_hat[:count])))
+        pair = images_of(piece, pixels=target.edge.pixels), decode(variables, z, decoder=decoder)
+        errors.append(parallel.fetch(metrics.mse(*parallel.first(pair, count, target.mesh))))
     return float(np.mean(np.concatenate(errors)))
 
 

@@ -11,20 +11,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Float, Integer
 
+from gpz_jax import parallel
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.metrics import as_pixels, mse
 from gpz_jax.taps.batch_axis import batch_size, rows_of
 
 
-def mean_image(images: Any, *, pixels: Callable[[Any], Array] = as_pixels) -> Float[Array, "..."]:
+def mean_image(
+    images: Any, *, pixels: Callable[[Any], Array] = as_pixels, mesh: Mesh | None = None
+) -> Float[Array, "..."]:
     """Mean image: what an attacker who receives nothing would answer. Bytes count as pixels / 255.
 
     >>> mean_image(jnp.array([0.0, 1.0]).reshape(2, 1, 1, 1)).tolist()
     [[[0.5]]]
     """
-    return class_means(images, jnp.zeros(batch_size(images) or 0, jnp.int32), 1, pixels=pixels)[0]
+    return class_means(images, jnp.zeros(batch_size(images) or 0, jnp.int32), 1, pixels=pixels, mesh=mesh)[0]
 
 
 def class_means(
@@ -34,6 +38,7 @@ def class_means(
     *,
     chunk: int = 1024,
     pixels: Callable[[Any], Array] = as_pixels,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "K ..."]:
     """Mean image of each class: what an attacker who receives only the label would answer.
 
@@ -43,6 +48,7 @@ def class_means(
       num_classes: K.
       chunk: how many are converted at a time, so that a whole data set never exists as floats.
       pixels: images -> pixels in [0, 1], floats; bytes count as pixels / 255 by default.
+      mesh: devices that a chunk is spread over; None: one.
 
     Returns:
       ``(K, …)``; a class without images is NaN. Not for use inside jit.
@@ -58,8 +64,12 @@ def class_means(
         raise UserError(f"label {outside[0]} with {num_classes} classes: labels run from 0 to {num_classes - 1}")
     sums: Any = jnp.float32(0)
     for start in range(0, batch_size(images) or 0, chunk):
-        found = pixels(rows_of(images, slice(start, start + chunk)))
-        sums += _class_sums(found, labels[start : start + chunk], num_classes)
+        some, of = rows_of(images, slice(start, start + chunk)), labels[start : start + chunk]
+        if mesh is not None and mesh.size > 1:
+            # What fills the rows up is of no class.
+            filling = np.full(parallel.rounded_up(len(of), mesh) - len(of), -1, np.asarray(of).dtype)
+            some, of = parallel.spread((some, np.append(of, filling)), mesh)
+        sums = parallel.in_turn(sums + _class_sums(pixels(some), of, num_classes))
     counts = jnp.asarray(np.bincount(labels, minlength=num_classes), jnp.float32)
     return sums / counts.reshape(-1, *(1,) * (sums.ndim - 1))
 

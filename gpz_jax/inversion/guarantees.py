@@ -19,13 +19,15 @@ bound: a Gaussian has the largest entropy of its covariance, and images are none
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
+from gpz_jax import parallel
 from gpz_jax.inversion import mixture
 from gpz_jax.inversion.attack_inputs import Inputs, Picked, check_cut, checked_inputs, inputs_of, what_is_rebuilt
 from gpz_jax.inversion.guarantee_result import Guarantee
@@ -60,6 +62,7 @@ def guarantees_at(
     white_box: TappedNetwork | None = None,
     resolution: float = BYTE,
     batch: int = BATCH,
+    mesh: Mesh | None = None,
 ) -> Guarantee:
     """The error of attackers at a cut, from below, without an attack; formulas and sources are the module's.
 
@@ -81,7 +84,8 @@ def guarantees_at(
       white_box: the tapped network from what is rebuilt. Default: ``network``, where its inputs are floats and no
         ``pixels`` are given.
       resolution: blur of inputs under which their entropy is taken; by default that of a byte, in units of 1/255.
-      batch: inputs a forward pass; the result does not depend on it.
+      batch: inputs a forward pass, over all devices; the result does not depend on it.
+      mesh: devices; all by default.
 
     Returns:
       :class:`Guarantee`. Where there is none (no noise; ids in place of numbers; no way to differentiate) it says why.
@@ -105,9 +109,11 @@ def guarantees_at(
         return Guarantee(cut, assumptions=(why_not,) if why_not else noise.words)
     x, labels = checked_inputs("test", test)
     component = mixture.components(labels, batch_size(x) or 0)
-    told, error = _entropy_told(variables, x, component, rebuilt, sent, noise.variance, batch)
-    inputs = mixture.inputs_spread(*_kept(x, component, rebuilt, batch), told.share)
-    floor, floor_error = _unbiased(variables, x, rebuilt, sent, noise.variance, key, probes, slopes, batch)
+    mesh = parallel.data_mesh() if mesh is None else mesh
+    variables, walk = parallel.everywhere(variables, mesh), _Walk(rebuilt, batch, mesh)
+    told, error = _entropy_told(variables, x, component, sent, noise.variance, walk)
+    inputs = mixture.inputs_spread(*_kept(x, component, walk), told.share)
+    floor, floor_error = _unbiased(variables, x, sent, noise.variance, key, probes, slopes, walk)
     return Guarantee(
         cut,
         images=len(component),
@@ -157,63 +163,69 @@ def _way(
     return "z has no derivative by what is rebuilt: give white_box=, the tapped network from it", no, rebuilt
 
 
-def _walk(x: Any, rebuilt: Callable[[Any], Array], batch: int) -> Iterator[tuple[np.ndarray, np.ndarray, Any, Array]]:
-    """(places, places with those that fill up, the inputs, what is rebuilt of them as floats), batch by batch."""
-    at = 0
-    for part, count in pieces(x, batch):
-        places = np.arange(at, at + count)
-        members = np.r_[places, np.zeros((batch_size(part) or 0) - count, int)]
-        yield places, members, part, images_of(part, pixels=rebuilt).astype(jnp.float32)
-        at += count
+class _Walk(NamedTuple):
+    """How inputs are walked through: what is rebuilt of them, how many at a time, over which devices."""
+
+    rebuilt: Callable[[Any], Array]
+    batch: int
+    mesh: Mesh
+
+    def over(self, x: Any) -> Iterator[tuple[np.ndarray, np.ndarray, Any, Array]]:
+        """(places, places with those that fill up, the inputs, what is rebuilt of them as floats), batch by batch."""
+        at = 0
+        for part, count in pieces(x, self.batch, mesh=self.mesh):
+            places = np.arange(at, at + count)
+            members = np.r_[places, np.zeros((batch_size(part) or 0) - count, int)]
+            yield places, members, part, images_of(part, pixels=self.rebuilt).astype(jnp.float32)
+            at += count
 
 
 def _entropy_told(
     variables: Any,
     x: Any,
     component: np.ndarray,
-    rebuilt: Callable[[Any], Array],
     sent: Sent,
     variance: float,
-    batch: int,
+    walk: _Walk,
 ) -> tuple[mixture.Told, float]:
     """What z tells at most, and its standard error over images: a pass for the covariances, and one for the error."""
     classes, spread = int(component.max()) + 1, None
-    for at, members, part, what in _walk(x, rebuilt, batch):
+    for at, members, part, what in walk.over(x):
         z = send_flat(variables, what, part, sent=sent)
-        spread = mixture.no_spread(classes, z.shape[1]) if spread is None else spread
+        spread = parallel.beside(mixture.no_spread(classes, z.shape[1]), z) if spread is None else spread
         counts = jnp.asarray(np.arange(len(z)) < len(at), jnp.float32)
-        spread = mixture.widened(spread, z, jnp.asarray(component[members]), counts)
+        spread = parallel.in_turn(mixture.widened(spread, z, jnp.asarray(component[members]), counts))
     assert spread is not None  # two inputs or more have been checked
     told = mixture.told(spread, variance)
     precision, lengths = jnp.asarray(told.precision, jnp.float32), np.zeros(len(component))
-    for at, members, part, what in _walk(x, rebuilt, batch):
+    for at, members, part, what in walk.over(x):
         z = send_flat(variables, what, part, sent=sent)
-        lengths[at] = mixture.lengths(spread, precision, z, jnp.asarray(component[members]))[: len(at)]
+        found = mixture.lengths(spread, precision, z, jnp.asarray(component[members]))
+        lengths[at] = parallel.fetch(found)[: len(at)]
     return told, mixture.standard_error(lengths, component)
 
 
-def _kept(x: Any, component: np.ndarray, rebuilt: Callable[[Any], Array], batch: int) -> tuple[np.ndarray, np.ndarray]:
+def _kept(x: Any, component: np.ndarray, walk: _Walk) -> tuple[np.ndarray, np.ndarray]:
     """What is rebuilt of the inputs, as many as fit, and their components."""
     size = math.prod(
-        jax.eval_shape(lambda x: rebuilt(x), rows_of(x, slice(2))).shape[1:]
+        jax.eval_shape(lambda x: walk.rebuilt(x), rows_of(x, slice(2))).shape[1:]
     )  # a tuple's like has no weak reference
     chosen = np.arange(len(component))
     if len(chosen) * size > KEPT:
         chosen = np.sort(np.random.default_rng(0).choice(len(component), max(KEPT // size, 2), replace=False))
-    found = [np.asarray(what)[: len(at)] for at, _, _, what in _walk(rows_of(x, chosen), rebuilt, batch)]
+    found = [parallel.fetch(what)[: len(at)] for at, _, _, what in walk.over(rows_of(x, chosen))]
     return np.concatenate(found), component[chosen]
 
 
 def _unbiased(
     variables: Any,
     x: Any,
-    rebuilt: Callable[[Any], Array],
     sent: Sent,
     variance: float,
     key: Array,
     probes: int,
     slopes: int,
-    batch: int,
+    walk: _Walk,
 ) -> tuple[float, float]:
     """1/mean dFIL, and its standard error by the delta method: se(mean dFIL)/(mean dFIL)²."""
     count = batch_size(x) or 0
@@ -221,10 +233,10 @@ def _unbiased(
     if count > slopes:
         chosen = np.sort(np.random.default_rng(seed_of(key)).choice(count, slopes, replace=False))
     found = []
-    for at, members, part, what in _walk(rows_of(x, chosen), rebuilt, batch):
+    for at, members, part, what in walk.over(rows_of(x, chosen)):
         places = jnp.asarray(chosen[members], jnp.int32)
         squares = squared_slopes(variables, what, part, places, key, sent=sent, probes=probes)
-        found.append(np.asarray(squares, np.float64)[: len(at)] / (what[0].size * variance))
+        found.append(parallel.fetch(squares)[: len(at)].astype(np.float64) / (what[0].size * variance))
     leakage = np.concatenate(found)
     mean = float(np.mean(leakage))
     if not mean > 0:

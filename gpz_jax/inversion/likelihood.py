@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh
 from jaxtyping import Float, Float32
 
 from gpz_jax import parallel
@@ -78,6 +79,7 @@ def invert(
     on_step: Callable[[int], None] | None = None,
     pause: Pause = NEVER,
     piece: str = "images",
+    mesh: Mesh | None = None,
 ) -> Inverted:
     """Find an image for every z, all of a batch at once; of each image the restart of least total is kept.
 
@@ -102,6 +104,7 @@ def invert(
       on_step: called with the number of steps done, all restarts counted, every 50 of them.
       pause: asked after every step; what it keeps of this call goes by the name ``piece``.
       piece: see ``pause``.
+      mesh: devices that the images are spread over; None: z stays where it lies.
 
     Returns:
       See :class:`Inverted`.
@@ -117,29 +120,26 @@ def invert(
       [0.2, 0.9]
     """
     z = jnp.asarray(z).astype(jnp.float32)
-    shape = (len(z), *x_shape)
+    count, shape = len(z), (len(z), *x_shape)
     _check(send, variables, z, shape, start, {"steps": steps, "lr": lr, "tv": tv, "restarts": restarts})
     scale, weight, rate, total_steps = _scale(z), np.float32(tv), np.float32(lr), np.float32(steps)
-
-    def begin(restart: int) -> _State:
-        # Where it will be after a step, so that the step is compiled once.
-        first = jnp.asarray(start, jnp.float32) if start is not None and restart == 0 else None
-        return parallel.beside(_begun(key, np.uint32(restart), first, shape, steps), variables)
-
-    way = _Way.begin(begin(0), restarts)
+    places = _Places(mesh)
+    (scale, variables), z = places.everywhere((scale, variables)), places.spread(z)
+    begin = partial(_begin, shape=shape, start=start, key=key, steps=steps, places=places, variables=variables)
+    way = _nothing_yet(begin(0), restarts, places)
     way = pause.recall(piece, way) or way
     with pause.watched():
         while (restart := int(way.restart)) < restarts:
             state = way.state
             # A Python loop, not lax.scan: on the CPU convolutions inside a scan are some hundred times slower.
             for step in range(int(state.count), steps):
-                state = _step(state, variables, z, scale, weight, rate, total_steps, send=send)
+                state = _step(state, variables, z, scale, weight, rate, total_steps, send=send, count=count)
                 done = restart * steps + step + 1
                 if on_step is not None and done % EVERY == 0:
                     on_step(done)
                 if step % EVERY == 0:
                     jax.block_until_ready(state)
-                if pause.due():
+                if pause.due(state):
                     pause.save(piece, way._replace(state=state))
             found = (state.x, *_objective(state.x, variables, z, scale, weight, send=send))
             way = way.after(restart, state, found, begin(restart + 1))
@@ -147,12 +147,41 @@ def invert(
     best, histories = way.best, way.histories
     if not np.isfinite(parallel.fetch(best[2])).all():
         raise UserError(f"the inversion's objective is not finite; lower its learning rate (now {lr:g})")
-    history = np.mean(np.asarray(histories), axis=0)  # (steps,)
+    history = np.mean(parallel.fetch(histories), axis=0)  # (steps,)
     before, after = float(history[-(steps // 5) - 1]), float(history[-1])
     settled = steps >= 5 and before - after < max(FLAT * before, NOTHING)
     chunks = [np.mean(part) for part in np.array_split(history, min(steps, CHUNKS))]
-    x, objective, total = best
+    x, objective, total = places.first(best, count)
     return Inverted(x, objective, total, np.array(chunks, np.float32), settled)
+
+
+class _Places(NamedTuple):
+    """Where images lie, and what is one for all of them; as it is without a mesh."""
+
+    mesh: Mesh | None
+
+    def spread(self, tree: Any) -> Any:
+        """Rows spread over the devices, the first filling them up."""
+        return tree if self.mesh is None else parallel.spread(tree, self.mesh)
+
+    def everywhere(self, tree: Any) -> Any:
+        """On every device."""
+        return tree if self.mesh is None else parallel.everywhere(tree, self.mesh)
+
+    def first(self, tree: Any, count: int) -> Any:
+        """Without what fills up."""
+        return tree if self.mesh is None else parallel.first(tree, count, self.mesh)
+
+
+def _begin(
+    restart: int, *, shape: tuple[int, ...], start: Any, key: Array, steps: int, places: _Places, variables: Any
+) -> _State:
+    given = jnp.asarray(start, jnp.float32) if start is not None and restart == 0 else None
+    # Drawn for the images that there are: what fills these up is the first one all the way.
+    state = _begun(key, np.uint32(restart), given, shape, steps)
+    if places.mesh is None or places.mesh.size == 1:
+        return parallel.beside(state, variables)  # where it will be after a step, so that the step is compiled once
+    return jax.tree.map(lambda leaf: (places.spread if leaf.shape == shape else places.everywhere)(leaf), state)
 
 
 class _Way(NamedTuple):
@@ -163,18 +192,19 @@ class _Way(NamedTuple):
     histories: Array
     restart: Array
 
-    @staticmethod
-    def begin(state: _State, restarts: int) -> "_Way":
-        """Before the first step of so many restarts."""
-        none = jnp.full(len(state.x), jnp.nan, jnp.float32)
-        histories = jnp.zeros((restarts, len(state.history)), jnp.float32)
-        return _Way(state, (jnp.zeros_like(state.x), none, none), histories, jnp.int32(0))
-
     def after(self, restart: int, state: _State, found: tuple[Array, Array, Array], following: _State) -> "_Way":
         """With a restart ended; of every image the better of what it found and the best before it."""
         best = found if restart == 0 else _better(self.best, found)
         histories = self.histories.at[restart].set(state.history)
         return _Way(following, best, histories, jnp.int32(restart + 1))
+
+
+def _nothing_yet(state: _State, restarts: int, places: _Places) -> _Way:
+    """Before the first step of so many restarts."""
+    none = jnp.full(len(state.x), jnp.nan, jnp.float32)
+    histories = jnp.zeros((restarts, len(state.history)), jnp.float32)
+    best = places.spread((jnp.zeros_like(state.x), none, none))
+    return _Way(state, best, *places.everywhere((histories, jnp.int32(0))))
 
 
 def _check(send, variables, z, shape, start, options) -> None:
@@ -235,18 +265,19 @@ def _begun(key, restart, start, shape, steps):
 _objective = partial(jax.jit, static_argnames="send")(_terms)
 
 
-@partial(jax.jit, static_argnames="send", donate_argnames="state")
-def _step(state, variables, z, scale, tv, lr, steps, *, send):
+@partial(jax.jit, static_argnames=("send", "count"), donate_argnames="state")
+def _step(state, variables, z, scale, tv, lr, steps, *, send, count):
     def loss_of(x):
         _, total = _terms(x, variables, z, scale, tv, send)
-        return jnp.sum(total)
+        return jnp.sum(total), total
 
-    loss, gradient = jax.value_and_grad(loss_of)(state.x)
+    (loss, total), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.x)
+    loss = loss if count == len(z) else jnp.sum(total[:count])  # without what fills the images up
     with jax.numpy_dtype_promotion("standard"):  # inside optax: float ** int32
         updates, adam = optax.scale_by_adam().update(gradient, state.adam)
     rate = lr * 0.5 * (1 + jnp.cos(jnp.pi * state.count.astype(jnp.float32) / steps))
     x = jnp.clip(state.x - rate * updates, 0, 1)
-    return _State(x, adam, state.history.at[state.count].set(loss / len(z)), state.count + 1)
+    return _State(x, adam, state.history.at[state.count].set(loss / count), state.count + 1)
 
 
 @jax.jit

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from gpz_jax import parallel
 from gpz_jax.config import AttackSettings
 from gpz_jax.errors import UserError
 from gpz_jax.inversion import likelihood, metrics
@@ -68,15 +69,15 @@ class LikelihoodAttack(Attack):
         assert target.white_box is not None  # checked
         ask = _Ask(target.edge._replace(network=target.white_box))
         invert = partial(
-            likelihood.invert, ask, target.variables, x_shape=target.x_shape, steps=steps, key=key, pause=target.pause
-        )
+            likelihood.invert, ask, target.variables, x_shape=target.x_shape, steps=steps, key=key,
+            pause=target.pause, mesh=target.mesh,
+        )  # fmt: skip
         _, selection = target.fit_and_selection()
         ((x, z),) = target.batches(selection[:TV_IMAGES], key)
         errors = {}
         for tv in TV if settings.tv is None else (settings.tv,):
-            errors[tv] = float(
-                np.mean(np.asarray(metrics.mse(x, invert(z=z, tv=tv, lr=RATE["noise"], piece=f"tv-{tv:g}").x)))
-            )
+            found = invert(z=z, tv=tv, lr=RATE["noise"], piece=f"tv-{tv:g}")
+            errors[tv] = float(np.mean(parallel.fetch(metrics.mse(x, found.x))))
         if not np.isfinite(list(errors.values())).any():
             raise UserError(f"the likelihood attack on {target.cut} found no finite image")
         tv = min(errors, key=lambda tv: errors[tv])
@@ -90,9 +91,9 @@ class LikelihoodAttack(Attack):
                 restarts=settings.restarts if start is None else 1,
                 start=start,
                 on_step=lambda done: progress(done, total, ""),
-                piece=f"images-{zlib.crc32(np.asarray(z).tobytes()):08x}",
+                piece=f"images-{zlib.crc32(parallel.fetch(z).tobytes()):08x}",
             )
-            return Reconstruction(found.x, bool(found.settled), last_gain(np.asarray(found.history)))
+            return Reconstruction(found.x, bool(found.settled), last_gain(found.history))
 
         begin = "noise" if best is None else "reconstructions of the best attack so far"
         chosen = {"tv": tv, "steps": steps, "start": begin}

@@ -9,7 +9,8 @@ Both are the same map, the least of ||X - Z W||² + λ ||W||² (Hoerl and Kennar
 Vovk 1998), and equal scikit-learn's ``Ridge(alpha=λ)``. No training, no seed: what it rebuilds, anybody can.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -19,7 +20,12 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Float32
 
+from gpz_jax import parallel
 from gpz_jax.errors import UserError
+from gpz_jax.inversion.dealt_rows import Dealt
+
+#: N rows of D numbers: an array, or dealt to devices.
+Rows = Array | np.ndarray | Dealt
 
 #: Largest order of a Gram matrix: 8192² numbers are 0.5 GB in float64, and their Cholesky factor a minute on a CPU.
 MOST = 8192
@@ -27,7 +33,7 @@ MOST = 8192
 #: Penalties that :func:`fit_best` tries, as multiples of the Gram matrix's mean eigenvalue.
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 
-#: Rows that are multiplied at a time: what is centred exists twice for these alone.
+#: Rows that a device multiplies at a time: what is centred exists twice for these alone.
 BLOCK = 1024
 
 
@@ -73,6 +79,8 @@ class _Normal(NamedTuple):
     basis: Array | None
     gram: np.ndarray
     targets: np.ndarray
+    #: Puts the coefficients where z is.
+    place: Callable[[Array], Array]
 
     def solve(self, penalty: float) -> Ridge:
         """Raises ``LinAlgError`` where the matrix is not positive definite in floating point."""
@@ -82,18 +90,20 @@ class _Normal(NamedTuple):
         matrix[np.diag_indices_from(matrix)] += penalty
         factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
         c = scipy.linalg.cho_solve(factor, self.targets, check_finite=False)
-        return Ridge(self.z_mean, self.x_mean, self.basis, jnp.asarray(np.asarray(c, np.float32)))
+        return Ridge(self.z_mean, self.x_mean, self.basis, self.place(jnp.asarray(np.asarray(c, np.float32))))
 
 
-def fit(z: Float[Array | np.ndarray, "N D"], x: Float[Array | np.ndarray, "N P"], penalty: float) -> Ridge:
+def fit(
+    z: Float[Array | np.ndarray, "N D"] | Dealt, x: Float[Array | np.ndarray, "N P"] | Dealt, penalty: float
+) -> Ridge:
     """The :class:`Ridge` of penalty λ. Where D > 8192, only the first 8192 rows are used.
 
     The Gram matrix is made on the device in float32 and solved on the host in float64: the condition is squared in it,
     and a float32 factor would lose what the penalty is to decide.
 
     Args:
-      z: representations, flattened.
-      x: pixels in [0, 1], flattened.
+      z: representations, flattened, ``(N, D)``; dealt to devices, each sums over its own.
+      x: pixels in [0, 1], flattened, ``(N, P)``, dealt as z is.
       penalty: λ, in z's unit squared times images; scikit-learn's ``alpha``.
 
     Raises:
@@ -116,10 +126,10 @@ def fit(z: Float[Array | np.ndarray, "N D"], x: Float[Array | np.ndarray, "N P"]
 
 
 def fit_best(
-    z: Float[Array | np.ndarray, "N D"],
-    x: Float[Array | np.ndarray, "N P"],
-    z_selection: Float[Array | np.ndarray, "S D"],
-    x_selection: Float[Array | np.ndarray, "S P"],
+    z: Float[Array | np.ndarray, "N D"] | Dealt,
+    x: Float[Array | np.ndarray, "N P"] | Dealt,
+    z_selection: Float[Array | np.ndarray, "S D"] | Dealt,
+    x_selection: Float[Array | np.ndarray, "S P"] | Dealt,
     penalties: Sequence[float] = PENALTIES,
     *,
     clip: bool = True,
@@ -131,7 +141,7 @@ def fit_best(
     image.
 
     Args:
-      z: representations to fit, flattened.
+      z: representations to fit, flattened; see :func:`fit`.
       x: their pixels in [0, 1], flattened.
       z_selection: representations to choose r on.
       x_selection: their pixels.
@@ -153,7 +163,7 @@ def fit_best(
     """
     if not penalties or not all(0 < r < np.inf for r in penalties):
         raise UserError(f"penalties {tuple(penalties)}: give at least one, each above 0")
-    if not len(z_selection):
+    if not z_selection.shape[0]:
         raise UserError("there are no selection images to choose the penalty on")
     normal = _normal(z, x)
     unit = float(np.trace(normal.gram)) / len(normal.gram) or 1.0
@@ -174,47 +184,73 @@ def fit_best(
     return *best, errors
 
 
-def _normal(z, x) -> _Normal:
+def _normal(z: Rows, x: Rows) -> _Normal:
     if z.shape[1] > MOST:
-        z, x = z[:MOST], x[:MOST]
+        z, x = (rows.leading(MOST) if isinstance(rows, Dealt) else rows[:MOST] for rows in (z, x))
     count, dimension = z.shape
     if count < 2:
         raise UserError(f"the attacker has {count} images, too few for a regression; give at least 2")
-    z_mean, x_mean = _mean(z), _mean(x)
+    place = z.everywhere if isinstance(z, Dealt) else jnp.asarray
+    z_mean, x_mean = place(_mean(z)), place(_mean(x))
     if dimension <= count:
-        basis, gram = None, np.zeros((dimension, dimension), np.float32)
-        targets = np.zeros((dimension, x.shape[1]), np.float32)
-        for rows in _blocks(count):
-            gram, targets = _accumulate(gram, targets, jnp.asarray(z[rows]), jnp.asarray(x[rows]), z_mean, x_mean)
+        basis, gram = None, place(jnp.zeros((dimension, dimension), jnp.float32))
+        targets = place(jnp.zeros((dimension, x.shape[1]), jnp.float32))
+        for (rows, counts), (pixels, _) in zip(_blocks(z), _blocks(x), strict=True):
+            gram, targets = _accumulate(gram, targets, rows, pixels, z_mean, x_mean, counts)
     else:
-        basis = jnp.asarray(z).astype(jnp.float32) - z_mean
-        gram = np.concatenate([np.asarray(_products(basis[rows], basis)) for rows in _blocks(count)])
-        targets = np.asarray(x, np.float64) - np.asarray(x_mean, np.float64)
-    gram, targets = np.asarray(gram, np.float64), np.asarray(targets, np.float64)
+        basis = (z.whole() if isinstance(z, Dealt) else jnp.asarray(z)).astype(jnp.float32) - z_mean
+        gram = np.concatenate([parallel.fetch(part) for part in _gram_of(basis, z)])
+        targets = x.whole() if isinstance(x, Dealt) else x
+        targets = np.asarray(parallel.fetch(targets), np.float64) - np.asarray(parallel.fetch(x_mean), np.float64)
+    gram, targets = (np.asarray(parallel.fetch(array), np.float64) for array in (gram, targets))
     if not (np.isfinite(gram).all() and np.isfinite(targets).all()):
         raise UserError("the attacker's images or their representations have values that are not finite")
-    return _Normal(z_mean, x_mean, basis, gram, targets)
+    return _Normal(z_mean, x_mean, basis, gram, targets, place)
 
 
-def _blocks(count: int) -> list[slice]:
-    return [slice(start, start + BLOCK) for start in range(0, count, BLOCK)]
+def _blocks(rows: Rows) -> Iterator[tuple[Array, Array | None]]:
+    """Rows a block at a time, and which of them count (None: all)."""
+    if isinstance(rows, Dealt):
+        yield from rows.blocks(BLOCK)
+        return
+    for start in range(0, len(rows), BLOCK):
+        yield jnp.asarray(rows[start : start + BLOCK]), None
 
 
-def _mean(values) -> Array:
+def _gram_of(basis: Array, z: Rows) -> Iterator[Array]:
+    """The products of rows with all rows, some rows at a time; of several devices each multiplies its own."""
+    step = BLOCK * (z.mesh.size if isinstance(z, Dealt) else 1)
+    for start in range(0, len(basis), step):
+        rows = basis[start : start + step]
+        if isinstance(z, Dealt):
+            yield parallel.fetch(_products(parallel.spread(rows, z.mesh), basis))[: len(rows)]
+        else:
+            yield _products(rows, basis)
+
+
+def _mean(values: Rows) -> Array:
     """Mean of the rows, (…,) float32; blocks are summed in float32, their sums in float64."""
-    sums = [np.asarray(_sum(jnp.asarray(values[rows])), np.float64) for rows in _blocks(len(values))]
-    return jnp.asarray(np.asarray(np.sum(sums, axis=0) / len(values), np.float32))
+    sums = [np.asarray(parallel.fetch(_sum(*block)), np.float64) for block in _blocks(values)]
+    return jnp.asarray(np.asarray(np.sum(sums, axis=0) / values.shape[0], np.float32))
+
+
+def _counted(rows: Array, counts: Array | None) -> Array:
+    """A block as rows (n, D), float32, with zeros where one does not count."""
+    rows = rows.astype(jnp.float32)
+    if counts is None:
+        return rows
+    return jnp.where(counts[..., None], rows, 0).reshape(-1, rows.shape[-1])
 
 
 @jax.jit
-def _sum(block):
-    return jnp.sum(block.astype(jnp.float32), axis=0)
+def _sum(block, counts):
+    return jnp.sum(_counted(block, counts), axis=0)
 
 
 @partial(jax.jit, donate_argnames=("gram", "targets"))
-def _accumulate(gram, targets, z, x, z_mean, x_mean):
+def _accumulate(gram, targets, z, x, z_mean, x_mean, counts):
     dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-    z, x = z.astype(jnp.float32) - z_mean, x.astype(jnp.float32) - x_mean
+    z, x = (_counted(rows.astype(jnp.float32) - mean, counts) for rows, mean in ((z, z_mean), (x, x_mean)))
     return gram + dot(z.T, z), targets + dot(z.T, x)
 
 
@@ -223,12 +259,19 @@ def _products(block, basis):
     return jnp.matmul(block, basis.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def _selection_error(ridge: Ridge, z, x, clip: bool) -> float:
-    blocks = _blocks(len(z))
-    sums = [_squared_error(ridge, jnp.asarray(z[rows]), jnp.asarray(x[rows]), clip=clip) for rows in blocks]
-    return float(np.sum(np.asarray(jax.device_get(sums), np.float64))) / x.size
+def _selection_error(ridge: Ridge, z: Rows, x: Rows, clip: bool) -> float:
+    blocks = zip(_blocks(z), _blocks(x), strict=True)
+    sums = [
+        parallel.in_turn(_squared_error(ridge, rows, pixels, counts, clip=clip))
+        for (rows, counts), (pixels, _) in blocks
+    ]
+    return float(np.sum(np.asarray(parallel.fetch(sums), np.float64))) / math.prod(x.shape)
 
 
 @partial(jax.jit, static_argnames="clip")
-def _squared_error(ridge, z, x, *, clip):
-    return jnp.sum(((ridge.pixels(z) if clip else ridge(z)) - x.astype(jnp.float32)) ** 2)
+def _squared_error(ridge, z, x, counts, *, clip):
+    z, x = (rows if counts is None else rows.reshape(-1, rows.shape[-1]) for rows in (z, x))
+    difference = (ridge.pixels(z) if clip else ridge(z)) - x.astype(jnp.float32)
+    if counts is not None:
+        difference = jnp.where(counts.reshape(-1, 1), difference, 0)
+    return jnp.sum(difference**2)

@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
+from gpz_jax import parallel
 from gpz_jax.inversion import linear
+from gpz_jax.inversion.dealt_rows import Dealt
 from gpz_jax.inversion.protocol import Attack, Fitted, Progress, Reconstruction, Target, silent
 from gpz_jax.inversion.results import Attempt, Training
 from gpz_jax.taps.batch_axis import batch_size, rows_of
@@ -35,19 +38,20 @@ class LinearAttack(Attack):
         fit, selection = target.fit_and_selection()
         fit, key = rows_of(fit, slice(MOST)), jax.random.fold_in(target.key, 3)
         pairs = [_received(target, x, jax.random.fold_in(key, i)) for i, x in enumerate((fit, selection))]
+        mesh = target.mesh
         z_shape, shape = target.z_shape, target.x_shape
         tokens = len(z_shape) == len(shape) == 2 and z_shape[0] == shape[0]
         found = {}
         for shared in (False, True) if tokens else (False,):
-            z, x, z_selection, x_selection = (_rows(array, shared) for pair in pairs for array in pair)
+            z, x, z_selection, x_selection = (_table(batches, shared, mesh) for pair in pairs for batches in pair)
             found[shared] = linear.fit_best(z, x, z_selection, x_selection, clip=target.images)
         shared = min(found, key=lambda shared: min(found[shared][2].values()))
         ridge, penalty, errors = found[shared]
 
         def reconstruct(z: Array, start: Array | None = None) -> Reconstruction:
-            flat = _rows(z, shared)
+            flat = _rows(parallel.spread(z, mesh), shared)
             x = ridge.pixels(flat) if target.images else ridge(flat)
-            return Reconstruction(x.reshape(len(z), *shape))
+            return Reconstruction(parallel.first(x.reshape(-1, *shape), len(z), mesh))
 
         chosen = {"penalty": penalty, "images": batch_size(fit), **({"shared": shared} if tokens else {})}
         return Fitted(
@@ -58,11 +62,20 @@ class LinearAttack(Attack):
         )
 
 
-def _received(target: Target, x: Any, key: Array) -> tuple[Array, Array]:
-    """What is received of inputs, and what is to be rebuilt, ``(N, …)`` each."""
-    pairs = [(z, originals) for originals, z in target.batches(x, key)]
-    z, originals = (jnp.concatenate(arrays) for arrays in zip(*pairs, strict=True))
-    return z, originals
+def _received(target: Target, x: Any, key: Array) -> tuple[list[Array], list[Array]]:
+    """What is received of inputs, and what is to be rebuilt, ``(N, …)`` each; batch by batch on several devices."""
+    originals, z = map(list, zip(*target.batches(x, key), strict=True))
+    if target.mesh.size > 1:
+        return z, originals
+    return [jnp.concatenate(z)], [jnp.concatenate(originals)]
+
+
+def _table(batches: list[Array], shared: bool, mesh: Mesh) -> Array | Dealt:
+    """What is regressed, a row an input or a row a token; see :func:`_rows`."""
+    if mesh.size == 1:
+        return _rows(batches[0], shared)
+    each = batches[0].shape[1] if shared else 1
+    return Dealt.of([(_rows(parallel.spread(batch, mesh), shared), each * len(batch)) for batch in batches], mesh)
 
 
 def _rows(array: Array, shared: bool) -> Array:

@@ -14,6 +14,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Integer
 
+from gpz_jax import parallel
+
 #: Images below which a class has no covariance of its own; such classes are taken together.
 FEWEST = 3
 
@@ -130,7 +132,7 @@ def told(spread: Spread, variance: float) -> Told:
       >>> round(found.information, 4), found.precision.tolist()  # ½ ln 2, and 1/16 for three images
       (0.4091, [[[0.125]]])
     """
-    count, scatter = np.asarray(spread.images, np.float64), np.asarray(spread.scatter, np.float64)
+    count, scatter = (np.asarray(array, np.float64) for array in parallel.fetch((spread.images, spread.scatter)))
     free, units = np.maximum(count - 1, 1), spread.mean.shape[1]
     nats, precision = np.zeros(len(count)), np.zeros_like(scatter)
     for c, k in enumerate(free):

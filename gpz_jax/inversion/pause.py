@@ -21,8 +21,8 @@ class Pause:
         """While it lasts, somebody asks :meth:`due` after every step, so that a signal to stop can wait for it."""
         return contextlib.nullcontext()
 
-    def due(self) -> bool:
-        """Whether it is time to save."""
+    def due(self, under_way: Any = None) -> bool:
+        """Whether it is time to save; ``under_way`` are arrays that the devices are at work on."""
         return False
 
     def save(self, piece: str, tree: Any) -> None:

@@ -28,7 +28,7 @@ from gpz_jax.seeds import seed_of
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.taps.batch_axis import batch_size, rows_of, with_batch
 
-#: Inputs a forward pass.
+#: Inputs a forward pass, over all devices: the unit in which a defence draws its noise, whatever devices there are.
 BATCH = 256
 
 #: Told how far an attack is: (done, of how many, a word on how it goes).
@@ -157,11 +157,15 @@ class Target:
         return rows_of(self.auxiliary, shuffled[held:]), rows_of(self.auxiliary, shuffled[:held])
 
     def batches(self, x: Any, key: Array) -> Iterator[tuple[Array, Array]]:
-        """(what is to be rebuilt, z as received) of inputs, up to 256 at a time; the key is of the edge's noise."""
-        for i, (piece, count) in enumerate(pieces(x)):
+        """(what is to be rebuilt, z as received) of inputs, up to 256 at a time; the key is of the edge's noise.
+
+        Spread over the devices, but for a last batch that does not divide: it is on every one. The noise depends on the
+        key and the place of the input alone.
+        """
+        for i, (piece, count) in enumerate(pieces(x, mesh=self.mesh)):
             z = send(self.variables, piece, edge=self.edge)
             z = receive(z, jax.random.fold_in(key, i), self.reference, edge=self.edge)
-            yield images_of(piece, pixels=self.edge.pixels)[:count], z[:count]
+            yield parallel.first((images_of(piece, pixels=self.edge.pixels), z), count, self.mesh)
 
     def test_key(self) -> Array:
         """Key of the noise that the edge draws when it is attacked."""
@@ -177,20 +181,23 @@ class Target:
             raise UserError(f"top_k {top_k}: z has {z[0]} entries; give 1 to {z[0]}", field="top_k")
 
 
-def pieces(x: Any, most: int = BATCH) -> Iterator[tuple[Any, int]]:
+def pieces(x: Any, most: int = BATCH, *, mesh: Mesh | None = None) -> Iterator[tuple[Any, int]]:
     """Inputs up to 256 at a time, all of one shape, and how many count: the last ones are filled up with the first.
+
+    Over several devices they are spread, and each is filled up to a multiple of these.
 
     >>> [(piece.tolist(), count) for piece, count in pieces(np.arange(3))]
     [([0, 1, 2], 3)]
     """
     images = batch_size(x) or 0
-    size = min(most, images)
+    size = parallel.rounded_up(min(most, images), mesh)
     for start in range(0, images, most):
-        count = min(size, images - start)
+        count = min(most, images - start)
         places = (
             np.r_[start : start + count, np.zeros(size - count, int)] if count < size else slice(start, start + size)
         )
-        yield rows_of(x, places), count
+        piece = rows_of(x, places)
+        yield piece if mesh is None else parallel.spread(piece, mesh), count
 
 
 class Reconstruction(NamedTuple):

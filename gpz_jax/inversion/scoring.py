@@ -9,9 +9,12 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.sharding import Mesh
 
+from gpz_jax import parallel
 from gpz_jax.inversion import lpips as perceptual
 from gpz_jax.inversion import metrics
 from gpz_jax.inversion.floors import Guesses, floor_errors
@@ -46,6 +49,7 @@ class Exam(NamedTuple):
       lpips: weights of LPIPS, or None to leave it out.
       notes: what was done about the images, in words.
       answers: how well the network answers them; unknown without labels.
+      mesh: devices that a batch is spread over where it is scored; None: one.
     """
 
     x: Any
@@ -56,6 +60,7 @@ class Exam(NamedTuple):
     lpips: perceptual.Weights | None = None
     notes: tuple[str, ...] = ()
     answers: Answers = Answers()
+    mesh: Mesh | None = None
 
 
 class Scored(NamedTuple):
@@ -102,14 +107,14 @@ class Tally(NamedTuple):
         at = sum(len(batch["mse"]) for batch in self.columns)
         place = slice(at, at + len(x))
         columns = (*self.columns, _measured(self.exam, x, x_hat, place))
-        known, rebuilt = np.asarray(x), np.asarray(x_hat)
+        known, rebuilt = parallel.fetch((x, x_hat))
         left = max(self.keep - at, 0)
         own = self.chosen[(self.chosen >= at) & (self.chosen < at + len(x))] - at
         errors = np.concatenate([batch["mse"] for batch in columns])
         wanted = {int(i) for end in _ends(errors) for i in end}
         return self._replace(
             columns=columns,
-            whole=self.whole.add(x, x_hat, images=self.exam.images),
+            whole=self.whole.add(jnp.asarray(known), jnp.asarray(rebuilt), images=self.exam.images),
             pairs=(*self.pairs, Pictures(known[own], rebuilt[own])),
             first=(*self.first, Pictures(known[:left], rebuilt[:left])),
             ends={i: self.ends[i] if i < at else (known[i - at], rebuilt[i - at]) for i in wanted},
@@ -158,7 +163,7 @@ class Tally(NamedTuple):
         if not len(self.chosen):
             return Identification(), None
         x, x_hat = (np.concatenate(parts) for parts in zip(*self.pairs, strict=True))
-        guesses = np.asarray(self.exam.guesses.label_only)[self.exam.predicted[self.chosen]]
+        guesses = parallel.fetch(self.exam.guesses.label_only)[self.exam.predicted[self.chosen]]
         found, each = identify(x, x_hat, self.exam.labels[self.chosen], guesses.reshape(x.shape))
         of_image = np.full(count, np.nan)
         of_image[self.chosen] = each.top1
@@ -167,7 +172,8 @@ class Tally(NamedTuple):
 
 def _measured(exam: Exam, x: Array, x_hat: Array, place: slice) -> dict[str, np.ndarray]:
     """One number an image by every measure and against every floor, float64."""
-    guesses = exam.guesses
+    guesses, count, given = exam.guesses, len(x), (x, x_hat, exam.labels[place], exam.predicted[place])
+    x, x_hat, labels, predicted = given if exam.mesh is None else parallel.spread(given, exam.mesh)
     if not exam.images:  # numbers of any shape, as one row of pixels each
         x, x_hat = _rows(x), _rows(x_hat)
         guesses = Guesses(_rows(guesses.mean_image[None])[0], *map(_rows, guesses[1:]))
@@ -176,9 +182,9 @@ def _measured(exam: Exam, x: Array, x_hat: Array, place: slice) -> dict[str, np.
         found = metrics.score(x, x_hat)
     if exam.lpips is not None:
         found["lpips"] = perceptual.lpips(exam.lpips, _at_least_64(x), _at_least_64(x_hat))
-    floors = floor_errors(x, exam.labels[place], exam.predicted[place], guesses)
+    floors = floor_errors(x, labels, predicted, guesses)
     found |= {f"floor_{name}": value for name, value in floors.items()}
-    return {name: np.asarray(value, np.float64) for name, value in found.items()}
+    return {name: value[:count].astype(np.float64) for name, value in parallel.fetch(found).items()}
 
 
 def _rows(x: Any) -> Array:

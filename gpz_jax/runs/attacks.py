@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from gpz_jax import processes
 from gpz_jax.atomic import write_json, write_text
 from gpz_jax.errors import UserError
 from gpz_jax.inversion import identification
@@ -89,8 +90,20 @@ def write_attempt(folder: Path, result: AttackResult, asked: Mapping[str, Any]) 
       result: what came of the attacks on a cut so far.
       asked: what the last of them depends on, for :func:`read_attempt`.
     """
-    forget_attempt(folder)
     attempt = result.attempts[-1]
+    processes.led(lambda: _write_scores(folder, attempt))
+    if attempt.parameters is not None:
+        save_tree(folder / PARAMETERS, attempt.parameters)
+
+    def seal() -> None:
+        files = {name: digest for name, digest in digest_of_files(folder).items() if name.startswith(_SEALED)}
+        write_json(folder / RESULT, with_check({**_written(result, attempt, asked), "files": files}))
+
+    processes.led(seal)
+
+
+def _write_scores(folder: Path, attempt: Attempt) -> None:
+    forget_attempt(folder)
     columns = attempt.per_image.columns()
     rows = [
         {"image": i, "label": int(label), **{name: values[i] for name, values in columns.items()}}
@@ -98,10 +111,6 @@ def write_attempt(folder: Path, result: AttackResult, asked: Mapping[str, Any]) 
     ]
     write_text(folder / SCORES, csv_text(rows))
     np.savez(folder / PICTURES, **dict[str, Any](_pictures(attempt)))
-    if attempt.parameters is not None:
-        save_tree(folder / PARAMETERS, attempt.parameters)
-    files = {name: digest for name, digest in digest_of_files(folder).items() if name.startswith(_SEALED)}
-    write_json(folder / RESULT, with_check({**_written(result, attempt, asked), "files": files}))
 
 
 #: Files that a result is read from, by what their names begin with; result.json holds their digests.

@@ -2,12 +2,13 @@
 
 import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from gpz_jax import processes
 from gpz_jax.atomic import partial_path, write_json
 from gpz_jax.errors import UserError
 from gpz_jax.json_files import read_json
@@ -105,6 +106,9 @@ class Checkpoints:
         Of several runs that are trained side by side call it once all are saved: a kill between their saves then leaves
         the place before to all of them.
         """
+        processes.led(self._prune)
+
+    def _prune(self) -> None:
         places = _saved_places(self._folder)
         kept = [place for place in places if not place.step]
         best = [max(kept, key=lambda place: (self._rank(place), place))] if kept else []
@@ -113,16 +117,21 @@ class Checkpoints:
                 _remove(self._folder / str(place))
 
     def _write(self, place: Place, tree: Any, *, candidate: bool, measured: Mapping[str, Any] | None = None) -> None:
-        folder = self._run.subfolder("checkpoints") / str(place)
-        partial = partial_path(folder)
-        try:
-            save_tree(partial, tree)
+        folder = self._folder / str(place)
+        processes.led(lambda: self._run.subfolder("checkpoints"))
+        partial = Path(processes.told(str(partial_path(folder))))
+
+        def put_there() -> None:
             if measured is not None:
                 write_json(partial / MEASURED, with_check({"candidate": candidate, "measured": dict(measured)}))
             seal_folder(partial, arrays=shapes_of(tree))
             if folder.exists():
                 _remove(folder)
             partial.rename(folder)
+
+        try:
+            save_tree(partial, tree)
+            processes.led(put_there)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
@@ -155,7 +164,13 @@ class Checkpoints:
         ranked = sorted(places, key=lambda place: (self._rank(place), place), reverse=True)
         return self._first_readable(ranked, abstract, None)
 
-    def _first_readable(self, places: Iterable[Place], abstract: Any, totals: Any) -> Loaded | None:
+    def _first_readable(self, places: Sequence[Place], abstract: Any, totals: Any) -> Loaded | None:
+        """Of several processes each reads for itself, and all must come to the same."""
+        loaded = processes.every(lambda: self._read(places, abstract, totals))
+        processes.check_same(None if loaded is None else str(loaded.place), f"as the last checkpoint in {self._folder}")
+        return loaded
+
+    def _read(self, places: Sequence[Place], abstract: Any, totals: Any) -> Loaded | None:
         notes: list[str] = []
         for place in places:
             folder, like = self._folder / str(place), Middle(abstract, totals) if place.step else abstract

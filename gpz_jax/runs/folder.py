@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from gpz_jax import processes
 from gpz_jax.atomic import make_folder, write_json
 from gpz_jax.config import Config
 from gpz_jax.errors import UserError
@@ -122,12 +123,12 @@ def start(
     """
     path = Path(folder) if folder else Path("runs") / readable_name(config)
     if folder is None and not resume:
-        path = made_free(path)
+        path = Path(processes.told(processes.led(lambda: str(made_free(path)))))
     run = Run(path.absolute(), config, fingerprint, num_classes, channels, from_torch, class_names)
-    check_folder(run, resume=resume)
+    processes.every(lambda: check_folder(run, resume=resume))
     with owned(run.folder):
-        check_folder(run, resume=resume)  # again: another process may have begun there meanwhile
-        write_config(run)
+        processes.every(lambda: check_folder(run, resume=resume))  # again: another may have begun there meanwhile
+        processes.led(lambda: write_config(run))
         yield run
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from gpz_jax import processes
 from gpz_jax.atomic import make_folder, write_json
 from gpz_jax.errors import UserError
 from gpz_jax.json_files import read_json
@@ -25,6 +26,8 @@ LOCK, OWNER = "owner.lock", "owner.json"
 @contextlib.contextmanager
 def owned(folder: Path) -> Iterator[None]:
     """Hold a run folder, made if it is not there, while its records are written; in one process as often as need be.
+
+    Of several processes that work together process 0 holds it for all, and all must see it.
 
     Args:
       folder: of the run, or of a sweep.
@@ -38,6 +41,22 @@ def owned(folder: Path) -> Iterator[None]:
       ...     sorted(path.name for path in Path(home).iterdir())
       ['owner.json', 'owner.lock']
     """
+    with processes.led_context(_locked(folder)):
+        processes.every(lambda: _check_shared(folder))
+        yield
+
+
+def _check_shared(folder: Path) -> None:
+    if not (folder / OWNER).is_file():
+        raise UserError(
+            f"{folder} is not the folder that process 0 writes to: `run` must lie on a file system that all processes "
+            "share",
+            field="run",
+        )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
     import filelock
 
     folder = make_folder(folder).resolve()

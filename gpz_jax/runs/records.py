@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gpz_jax import parallel, processes
 from gpz_jax.errors import UserError
 
 #: Of the words that records are written in; every record says its own. gpz_jax 0.1.0 wrote none: its records are of 1.
@@ -46,10 +47,16 @@ def schema_of(written: Mapping[str, Any], where: str | Path) -> int:
 
 
 def save_tree(folder: Path, tree: Any) -> None:
-    """Save a pytree of arrays (an attacker's decoder) with Orbax; replaces what is there."""
+    """Save a pytree of arrays (an attacker's decoder) with Orbax; replaces what is there.
+
+    All processes call it, as Orbax asks of them. One that cannot write ends by its own error, and by its end the others
+    that wait for it (``liveness.py``).
+    """
     from orbax.checkpoint import v1 as ocp
 
-    shutil.rmtree(folder, ignore_errors=True)
+    processes.led(lambda: shutil.rmtree(folder, ignore_errors=True))
+    if processes.count() > 1:  # Orbax takes no array that one process has for itself
+        tree = parallel.replicate(tree, parallel.data_mesh())
     try:
         with _quiet():
             ocp.save(str(folder.absolute()), tree)

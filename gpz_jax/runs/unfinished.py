@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpz_jax import processes
 from gpz_jax.atomic import make_folder, partial_path
 from gpz_jax.errors import UserError
 from gpz_jax.runs.checkpoints import shapes_of
@@ -26,13 +27,18 @@ class Unfinished:
 
     def write(self, piece: str, tree: Any) -> None:
         """Write a piece in place of what was there under its name."""
-        folder = make_folder(self._folder) / piece
-        partial = partial_path(folder)
-        try:
-            save_tree(partial, tree)
+        folder = self._folder / piece
+        processes.led(lambda: make_folder(self._folder))
+        partial = Path(processes.told(str(partial_path(folder))))
+
+        def put_there() -> None:
             seal_folder(partial, arrays=shapes_of(tree), asked=self._asked)
             shutil.rmtree(folder, ignore_errors=True)
             partial.rename(folder)
+
+        try:
+            save_tree(partial, tree)
+            processes.led(put_there)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise

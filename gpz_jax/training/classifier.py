@@ -16,6 +16,7 @@ from jax import Array
 from jax.sharding import Mesh, PartitionSpec
 
 from gpz_jax import memory, parallel
+from gpz_jax.analysis import wide_moments
 from gpz_jax.config import Config, TrainingConfig
 from gpz_jax.data.augment import augment, resolve_kind
 from gpz_jax.data.batches import normalise, padded_batches, pixels
@@ -282,9 +283,10 @@ def measured_batch(recipe: Recipe, channels: int, mesh: Mesh, there: int | None 
     of_image = COPIES * sum(math.prod(z.shape) * jnp.dtype(z.dtype).itemsize for z in taps)
     width = sum(math.prod(z.shape) for z in taps)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
-    held = 4 * (RECORDS * recipe.num_classes * width + parameters)
+    there = memory.of_one(mesh) if there is None else there
+    dealt = mesh.size if wide_moments.are_dealt(recipe.num_classes, width, mesh, there) else 1
+    held = 4 * (RECORDS * recipe.num_classes * width // dealt + parameters)
     shared = mesh.size if mesh.devices.flat[0].platform == "cpu" else 1
-    there = memory.available() // shared if there is None else there
     images = memory.images_a_device(of_image, held, there, -(-MOST // shared))
     if not images:
         raise UserError(

@@ -10,7 +10,7 @@ import jax
 from jax import Array
 from jax.sharding import Mesh
 
-from gpz_jax import runs
+from gpz_jax import parallel, processes, runs
 from gpz_jax.analysis.parameter_space import gradient_parts
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.targets import soft_targets
@@ -92,19 +92,16 @@ def parts_of_step(before: State, batch: tuple[Any, ...], *, recipe: Recipe, mesh
 
 
 class Ledger:
-    """Rows on their way to the record: kept on the device, written a chunk at a time."""
+    """Rows on their way to the record: kept on the device, written a chunk at a time; the record is process 0's."""
 
-    def __init__(self, record: runs.StepRecord, tracked: Tracked, probe: tuple[Any, Any], mesh: Mesh):
+    def __init__(self, record: runs.StepRecord | None, tracked: Tracked, probe: tuple[Any, Any], mesh: Mesh):
         self.tracked, self.probe, self.mesh = tracked, probe, mesh
         self._record = record
         self._pending = PendingRows()
 
     def append(self, epoch: int, step: int, row: dict[str, Array]) -> None:
         """Add a row that :func:`row_of` gave."""
-        if self.mesh.size > 1 and jax.default_backend() == "cpu":
-            # The next step would run beside it, and two programs spread over the CPU backend's devices can each hold
-            # the threads that the other waits for (see training/sweep.py).
-            jax.block_until_ready(row)
+        row = parallel.in_turn(row)  # the next step would run beside it
         self._pending.append({**row, "epoch": epoch, "step": step})
         if len(self._pending) == runs.CHUNK:
             self.flush()
@@ -112,4 +109,5 @@ class Ledger:
     def flush(self) -> None:
         """Write what is pending."""
         if rows := self._pending.take():
-            self._record.append(rows)
+            record = self._record
+            processes.led(lambda: None if record is None else record.append(rows))

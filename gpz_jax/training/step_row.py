@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
+from gpz_jax import parallel
 from gpz_jax.analysis.contraction import feature_terms, interference
 from gpz_jax.analysis.parameter_space import parameter_terms, realised_change
 from gpz_jax.analysis.readings import readings
@@ -97,5 +98,5 @@ class PendingRows:
 
     def take(self) -> dict[str, np.ndarray]:
         """All rows, each variable ``(n, …)``; none are left. Empty if there were none."""
-        rows, self._rows = jax.device_get(self._rows), []
+        rows, self._rows = parallel.fetch(self._rows), []
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]} if rows else {}

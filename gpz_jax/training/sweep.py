@@ -143,7 +143,7 @@ def fit(
     first_epoch: int = 0,
     first_step: int = 0,
     totals: Sequence[Totals] | None = None,
-    due: Callable[[], bool] = lambda: False,
+    due: Callable[[Any], bool] = lambda after: False,
     on_due: Callable[[int, int, list[State], list[Totals]], None] | None = None,
 ) -> list[State]:
     """Train all runs from ``first_epoch`` to the last.
@@ -166,7 +166,7 @@ def fit(
       first_epoch: epochs already done.
       first_step: steps already done of the epoch after them.
       totals: sums of these steps, of every run; None where there are none.
-      due: asked after every step whether it is time to save.
+      due: asked after every step, of which it is given what is under way, whether it is time to save.
       on_due: called with (epochs done, steps done of the next, states, sums) when it is; they are donated afterwards.
 
     Returns:
@@ -200,7 +200,7 @@ def fit(
             on_step(epoch, index)
             if step % _AHEAD == 0:
                 jax.block_until_ready(carry)
-            if on_due is not None and due():
+            if on_due is not None and due(carry):
                 on_due(epoch, index + 1, *map(list, zip(*unpack(carry, how), strict=True)))
         first_step, totals = 0, None
         ended = [

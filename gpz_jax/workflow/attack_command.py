@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from gpz_jax import defences, runs
+from gpz_jax import defences, processes, runs
 from gpz_jax.atomic import make_folder
 from gpz_jax.config import AttackConfig, check_attack, resolve
 from gpz_jax.data.batches import Pixels, normalise
@@ -79,13 +79,13 @@ def attack_run(
         keep = max(pictures, options.likelihood_images)
         asked = {"seed": seed, "auxiliary": auxiliary, "epoch_of_run": loaded.epoch, "pictures": keep}
         asked |= {"lpips": exam.lpips is not None, "defence": options.defence, "null": options.null}
-        runs.read_guarantees(home)  # of a newer schema: refused before anything runs
+        processes.every(lambda: runs.read_guarantees(home))  # of a newer schema: refused before anything runs
         results = []
         for target in targets:
             shelf = _Shelf(home, target, asked, resume, pictures, every)
             results.append(_attack(target, attacks, exam, shelf, keep))
             keep_guarantee(home, loaded, target, asked, resume=resume)
-        _report(loaded, home, results, pictures)
+        processes.led(lambda: _report(loaded, home, results, pictures))
     return results
 
 
@@ -143,7 +143,7 @@ def _exam(loaded: LoadedRun, options: AttackConfig) -> Exam:
     splits = loaded.splits
     exam = attacking.exam_for(
         loaded.network, loaded.variables, splits.auxiliary.take()[0], splits.test.take(), splits.train.take(),
-        pixels=Pixels(loaded.recipe.size), lpips=weights,
+        pixels=Pixels(loaded.recipe.size), lpips=weights, mesh=loaded.mesh,
     )  # fmt: skip
     for note in exam.notes:
         say(note)
@@ -184,7 +184,9 @@ class _Shelf:
     def recall(self, attack: Attack, before: tuple[Attempt, ...]) -> Attempt | None:
         """The attempt as it was finished, with ``resume``."""
         folder = self.folder(attack)
-        found = runs.read_attempt(folder, self.settings(attack, before)) if self.resume else None
+        asked = self.settings(attack, before)
+        found = processes.every(lambda: runs.read_attempt(folder, asked)) if self.resume else None
+        processes.check_same(found is not None, f"as to whether {folder.name} is finished")
         if found is not None:
             say(f"{attack.name} on {self.target.cut}: already done, read from {folder}")
         elif (folder / "result.json").is_file():
@@ -200,8 +202,12 @@ class _Shelf:
     def keep(self, attack: Attack, result: AttackResult) -> None:
         """Write the last attempt, and its grids."""
         *before, attempt = result.attempts
-        cut = result.cut
-        folder = make_folder(self.folder(attack))
+        folder = self.folder(attack)
+        processes.led(lambda: self._draw(make_folder(folder), result.cut, attempt))
+        runs.write_attempt(folder, result, self.settings(attack, tuple(before)))
+        self.pause(attack, tuple(before)).finished()
+
+    def _draw(self, folder: Path, cut: str, attempt: Attempt) -> None:
         runs.forget_attempt(folder)
         first = attempt.first
         rows = {cut: first.reconstructions[: self.pictures]}
@@ -209,8 +215,6 @@ class _Shelf:
         for end, found in (("best", attempt.best_inverted), ("worst", attempt.worst_inverted)):
             rows = {f"{end} inverted": found.reconstructions}
             figures.reconstruction_grid(found.originals, rows, folder / f"{end}.png")
-        runs.write_attempt(folder, result, self.settings(attack, tuple(before)))
-        self.pause(attack, tuple(before)).finished()
 
 
 def _attack(target: Target, attacks: tuple[Attack, ...], exam: Exam, shelf: _Shelf, keep: int) -> AttackResult:

@@ -7,8 +7,9 @@ from typing import Any
 
 import jax
 
-from gpz_jax import interruption, runs
+from gpz_jax import interruption, processes, runs
 from gpz_jax.inversion.pause import Pause
+from gpz_jax.workflow.agreement import Agreement
 from gpz_jax.workflow.clock import Clock, Every
 from gpz_jax.workflow.common import say
 
@@ -27,7 +28,7 @@ class AttackPause(Pause):
     def __init__(self, folder: Path, asked: Mapping[str, Any], *, resume: bool, every: Every | None, name: str):
         self._saved = runs.Unfinished(folder / "unfinished", asked)
         self._stop: interruption.Stop | None = None
-        self._clock, self._name = Clock(every), name
+        self._clock, self._name, self._agreement = Clock(every), name, Agreement()
         if not resume:
             self.finished()
 
@@ -38,22 +39,24 @@ class AttackPause(Pause):
             yield
         self._stop = None
 
-    def due(self) -> bool:
+    def due(self, under_way: Any = None) -> bool:
         """Whether a signal came, or the time has."""
-        return self._clock.step() or bool(self._stop)
+        return self._agreement.due(self._clock.step(), self._stop, under_way)
 
     def save(self, piece: str, tree: Any) -> None:
         """Write it, sealed; then end if a signal asked for it."""
         with self._stop.saving() if self._stop is not None else contextlib.nullcontext():
             self._saved.write(piece, tree)
         self._clock.restart()
+        self._agreement.on_signal(self._stop)
         if self._stop:
             raise self._stop.stopped(f"{self._name} is saved where it is")
 
     def recall(self, piece: str, like: Any) -> Any | None:
         """What was written, if it is whole."""
         places = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), like)
-        found, why = self._saved.read(piece, places)
+        found, why = processes.every(lambda: self._saved.read(piece, places))
+        processes.check_same(why if found is None else "whole", f"as what was left of {self._name}")
         if why:
             say(f"{self._name}: what was saved of it cannot be gone on from ({why}); it begins anew")
         elif found is not None:
@@ -62,4 +65,4 @@ class AttackPause(Pause):
 
     def finished(self) -> None:
         """Nothing is to be gone on from any more."""
-        self._saved.clear()
+        processes.led(self._saved.clear)

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from gpz_jax import parallel
+from gpz_jax import parallel, processes
 from gpz_jax.config import DataConfig
 from gpz_jax.data import pairings, sources, splits
 from gpz_jax.data.batches import padded_batches
@@ -23,15 +23,17 @@ PROBE_BATCH = 256
 
 
 def say(text: str) -> None:
-    """A note to the person at the terminal, on stderr so that tables can be piped."""
+    """A note to the person at the terminal, on stderr so that tables can be piped; process 0 alone says it."""
+    if not processes.leads():
+        return
     print(f"gpz: {text}", file=sys.stderr, flush=True)
 
 
 def progress_bar() -> Progress:
-    """A progress bar on stderr; silent where stderr is not a terminal."""
+    """A progress bar on stderr; silent where stderr is not a terminal, and in all processes but the first."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console, disable=not console.is_terminal)
+    return Progress(*columns, console=console, disable=not (console.is_terminal and processes.leads()))
 
 
 class EpochProgress(NamedTuple):
@@ -63,7 +65,18 @@ def epoch_progress(epochs: int, steps: int, done: int = 0) -> Iterator[EpochProg
 
 
 def load_data(data: DataConfig, seed: int, *, tell: Callable[[str], None] = say) -> tuple[Splits, sources.Source]:
-    """The images of a configuration, dealt out to target, attacker and test; ``tell`` says what there is to know."""
+    """The images of a configuration, dealt out to target, attacker and test; ``tell`` says what there is to know.
+
+    Raises:
+      UserError: data that cannot be read, or not be dealt out so; of several processes, images that are not the same.
+    """
+    found = processes.every(lambda: _load_data(data, seed, tell))
+    if processes.count() > 1:
+        processes.check_same(sources.fingerprint(found[1]), f"images of data set {data.data!r} with fingerprint")
+    return found
+
+
+def _load_data(data: DataConfig, seed: int, tell: Callable[[str], None]) -> tuple[Splits, sources.Source]:
     source = sources.load(data.data, data.data_dir, test_fraction=data.test_fraction, tell=tell)
     if data.train_limit is not None:
         source = splits.limit_source(source, data.train_limit, seed=seed)
@@ -99,13 +112,15 @@ def short(path: Path) -> str:
 def probe_batches(split: Split, recipe: classifier.Recipe, mesh: Mesh) -> Iterator[tuple[Any, Any, Any]]:
     """``(images, labels, mask)`` of a split, padded to the devices and spread over them; as many as fit at a time.
 
+    Labels and mask stay on the host, where they are checked and counted.
+
     Raises:
       UserError: not even one image a device fits, measured at all cuts.
     """
     for batch in padded_batches(
         split, classifier.measured_batch(recipe, split.images.shape[-1], mesh), multiple=mesh.size
     ):
-        yield parallel.shard(batch, mesh)
+        yield parallel.shard(batch[0], mesh), *batch[1:]
 
 
 def abstract_state(recipe: classifier.Recipe, channels: int, mesh: Mesh) -> classifier.State:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gpz_jax.analysis import radius
+from gpz_jax.analysis import radius, wide_moments
 from gpz_jax.analysis.views import view_of
 from gpz_jax.config import AttackConfig, Config
 from gpz_jax.data.batches import Pixels, num_batches
@@ -76,6 +76,12 @@ class Place(NamedTuple):
     def spread(self, *shape: int, dtype: Any) -> Any:
         """Rows dealt to the devices."""
         return self._at(jax.ShapeDtypeStruct(shape, dtype), jax.P("data"))
+
+    def along_width(self, leaf: Any) -> Any:
+        """``(K, D)`` with D dealt to the devices; other shapes as they are."""
+        if len(leaf.shape) != 2:
+            return leaf
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=wide_moments.place(leaf.shape[1], self.mesh))
 
     def _at(self, tree: Any, spec: Any) -> Any:
         at = jax.NamedSharding(self.mesh, spec)
@@ -189,28 +195,39 @@ def _evaluation(work: Work, recipe: classifier.Recipe, mesh: Mesh, memory: int, 
     return Asked("evaluation", size, passes * batches, 0, classifier._evaluate_batch, given, {"recipe": recipe})
 
 
-def _moments(work: Work, network: TappedNetwork, given: dict[str, Any], view: Any) -> dict[str, Any]:
-    return jax.eval_shape(
-        lambda: radius._nothing_yet(network, given["variables"], given["x"], given["labels"], work.num_classes, view)
-    )
+class _Moments(NamedTuple):
+    """Shapes and places of the moments of all cuts, and the mesh that they are dealt to, if they are."""
+
+    moments: dict[str, Any]
+    dealt: Mesh | None
+
+
+def _moments(work: Work, network: TappedNetwork, given: dict[str, Any], view: Any, at: Place, memory: int) -> _Moments:
+    widths = radius._widths(network, given["variables"], given["x"], given["labels"], view)
+    found = at.everywhere(jax.eval_shape(lambda: radius._empties(work.num_classes, tuple(widths.items()))))
+    if not wide_moments.are_dealt(work.num_classes, sum(widths.values()), at.mesh, memory):
+        return _Moments(found, None)
+    return _Moments(jax.tree.map(at.along_width, found), at.mesh)
 
 
 def _probe(work: Work, images: int, network, recipe, mesh: Mesh, memory: int, passes: int) -> Asked:
     size, batches, given = _batch(work, images, recipe, mesh, memory)
     view = view_of(work.config.probe.view if work.kind == "probe" else "tokens", None)
-    given["moments"] = Place(mesh).everywhere(_moments(work, network, given, view))
-    static = {"network": network, "view": view}
+    given["moments"], dealt = _moments(work, network, given, view, Place(mesh), memory)
+    static = {"network": network, "view": view, "dealt": dealt}
     return Asked("probe, all cuts", size, passes * batches, 0, radius._add_batch, given, static)
 
 
 def _intervals(work: Work, network, recipe, mesh: Mesh, memory: int, passes: int) -> Asked:
     size, batches, given = _batch(work, work.measured, recipe, mesh, memory)
     view, at = view_of(work.config.probe.view, None), Place(mesh)
-    moments = _moments(work, network, given, view)
+    moments, dealt = _moments(work, network, given, view, at, memory)
     means = jax.eval_shape(lambda m: radius._centres(m, np.float32(1), np.float32(1), False), moments)
     sums = jax.ShapeDtypeStruct((len(network.cuts), min(work.measured, radius.GROUPS)), np.float32)
     given |= at.everywhere({"sums": (sums, sums), "means": means, "group": jax.ShapeDtypeStruct((size,), np.int32)})
-    static = {"network": network, "view": view}
+    if dealt is not None:
+        given["means"]["class"] = jax.tree.map(at.along_width, given["means"]["class"])
+    static = {"network": network, "view": view, "dealt": dealt}
     return Asked("intervals of rho", size, passes * batches, 0, radius._add_deviations, given, static)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from gpz_jax import parallel, runs
+from gpz_jax import parallel, processes, runs
 from gpz_jax.analysis.radius import measure
 from gpz_jax.config import Config, TrainingConfig
 from gpz_jax.data import sources, splits
@@ -127,11 +127,14 @@ def _write_epoch_0(
     moments = measure(network, state.variables, probe_batches(tracked, recipe, mesh), run.num_classes)
     record = {"epoch": 0, "alpha": config.training.ls, **measured, "cuts": cut_summary(network, moments)}
     checkpoints = runs.Checkpoints(run)
-    for text in (*checkpoints.set_aside_after(runs.Place(0)), *runs.keep_epochs(run, -1)):
-        say(text)
+
+    def put_aside() -> None:
+        for text in (*checkpoints.set_aside_after(runs.Place(0)), *runs.keep_epochs(run, -1)):
+            say(text)
+
+    processes.led(put_aside)
     checkpoints.save(0, state, measured=record, candidate=True)
-    runs.append_metrics(run, record)
-    runs.write_epochs(run)
+    processes.led(lambda: (runs.append_metrics(run, record), runs.write_epochs(run)))
 
 
 def _sha256(file: Path) -> str:

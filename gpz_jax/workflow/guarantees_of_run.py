@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpz_jax import defences
+from gpz_jax import processes
 from gpz_jax.atomic import make_folder
 from gpz_jax.inversion import attacking
 from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.guarantees import PROBES, SLOPES, guarantees_at
 from gpz_jax.inversion.payload_noise import noise_of
-from gpz_jax.inversion.protocol import Edge, Target, pieces, send
+from gpz_jax.inversion.protocol import Edge, Target
 from gpz_jax.runs.guarantees import read_guarantees, write_guarantees
 from gpz_jax.workflow.common import say
 from gpz_jax.workflow.loaded_run import LoadedRun
@@ -39,12 +39,12 @@ def keep_guarantee(
       UserError: those that lie there are of a newer schema than this package knows.
     """
     depends = {name: asked[name] for name in _DEPENDS} | {"payload": PAYLOAD, "probes": PROBES, "slopes": SLOPES}
-    kept = read_guarantees(home, lambda why: say(f"{why}; it is made anew"))
+    kept = processes.every(lambda: read_guarantees(home, lambda why: say(f"{why}; it is made anew")))
     earlier = kept.get(target.cut)
     if resume and earlier is not None and earlier[1] == depends:
         return earlier[0]
     found = guarantee_of(loaded, target)
-    write_guarantees(make_folder(home), {**kept, target.cut: (found, depends)})
+    processes.led(lambda: write_guarantees(make_folder(home), {**kept, target.cut: (found, depends)}))
     return found
 
 
@@ -54,8 +54,7 @@ def guarantee_of(loaded: LoadedRun, target: Target, *, payload: str = PAYLOAD) -
     if reference is None:
         train = loaded.splits.train
         owned = train.images[train.indices[: attacking.REFERENCE_IMAGES]]
-        sent = (send(target.variables, piece, edge=edge)[:count] for piece, count in pieces(owned))
-        reference = defences.reference(sent)
+        reference = attacking.reference_of(edge, target.variables, owned, target.mesh)
     images, labels = loaded.splits.test.take()
     return guarantees_at(
         target.edge.network,
@@ -66,6 +65,7 @@ def guarantee_of(loaded: LoadedRun, target: Target, *, payload: str = PAYLOAD) -
         key=target.key,
         pixels=target.edge.pixels,
         white_box=target.white_box,
+        mesh=target.mesh,
     )
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from gpz_jax import runs
+from gpz_jax import parallel, processes, runs
 from gpz_jax.analysis import probing
 from gpz_jax.analysis.labels import cluster_labels, predicted_labels
 from gpz_jax.analysis.nulls import null_variables
@@ -47,7 +47,7 @@ def probe_run(loaded: LoadedRun, options: ProbeConfig = ProbeConfig(), *, seed: 
     rules = rules_to_apply(options)
     with runs.owned(loaded.run.folder):  # from the first, so that nothing is measured that could not be kept
         found = _probed(loaded, options, rules, seed)
-        _store(loaded, options, found)
+        processes.led(lambda: _store(loaded, options, found))
     return found
 
 
@@ -132,12 +132,17 @@ def _labelled(loaded: LoadedRun, split: Split, options: ProbeConfig, seed: int) 
 
 
 def calibration_batches(loaded: LoadedRun) -> Iterator[jax.Array]:
-    """Training images as the network takes them, on which a null model's batch norms are calibrated."""
+    """Training images as the network takes them, on which a null model's batch norms are calibrated.
+
+    Spread over the devices; where these do not divide a batch, each has all of it, for the statistics are of 256 images
+    whatever the devices.
+    """
     train = loaded.splits.train
     some = Split(train.images, train.labels, train.indices[:CALIBRATION_IMAGES])
+    place = parallel.replicate if min(len(some), PROBE_BATCH) % loaded.mesh.size else parallel.spread
     for images, _, mask in padded_batches(some, PROBE_BATCH):
         if mask.all() or len(some) < PROBE_BATCH:  # padding would weigh on the batch statistics
-            yield _prepared(images, size=loaded.recipe.size)
+            yield _prepared(place(images, loaded.mesh), size=loaded.recipe.size)
 
 
 def null_of(loaded: LoadedRun, key: jax.Array) -> dict[str, Any]:

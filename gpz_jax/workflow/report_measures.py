@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpz_jax import runs
+from gpz_jax import parallel, runs
 from gpz_jax.analysis.price import BYTES, Price, price_traced
 from gpz_jax.analysis.program import trace
 from gpz_jax.errors import UserError
@@ -60,9 +60,8 @@ def confusion_of(loaded: LoadedRun) -> np.ndarray:
     """(K, K) counts of the test images: true class by predicted one."""
     counts = np.zeros((loaded.run.num_classes,) * 2, np.int64)
     for images, labels, mask in probe_batches(loaded.splits.test, loaded.recipe, loaded.mesh):
-        predicted = np.asarray(jnp.argmax(loaded.logits(images), axis=-1))
-        kept = np.asarray(mask) > 0
-        np.add.at(counts, (np.asarray(labels)[kept], predicted[kept]), 1)
+        predicted, labels, kept = parallel.fetch((jnp.argmax(loaded.logits(images), axis=-1), labels, mask))
+        np.add.at(counts, (labels[kept], predicted[kept]), 1)
     return counts
 
 

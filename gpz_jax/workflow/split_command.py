@@ -1,14 +1,17 @@
 """Write both halves of a trained run as files, and measure what is lost on the way through them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from gpz_jax import parallel
 from gpz_jax.data.batches import padded_batches
+from gpz_jax.data.splits import Split
 from gpz_jax.deployment import halves_folder
 from gpz_jax.deployment.halves import export_halves
 from gpz_jax.inversion.verdict import verdict_of
@@ -49,7 +52,7 @@ def split_run(
     edge, cloud, metadata = halves_folder.load_halves(folder)
     through_files = None
     if edge.runs_here():
-        through_files = _accuracy(lambda images: cloud(edge(images)), test)
+        through_files = _accuracy(lambda images: cloud(edge(images)), test, loaded.mesh)
     else:
         say(f"the files are not measured: this machine is none of {', '.join(platforms)}; add it with --platform")
     accuracy = {"whole": whole, "halves": through_files, "split": "test", "images": len(test)}
@@ -72,11 +75,11 @@ def _training_images(loaded: LoadedRun) -> Iterator[Any]:
     return (images for images, _, _ in probe_batches(loaded.splits.train, loaded.recipe, loaded.mesh))
 
 
-def _accuracy(predict, split) -> float:
-    hits = sum(
-        int(np.sum((np.argmax(predict(images), axis=-1) == labels) & mask))
-        for images, labels, mask in padded_batches(split, PROBE_BATCH)
-    )
+def _accuracy(predict: Callable[[Any], Any], split: Split, mesh: Mesh) -> float:
+    hits = 0
+    for images, labels, mask in padded_batches(split, PROBE_BATCH, multiple=mesh.size):
+        logits = parallel.fetch(predict(parallel.spread(images, mesh)))
+        hits += int(np.sum((np.argmax(logits, axis=-1) == labels) & mask))
     return hits / len(split)
 
 

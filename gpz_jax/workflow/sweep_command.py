@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from gpz_jax import parallel, presentation, runs
+from gpz_jax import parallel, presentation, processes, runs
 from gpz_jax.analysis.radius import measure, summarise
 from gpz_jax.config import Config, resolve
 from gpz_jax.data import sources
@@ -72,18 +72,18 @@ def train_sweep(
     _check_sizes(configs[0], dealt)
     check_trainable(configs[0], first, network, parallel.data_mesh())
     if folder is None and not resume:
-        root = runs.made_free(root)
+        root = Path(processes.told(processes.led(lambda: str(runs.made_free(root)))))
     tasks = [_task(root, one, dealt[one.seed]) for one in configs]
-    _check_folders(root, [task.run for task in tasks], resume)
+    processes.every(lambda: _check_folders(root, [task.run for task in tasks], resume))
     with contextlib.ExitStack() as held:
         for path in (root, *(task.run.folder for task in tasks)):
             held.enter_context(runs.owned(path))
-        _check_folders(root, [task.run for task in tasks], resume)  # again: another process may have begun meanwhile
-        for task in tasks:
-            runs.write_config(task.run)
+        # Again: another process may have begun there meanwhile.
+        processes.every(lambda: _check_folders(root, [task.run for task in tasks], resume))
+        processes.led(lambda: [runs.write_config(task.run) for task in tasks])
         say(f"{len(tasks)} run folders in {short(root.absolute())}")
         train_into(tasks, how=sweep.how_to(how), resume=resume, checkpoint_every=every)
-        _write_joint_record(root, [task.run for task in tasks], seeds, alphas)
+        processes.led(lambda: _write_joint_record(root, [task.run for task in tasks], seeds, alphas))
     return Sweep(root.absolute(), tuple(_best(task.run, dealt[task.run.config.seed]) for task in tasks))
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from gpz_jax import interruption, parallel, runs
+from gpz_jax import interruption, parallel, processes, runs
 from gpz_jax.analysis.class_sums import missing_classes
 from gpz_jax.analysis.radius import Moments, measure, summarise
 from gpz_jax.data import sources
@@ -21,6 +21,7 @@ from gpz_jax.taps import TappedNetwork, tap_shapes
 from gpz_jax.training import classifier, sweep
 from gpz_jax.training.classifier import Recipe, State, Totals
 from gpz_jax.training.ledger import Ledger, Tracked
+from gpz_jax.workflow.agreement import Agreement
 from gpz_jax.workflow.clock import Clock, Every
 from gpz_jax.workflow.common import EpochProgress, abstract_state, epoch_progress, on_mesh, probe_batches, say
 
@@ -58,7 +59,7 @@ class EpochWriter(NamedTuple):
         candidate = epoch > (self.run.config.training.warmup_epochs or 0)
         # First the checkpoint, which keeps the line, too: metrics.jsonl holds no epoch that cannot be gone on from.
         self.checkpoints.save(epoch, state, measured=record, candidate=candidate)
-        runs.append_metrics(self.run, record)
+        processes.led(lambda: runs.append_metrics(self.run, record))
         return cuts
 
 
@@ -70,6 +71,7 @@ class Saver(NamedTuple):
     stop: interruption.Stop
     clock: Clock
     progress: EpochProgress
+    agreement: Agreement
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
@@ -81,9 +83,9 @@ class Saver(NamedTuple):
                 writer.checkpoints.prune()
             self.clock.restart()
 
-    def due(self) -> bool:
+    def due(self, under_way: Any) -> bool:
         """Whether it is time to save within the epoch; asked after every step."""
-        return self.clock.step() or bool(self.stop)
+        return self.agreement.due(self.clock.step(), self.stop, under_way)
 
     def on_due(self, epoch: int, step: int, states: list[State], totals: list[Totals]) -> None:
         """Save within an epoch. Raises ``Stopped`` where a signal came."""
@@ -100,6 +102,7 @@ class Saver(NamedTuple):
             given = zip(self.writers, states, measured, strict=True)
             cuts = [writer.append(epoch, state, found) for writer, state, found in given]
             self.progress.epoch(epoch, _told(measured, cuts, self.writers[0].network.cuts[-1]))
+        self.agreement.on_signal(self.stop)
         if self.stop:  # after the last epoch, too: what follows training may take long
             raise self.stop.stopped(f"epoch {epoch} of {self.progress.epochs} is saved")
 
@@ -136,7 +139,7 @@ def train_into(
         for task, saved in zip(tasks, checkpoints, strict=True)
     )
     with interruption.noted() as stop, epoch_progress(epochs, steps, place.epoch * steps + place.step) as progress:
-        saver = Saver(writers, ledgers, stop, Clock(checkpoint_every), progress)
+        saver = Saver(writers, ledgers, stop, Clock(checkpoint_every), progress, Agreement())
         sweep.fit(
             begun.states,
             recipe=recipe,
@@ -154,8 +157,7 @@ def train_into(
             due=saver.due,
             on_due=saver.on_due,
         )
-    for task in tasks:
-        write_record(task.run)
+    processes.led(lambda: [write_record(task.run) for task in tasks])
 
 
 class Begun(NamedTuple):
@@ -173,11 +175,15 @@ def _begin(
     first, alone = tasks[0].run, len(tasks) == 1
     loaded = _loaded(tasks, checkpoints, recipe, mesh) if resume else None
     place = loaded[0].place if loaded else runs.Place(0)
-    for i, (task, saved) in enumerate(zip(tasks, checkpoints, strict=True)):
-        told = saved.set_aside_after(place if loaded else None)
-        told += runs.keep_epochs(task.run, place.epoch, loaded[i].measured if loaded else None)
-        for text in told:
-            say(f"{_prefix(task, alone)}{text}")
+
+    def put_aside() -> None:
+        for i, (task, saved) in enumerate(zip(tasks, checkpoints, strict=True)):
+            told = saved.set_aside_after(place if loaded else None)
+            told += runs.keep_epochs(task.run, place.epoch, loaded[i].measured if loaded else None)
+            for text in told:
+                say(f"{_prefix(task, alone)}{text}")
+
+    processes.led(put_aside)
     if loaded is None:
         keys = [jax.random.key(task.run.config.seed) for task in tasks]
         return Begun([classifier.init_state(key, recipe, first.channels) for key in keys], place)
@@ -250,7 +256,7 @@ def open_ledger(task: Task, network: TappedNetwork, recipe: Recipe, mesh: Mesh, 
             "seed": run.config.seed,
         },
     )
-    record = runs.StepRecord.open(run.folder, layout, keep_steps=keep_steps)
+    record = processes.led(lambda: runs.StepRecord.open(run.folder, layout, keep_steps=keep_steps))
     uneven = len(batch) % mesh.size
     if uneven:
         say(f"probe batch: {len(batch)} images are no multiple of {mesh.size} devices; each measures all of them")
@@ -264,7 +270,7 @@ def before_logits(network: TappedNetwork) -> str:
 
 def cut_summary(network: TappedNetwork, moments: dict[str, Moments]) -> dict[str, dict[str, Any]]:
     """What a line of metrics.jsonl keeps of every cut: R_c² of each class, W, B, W/D, ρ and D."""
-    found = jax.device_get(summarise(moments))
+    found = parallel.fetch(summarise(moments))
     summary = {}
     for cut in network.cuts:
         within, dimension = float(found[cut].within), moments[cut].origin.shape[1]

@@ -421,6 +421,7 @@ def text(tmp_path_factory):
     return folder, network, variables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [5, 2])
 def test_halves_of_an_input_of_several_arrays(text, rows):
     folder, network, variables = text

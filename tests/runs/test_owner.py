@@ -35,6 +35,7 @@ def held(tmp_path):
         child.kill()
 
 
+@pytest.mark.slow
 def test_who_holds_it_is_said_and_a_killed_owner_holds_nothing(held, capsys, monkeypatch):
     folder, child = held
     monkeypatch.chdir(folder.parent)

@@ -78,6 +78,7 @@ def kill_after(folder, epochs, flags):
     return metrics.read_bytes().count(b"\n")
 
 
+@pytest.mark.slow
 def test_killed_in_mid_run_and_resumed_is_the_uninterrupted_run(uninterrupted, tmp_path, capsys):
     flags = (*FLAGS, "--epochs", "6")
     # The third line of metrics.jsonl is written once the first checkpoint is whole, the second perhaps before.

@@ -65,6 +65,7 @@ def places(folder):
     return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
+@pytest.mark.slow
 def test_killed_then_stopped_in_the_middle_of_an_epoch(uninterrupted, tmp_path, capsys):
     folder = tmp_path / "run"
     with at_step(STEPS + 5, kill), pytest.raises(Killed):
