@@ -8,7 +8,8 @@ from typing import Annotated
 import tyro
 
 from gpz_jax import processes, workflow
-from gpz_jax.config import AttackConfig, RunIdentity
+from gpz_jax.compile_log import compiling
+from gpz_jax.config import AttackConfig, Compiling, Foresight, RunIdentity
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
 from gpz_jax.inversion.verdict import verdict_of
@@ -52,6 +53,8 @@ class Attack:
     Ctrl-C saves its last step in any case; --resume goes on from it."""
     wide: bool = False
     """Show every score in the table."""
+    foresight: Foresight = Foresight()
+    compiling: Compiling = Compiling()
     config: str | None = None
     """TOML file with a table [attack]; flags win over it."""
 
@@ -63,7 +66,17 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
     flags = parse(Attack, argv, prog=prog, description=DESCRIPTION, sections=("attack",))
     processes.join(flags)
     workflow.check_attack_flags(flags.attack, flags.seed)
+    with compiling(flags.compiling, workflow.say):
+        run(flags)
+
+
+def run(flags: Attack) -> None:
+    """Do what the flags ask for."""
+    workflow.check_foresight(flags.foresight)
     loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, aux=flags.aux, expected=flags.identity)
+    if flags.foresight.dry_run:
+        needed = workflow.dry_run_of_attack(loaded, flags.attack, tpu=flags.foresight.tpu)
+        return workflow.report_dry_run(needed, tables.console(), wide=flags.wide)
     workflow.report_accuracy(loaded)
     results = workflow.attack_run(
         loaded, flags.attack, seed=flags.seed, resume=flags.resume, checkpoint_every=flags.checkpoint_every

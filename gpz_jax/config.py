@@ -193,6 +193,28 @@ class AttackConfig(AttackSettings):
 
 
 @dataclasses.dataclass(frozen=True)
+class Compiling:
+    """How a command compiles its programs; nothing that it prints depends on it."""
+
+    no_compile_cache: bool = False
+    """Compile everything anew, and keep nothing of it. Without it what is compiled is kept in the user's cache folder,
+    up to 1 GiB, and the next command begins at once; JAX_COMPILATION_CACHE_DIR names another folder."""
+    verbose: bool = False
+    """Say what is compiled and how long that takes, and what an earlier command had compiled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Foresight:
+    """Find out what a command would need, in place of doing it."""
+
+    dry_run: bool = False
+    """Say what this would need, and do nothing of it: memory by the compiler's own analysis, FLOP, the time of three
+    timed steps, placement, whether it fits, and what to lower where it does not. Nothing is written."""
+    tpu: str | None = None
+    """With --dry-run: on a TPU that need not be there, such as v5e:2x2, by its compiler (gpz-jax[tpu-check])."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RunIdentity:
     """What the run must be; given as a check, since a trained run's settings cannot be changed."""
 

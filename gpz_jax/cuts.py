@@ -7,6 +7,8 @@ from typing import Annotated
 import tyro
 
 from gpz_jax import workflow
+from gpz_jax.compile_log import compiling
+from gpz_jax.config import Compiling
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
 from gpz_jax.reporting import tables
@@ -45,6 +47,7 @@ class Cuts:
     """Folder that holds the run's images now, if they have moved since training."""
     out: str | None = None
     """Folder for cuts.csv and cuts.png; default: of a RUN, RUN/cuts.csv and RUN/figures/cuts.png; of a MODEL, none."""
+    compiling: Compiling = Compiling()
     wide: bool = False
     """Print every column of the table, not only those that decide."""
 
@@ -54,8 +57,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.cuts")
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Cuts, argv, prog=prog, description=DESCRIPTION)
-    priced = workflow.price(flags.what, flags.cuts, bare=flags.model, data_dir=flags.data_dir, out=flags.out)
-    workflow.report_cuts(priced, tables.console(), wide=flags.wide)
+    with compiling(flags.compiling, workflow.say):
+        priced = workflow.price(flags.what, flags.cuts, bare=flags.model, data_dir=flags.data_dir, out=flags.out)
+        workflow.report_cuts(priced, tables.console(), wide=flags.wide)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from typing import Annotated
 import tyro
 
 from gpz_jax import processes, workflow
-from gpz_jax.config import ProbeConfig, RunIdentity
+from gpz_jax.compile_log import compiling
+from gpz_jax.config import Compiling, Foresight, ProbeConfig, RunIdentity
 from gpz_jax.errors import one_line_errors
 from gpz_jax.flags import parse
 from gpz_jax.processes import Together
@@ -36,6 +37,8 @@ class Probe:
     """Folder that holds the images now, if they have moved since training."""
     seed: int | None = None
     """Seed of null models, bootstrap and k-means; default: the run's."""
+    foresight: Foresight = Foresight()
+    compiling: Compiling = Compiling()
     config: str | None = None
     """TOML file with a table [probe]; flags win over it."""
 
@@ -47,7 +50,17 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.probe"
     flags = parse(Probe, argv, prog=prog, description=DESCRIPTION, sections=("probe",))
     processes.join(flags)
     workflow.check_probe_flags(flags.probe, flags.seed)
+    with compiling(flags.compiling, workflow.say):
+        run(flags)
+
+
+def run(flags: Probe) -> None:
+    """Do what the flags ask for."""
+    workflow.check_foresight(flags.foresight)
     loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
+    if flags.foresight.dry_run:
+        needed = workflow.dry_run_of_probe(loaded, flags.probe, tpu=flags.foresight.tpu)
+        return workflow.report_dry_run(needed, tables.console(), wide=flags.wide)
     workflow.report_accuracy(loaded)
     found = workflow.probe_run(loaded, flags.probe, seed=flags.seed)
     workflow.report_probe(found, tables.console(), wide=flags.wide)

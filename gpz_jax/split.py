@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 import tyro
 
 from gpz_jax import workflow
-from gpz_jax.config import RunIdentity
+from gpz_jax.compile_log import compiling
+from gpz_jax.config import Compiling, RunIdentity
 from gpz_jax.errors import UserError, one_line_errors
 from gpz_jax.flags import parse
 
@@ -48,6 +49,7 @@ class Split:
     identity: RunIdentity = RunIdentity()
     data_dir: str | None = None
     """Folder that holds the images now, if they have moved since training."""
+    compiling: Compiling = Compiling()
 
 
 @one_line_errors
@@ -58,11 +60,12 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.split"
     for name, given in (("--cut CUT", flags.cut), ("OUT", flags.out)):
         if not given:
             raise UserError(f"{name} is missing: python -m gpz_jax.split RUN --cut CUT OUT (see --help)")
-    loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
-    metadata = workflow.split_run(
-        loaded, flags.cut, flags.out, payload=flags.payload, platforms=flags.platform or ("cpu",)
-    )
-    workflow.report_split(metadata, flags.out)
+    with compiling(flags.compiling, workflow.say):
+        loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
+        metadata = workflow.split_run(
+            loaded, flags.cut, flags.out, payload=flags.payload, platforms=flags.platform or ("cpu",)
+        )
+        workflow.report_split(metadata, flags.out)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ import sys
 from typing import Literal
 
 from gpz_jax import processes, workflow
-from gpz_jax.config import Config
+from gpz_jax.compile_log import compiling
+from gpz_jax.config import Compiling, Config, Foresight
 from gpz_jax.errors import UserError, one_line_errors
 from gpz_jax.flags import parse, value_of
 from gpz_jax.processes import Together
@@ -53,6 +54,8 @@ class Train:
     bit what single runs give); 'auto' is 'loop' on CPUs, where vmapped convolutions are slow, else 'vmap'."""
     wide: bool = False
     """Show every column of the probe's table, not only those that decide."""
+    foresight: Foresight = Foresight()
+    compiling: Compiling = Compiling()
     config: str | None = None
     """Recipe by name (below), or a TOML file with tables [data], [model], [training], [track], [probe]; flags win."""
 
@@ -79,24 +82,41 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.train"
         Train, argv, prog=prog, description=DESCRIPTION + RECIPES, sections=("settings",), defaults=begun_with(argv)
     )
     processes.join(flags)
+    with compiling(flags.compiling, workflow.say):
+        run(flags)
+
+
+def run(flags: Train) -> None:
+    """Do what the flags ask for."""
+    workflow.check_foresight(flags.foresight)
+    if flags.foresight.dry_run:
+        return dry_run(flags)
     if flags.seeds or flags.alphas:
         return train_sweep(flags)
     if flags.sweep != "auto":
         raise UserError(f"--sweep {flags.sweep} needs several runs to train: give --seeds or --alphas")
     if flags.from_torch is not None:
-        run = workflow.run_from_torch(flags.from_torch, flags.settings, folder=flags.run, resume=flags.resume)
+        made = workflow.run_from_torch(flags.from_torch, flags.settings, folder=flags.run, resume=flags.resume)
     else:
-        run = workflow.train_run(
+        made = workflow.train_run(
             flags.settings, folder=flags.run, resume=flags.resume,
             checkpoint_every=flags.checkpoint_every,
         )  # fmt: skip
-    loaded = workflow.load_run(str(run.folder))
+    loaded = workflow.load_run(str(made.folder))
     workflow.report_accuracy(loaded)
     workflow.report_probe(workflow.probe_run(loaded, flags.settings.probe), tables.console(), wide=flags.wide)
     if flags.settings.track.track_every is not None and flags.from_torch is None:
-        workflow.say(f"read its ledger: python -m gpz_jax.vortex {workflow.short(run.folder)}")
-    workflow.say(f"attack it: python -m gpz_jax.attack {workflow.short(run.folder)}")
-    workflow.say(f"read it all as one page: python -m gpz_jax.report {workflow.short(run.folder)}")
+        workflow.say(f"read its ledger: python -m gpz_jax.vortex {workflow.short(made.folder)}")
+    workflow.say(f"attack it: python -m gpz_jax.attack {workflow.short(made.folder)}")
+    workflow.say(f"read it all as one page: python -m gpz_jax.report {workflow.short(made.folder)}")
+
+
+def dry_run(flags: Train) -> None:
+    """Say what a run would need."""
+    if flags.seeds or flags.alphas or flags.from_torch is not None:
+        raise UserError("--dry-run looks at one training; leave out --seeds, --alphas and --from-torch")
+    found = workflow.dry_run_of_training(flags.settings, tpu=flags.foresight.tpu)
+    workflow.report_dry_run(found, tables.console(), wide=flags.wide)
 
 
 def train_sweep(flags: Train) -> None:

@@ -18,7 +18,8 @@ LAYERS = [
     ["terminal", "presentation", "last_words", "liveness", "interruption"],
     ["errors"],
     ["config", "settings_files", "json_files", "seeds", "atomic"],
-    ["taps", "targets", "parallel", "processes", "memory", "flags"],
+    ["compile_cache"],
+    ["taps", "targets", "parallel", "processes", "memory", "flags", "compile_log"],
     ["taps_nnx"],
     ["data"],
     ["models"],
@@ -61,6 +62,8 @@ ONLY = {
     },
     "deployment": {"deployment", "analysis", "parallel", "taps", "json_files", "atomic", "errors"},
     "runs": {
+        "parallel",
+        "processes",
         "atomic",
         "runs",
         "analysis",

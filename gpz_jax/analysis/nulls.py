@@ -5,13 +5,14 @@ accumulated scale or the dimension changes. What training did is what is left be
 """
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from gpz_jax import parallel
@@ -21,7 +22,13 @@ from gpz_jax.taps.arguments import hashable, values_of
 
 
 def null_variables(
-    model: nn.Module, key: Array, batches: Iterable[Any], *, train_argument: str = "train", **arguments: Any
+    model: nn.Module,
+    key: Array,
+    batches: Iterable[Any],
+    *,
+    train_argument: str = "train",
+    fresh: Callable[[Array], Any] | None = None,
+    **arguments: Any,
 ) -> dict[str, Any]:
     """Fresh variables whose batch-norm statistics are those of the data (a calibrated, untrained network).
 
@@ -36,6 +43,8 @@ def null_variables(
       key: of the initialisation.
       batches: inputs ``(N, …)`` as the model takes them, or pytrees of them; one is enough, more are averaged.
       train_argument: name of that keyword argument.
+      fresh: ``fresh(key)``, the model's fresh variables, where a program for them is at hand already; by default the
+        model is asked for them on the first batch.
       **arguments: further ones of the model's ``__call__``, as for :func:`gpz_jax.tap`.
 
     Returns:
@@ -50,7 +59,7 @@ def null_variables(
       >>> null_variables(Normed(), jax.random.key(0), [x])["batch_stats"]["BatchNorm_0"]["mean"].round(4).tolist()
       [2.0]
     """
-    init_key, noise_key = jax.random.split(key)
+    init_key, noise_key = _two_keys(key)
     static = TappedNetwork(
         model, (), arguments=hashable(arguments)
     )  # has a hash even where the model has none: ResNet(stage_sizes=[3, 4])
@@ -59,17 +68,34 @@ def null_variables(
         if variables is None:
             takes_train = train_argument in inspect.signature(type(model).__call__).parameters
             takes_train = takes_train and train_argument not in arguments
-            variables = _init(init_key, x, network=static, train_argument=train_argument if takes_train else None)
+            of_train = train_argument if takes_train else None
+            variables = fresh(init_key) if fresh else _init(init_key, x, network=static, train_argument=of_train)
             if "batch_stats" not in variables:
                 return dict(variables)
             variables = parallel.beside(variables, x)
-        noise = jax.random.fold_in(noise_key, count)
+        noise = (noise_key, np.uint32(count))
         found = _batch_statistics(variables, x, noise, network=static, train_argument=train_argument)
-        sums = parallel.in_turn(found if sums is None else jax.tree.map(jnp.add, sums, found))
+        sums = parallel.in_turn(found if sums is None else _added(sums, found))
         count += 1
     if variables is None:
         raise UserError("there are no images to calibrate the null model on")
-    return {**variables, "batch_stats": jax.tree.map(lambda s: s / count, sums)}
+    return {**variables, "batch_stats": _divided(sums, np.float32(count))}
+
+
+@jax.jit
+def _two_keys(key):
+    init_key, noise_key = jax.random.split(key)
+    return init_key, noise_key
+
+
+@jax.jit
+def _added(a, b):
+    return jax.tree.map(jnp.add, a, b)
+
+
+@jax.jit
+def _divided(sums, count):
+    return jax.tree.map(lambda s: s / count.astype(s.dtype), sums)
 
 
 @partial(jax.jit, static_argnames=("network", "train_argument"))
@@ -79,7 +105,9 @@ def _init(key, x, *, network, train_argument):
 
 
 @partial(jax.jit, static_argnames=("network", "train_argument"))
-def _batch_statistics(variables, x, key, *, network, train_argument):
+def _batch_statistics(variables, x, noise, *, network, train_argument):
+    key = jax.random.fold_in(*noise)
+
     def run(value: float):
         stats = jax.tree.map(lambda s: jnp.full_like(s, value), variables["batch_stats"])
         train: Any = {**values_of(network.arguments), train_argument: True}

@@ -218,10 +218,10 @@ def _zones(
 
 def _bounds(trained: _Measured, shapes: dict[str, tuple[int, ...]], how: bounds.Quantiser) -> dict[str, np.ndarray]:
     """The three bounds of :mod:`gpz_jax.analysis.bounds` at every cut."""
-    found = []
+    found, mean_squares = [], jax.device_get(_mean_squares(trained.moments))
     for i, (cut, shape) in enumerate(shapes.items()):
         dimension, scatter = int(np.prod(shape)), trained.within[i] + trained.between[i]
-        mean_square = float(jnp.mean(jnp.square(_grand_mean(trained.moments[cut]))))
+        mean_square = float(mean_squares[cut])
         variance = scatter / dimension
         step = how.step(np.sqrt(variance), np.sqrt(variance + mean_square))
         radii, count = trained.radius[i], trained.count
@@ -231,6 +231,12 @@ def _bounds(trained: _Measured, shapes: dict[str, tuple[int, ...]], how: bounds.
         )
     names = ("feature_bound", "decision_bound", "information_ceiling")
     return dict(zip(names, np.array(found, np.float64).T, strict=True))
+
+
+@jax.jit
+def _mean_squares(moments: dict[str, Moments]) -> dict[str, Array]:
+    """Mean over coordinates of the grand mean's square, at every cut."""
+    return {cut: jnp.mean(jnp.square(_grand_mean(m))) for cut, m in moments.items()}
 
 
 def _grand_mean(moments: Moments) -> Array:

@@ -282,8 +282,8 @@ def moments_of(
             widths = _widths(network, variables, x, labels, view)
             mesh, variables = parallel.mesh_of(x), parallel.beside(variables, x)
             dealt = mesh if wide_moments.are_dealt(num_classes, sum(widths.values()), mesh) else None
-            moments = {cut: empty(num_classes, width, dealt) for cut, width in widths.items()}
-            moments = moments if dealt else parallel.beside(moments, x)
+            moments = None if dealt else parallel.beside(_empties(num_classes, tuple(widths.items())), x)
+            moments = moments or {cut: empty(num_classes, width, dealt) for cut, width in widths.items()}
         moments = _add_batch(network, variables, moments, x, labels, mask, view, dealt)
     if moments is None:
         raise UserError("there are no images to probe")
@@ -301,6 +301,11 @@ def _widths(network: TappedNetwork, variables: Any, x: Any, labels: Any, view: V
 
     found = jax.eval_shape(rows, variables, shapes(x), shapes(labels))
     return {cut: found[cut].shape[1] for cut in network.cuts}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _empties(num_classes: int, dimensions: tuple[tuple[str, int], ...]) -> dict[str, Moments]:
+    return {cut: empty(num_classes, dimension) for cut, dimension in dimensions}
 
 
 #: Images are resampled one by one up to this many; beyond it, in this many random groups.
@@ -323,6 +328,19 @@ def _add_deviations(network, variables, sums, means, x, labels, mask, group, vie
     within = [in_groups(cut, of_class(means["class"][cut], labels), classes[labels]) for cut in network.cuts]
     total = jnp.stack([in_groups(cut, means["grand"][cut], total_factor) for cut in network.cuts])
     return sums[0] + jnp.stack(within), sums[1] + total
+
+
+@partial(jax.jit, static_argnames="unbiased")
+def _centres(moments: dict[str, Moments], images: Array, total_factor: Array, unbiased: bool) -> dict[str, Any]:
+    """Class means and grand means of every cut, and what squares around them are multiplied by."""
+    count = next(iter(moments.values())).count.astype(jnp.float32)
+    weight = (count / images)[:, None]
+    return {
+        "class": {cut: m.mean for cut, m in moments.items()},
+        "grand": {cut: jnp.sum(weight * m.mean, axis=0) for cut, m in moments.items()},
+        "class_factor": count / jnp.maximum(count - 1, 1) if unbiased else jnp.ones_like(count),
+        "total_factor": total_factor,
+    }
 
 
 def deviations(
@@ -360,26 +378,17 @@ def deviations(
       Sums of r and of t in every group, ``(L, G)`` float32 on the host; L cuts in the network's order.
     """
     view = view_of(view, token_mask)
-    count = next(iter(moments.values())).count.astype(jnp.float32)
-    images = int(jnp.sum(count))
-    groups = min(images, GROUPS)
-    weight = (count / images)[:, None]
-    means = {
-        "class": {cut: m.mean for cut, m in moments.items()},
-        "grand": {cut: jnp.sum(weight * m.mean, axis=0) for cut, m in moments.items()},
-        "class_factor": count / jnp.maximum(count - 1, 1) if unbiased else jnp.ones_like(count),
-        "total_factor": jnp.float32(images / max(images - 1, 1) if unbiased else 1),
-    }
-    rng = np.random.default_rng(0)
-    shape = (len(network.cuts), groups)
-    sums, seen = (jnp.zeros(shape, jnp.float32), jnp.zeros(shape, jnp.float32)), 0
-    dealt = None
+    images = int(np.sum(parallel.fetch(next(iter(moments.values())).count)))
+    groups, factor = min(images, GROUPS), np.float32(images / max(images - 1, 1) if unbiased else 1)
+    means = _centres(dict(moments), np.float32(images), factor, unbiased)
+    rng, nothing = np.random.default_rng(0), np.zeros((len(network.cuts), groups), np.float32)
+    sums, seen, dealt = (nothing, nothing.copy()), 0, None
     for x, labels, mask in (counted(batch, view.token_mask) for batch in batches):
         real = np.asarray(parallel.fetch(mask))
         real = np.any(real.reshape(real.shape[0], -1), axis=1)
         position = seen + np.cumsum(real) - 1
         group = position if images <= GROUPS else rng.integers(groups, size=real.shape[0])
-        group = jnp.asarray(np.clip(group, 0, groups - 1), jnp.int32)
+        group = np.clip(group, 0, groups - 1).astype(np.int32)
         if not seen:
             sums, variables = parallel.beside((sums, variables), x)
             split = any(not getattr(mean, "is_fully_replicated", True) for mean in means["class"].values())
@@ -388,5 +397,5 @@ def deviations(
         sums = _add_deviations(network, variables, sums, means, x, labels, mask, group, view, dealt)
         seen += int(real.sum())
     used = min(seen, groups)  # fewer than tokens, where these have the labels
-    within, total = parallel.fetch(sums)
-    return within[:, :used], total[:, :used]
+    within, total = (found[:, :used] for found in parallel.fetch(sums))
+    return within, total

@@ -12,17 +12,17 @@ from gpz_jax import memory
 WHOLE = 1 / 8
 
 
-def are_dealt(num_classes: int, width: int, mesh: Mesh | None) -> bool:
+def are_dealt(num_classes: int, width: int, mesh: Mesh | None, there: int | None = None) -> bool:
     """Whether moments of K classes at cuts that are ``width`` = ΣD wide are dealt: origin and offset, float32.
 
-    8 K ΣD bytes on each of several devices, against ``WHOLE`` of what one may hold.
+    8 K ΣD bytes on each of several devices, against ``WHOLE`` of what one may hold, or of ``there``.
 
     >>> are_dealt(530, 10**15, None)
     False
     """
     if mesh is None or mesh.size == 1:
         return False
-    return 8 * num_classes * width > WHOLE * memory.of_one(mesh)
+    return 8 * num_classes * width > WHOLE * (memory.of_one(mesh) if there is None else there)
 
 
 def place(dimension: int, mesh: Mesh) -> NamedSharding:

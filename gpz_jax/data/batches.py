@@ -1,6 +1,7 @@
 """How images reach the network: scaled and normalised on the device, in batches of one shape."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -73,6 +74,7 @@ def denormalise(x: Float[Array, "*N H W C"]) -> Float[Array, "*N H W C"]:
     return x * std + mean
 
 
+@partial(jax.jit, static_argnames="n")
 def epoch_order(key: PRNGKeyArray, epoch: int | Int[Array, ""], n: int) -> Int32[Array, "n"]:
     """Return an epoch's order: a permutation of 0..n-1 fixed by the key and the epoch's number alone.
 

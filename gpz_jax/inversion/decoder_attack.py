@@ -5,6 +5,7 @@ from functools import partial
 from typing import ClassVar
 
 import jax
+import numpy as np
 from jax import Array
 from jax.sharding import Mesh
 
@@ -14,7 +15,7 @@ from gpz_jax.inversion.attention import parse_stages
 from gpz_jax.inversion.decoder import Decoder, Trunk, decoder_for, match_parameters, parameter_count, stages_of
 from gpz_jax.inversion.decoder_training import decode, train_decoder
 from gpz_jax.inversion.enrich import parse_enrichment
-from gpz_jax.inversion.protocol import Attack, Fitted, Progress, Reconstruction, Target, check_images, silent
+from gpz_jax.inversion.protocol import BATCH, Attack, Fitted, Progress, Reconstruction, Target, check_images, silent
 from gpz_jax.inversion.results import Attempt, Training
 from gpz_jax.memory import check_fits
 
@@ -115,5 +116,9 @@ class DecoderAttack(Attack):
 
 
 def _reconstruct(decoder: Decoder, variables: dict, mesh: Mesh, z: Array, start: Array | None = None) -> Reconstruction:
-    found = decode(variables, parallel.spread(z, mesh), decoder=decoder)
+    # The last of several batches is filled up to one of them, so that the decoder is compiled once.
+    missing, filled = max(BATCH - len(z), 0), z
+    if missing:
+        filled = np.pad(parallel.fetch(z), ((0, missing), *[(0, 0)] * (z.ndim - 1)), mode="edge")
+    found = decode(variables, parallel.spread(filled, mesh), decoder=decoder)
     return Reconstruction(parallel.first(found, len(z), mesh))

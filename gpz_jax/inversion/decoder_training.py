@@ -74,9 +74,9 @@ class Course(NamedTuple):
     @staticmethod
     def begin(state: State, epochs: int, target: Target) -> "Course":
         """Before the first step."""
-        best = jax.tree.map(jnp.copy, state.variables)
-        zero, losses = jnp.zeros((), jnp.int32), jnp.full(epochs, jnp.nan, jnp.float32)
-        return Course(state, best, *parallel.replicate((zero, losses, zero, zero), target.mesh))
+        zero, losses = np.zeros((), np.int32), np.full(epochs, np.nan, np.float32)
+        counts: Any = parallel.replicate((zero, losses, zero, zero), target.mesh)
+        return Course(state, _copied(state.variables), *counts)
 
     def after_step(self, state: State, index: int) -> "Course":
         """With step number ``index`` of the epoch taken; waits for the device now and then, as a stop has to."""
@@ -89,11 +89,10 @@ class Course(NamedTuple):
         done, known = int(self.epoch), parallel.fetch(self.losses)
         changed = {"epoch": _like(self.epoch, done + 1), "step": _like(self.step, 0)}
         if not done or loss < np.min(known[:done]):
-            best = jax.tree.map(jnp.copy, self.state.variables)
-            changed |= {"best": best, "best_epoch": _like(self.best_epoch, done + 1)}
+            changed |= {"best": _copied(self.state.variables), "best_epoch": _like(self.best_epoch, done + 1)}
         losses = known.copy()
         losses[done] = loss
-        state = self.state._replace(plateau=_tell_plateau(self.state.plateau, jnp.float32(loss)))
+        state = self.state._replace(plateau=_tell_plateau(self.state.plateau, np.float32(loss)))
         return self._replace(state=state, losses=_like(self.losses, losses), **changed)
 
     def is_over(self, steps_left: int, patience: int | None) -> bool:
@@ -104,7 +103,13 @@ class Course(NamedTuple):
 
 def _like(old: Array, value: Any) -> Array:
     """A value in the place and dtype of another."""
-    return jax.device_put(jnp.asarray(value, old.dtype), old.sharding)
+    return jax.device_put(np.asarray(value, old.dtype), old.sharding)
+
+
+@jax.jit
+def _copied(tree: Any) -> Any:
+    """Arrays of their own: a step donates those of the state."""
+    return jax.tree.map(jnp.copy, tree)
 
 
 class Trained(NamedTuple):
@@ -174,6 +179,20 @@ def _init(key, z, *, decoder):
     return decoder.init(key, z, train=False)
 
 
+@partial(jax.jit, static_argnames="lr", donate_argnames="variables")
+def _state_of(variables, *, lr):
+    optimiser = _optimiser(lr).init(variables["params"])
+    return State(variables["params"], variables["batch_stats"], optimiser, _plateau().init({}))
+
+
+@jax.jit
+def _keys_of(key):
+    """Of the decoder, of its order of images, of the edge's noise, and of that on the selection images."""
+    init_key, order_key = jax.random.split(key)
+    # Apart from the other two, so that a decoder without noise trains as it always has.
+    return init_key, order_key, *(jax.random.fold_in(order_key, i) for i in (1, 2))
+
+
 @jax.jit
 def _tell_plateau(plateau, loss):
     with jax.numpy_dtype_promotion("standard"):
@@ -205,9 +224,7 @@ def train_decoder(target: Target, decoder: Decoder, *, progress: Progress = sile
       UserError: too few auxiliary images for one batch; a loss that is not finite.
     """
     settings = target.settings
-    init_key, order_key = jax.random.split(target.key)
-    # Apart from the other two, so that a decoder without noise trains as it always has.
-    noise_key, selection_key = (jax.random.fold_in(order_key, i) for i in (1, 2))
+    init_key, order_key, noise_key, selection_key = _keys_of(target.key)
     state, images = _begin(target, decoder, init_key)
     batch_size = _batch_size(target, len(images.fit))
     steps = len(images.fit) // batch_size
@@ -220,7 +237,7 @@ def train_decoder(target: Target, decoder: Decoder, *, progress: Progress = sile
             order, epoch_key = epoch_order(order_key, epoch, len(images.fit)), jax.random.fold_in(noise_key, epoch)
             for index in range(int(course.step), min(steps, most - epoch * steps)):
                 state = attack_step(
-                    course.state, target.variables, images.fit, images.sent, order, jnp.int32(index), epoch_key,
+                    course.state, target.variables, images.fit, images.sent, order, np.int32(index), epoch_key,
                     target.reference, edge=target.edge, decoder=decoder, batch_size=batch_size, lr=settings.lr,
                     mesh=target.mesh,
                 )  # fmt: skip
@@ -255,9 +272,8 @@ def _begin(target: Target, decoder: Decoder, key: Array) -> tuple[State, _Images
             f"the attacker has {batch_size(target.auxiliary)} images, too few to train on; raise auxiliary_fraction",
             field="auxiliary_fraction",
         )
-    variables = _init(key, jnp.zeros((2, *target.z_shape), jnp.float32), decoder=decoder)
-    optimiser = _optimiser(target.settings.lr).init(variables["params"])
-    state = State(variables["params"], variables["batch_stats"], optimiser, _plateau().init({}))
+    variables = _init(key, np.zeros((2, *target.z_shape), np.float32), decoder=decoder)
+    state = _state_of(variables, lr=target.settings.lr)
     state, images = parallel.replicate((state, FlatRows.of(fit)), target.mesh)
     if 4 * math.prod(target.z_shape) * (batch_size(target.auxiliary) or 0) > KEPT_BYTES:
         return state, _Images(images, None, selection, None)

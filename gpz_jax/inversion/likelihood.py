@@ -122,10 +122,10 @@ def invert(
     z = jnp.asarray(z).astype(jnp.float32)
     count, shape = len(z), (len(z), *x_shape)
     _check(send, variables, z, shape, start, {"steps": steps, "lr": lr, "tv": tv, "restarts": restarts})
-    scale, weight, rate, total_steps = _scale(z), jnp.float32(tv), jnp.float32(lr), jnp.float32(steps)
+    scale, weight, rate, total_steps = _scale(z), np.float32(tv), np.float32(lr), np.float32(steps)
     places = _Places(mesh)
     (scale, variables), z = places.everywhere((scale, variables)), places.spread(z)
-    begin = partial(_begin, shape=shape, start=start, key=key, steps=steps, places=places)
+    begin = partial(_begin, shape=shape, start=start, key=key, steps=steps, places=places, variables=variables)
     way = _nothing_yet(begin(0), restarts, places)
     way = pause.recall(piece, way) or way
     with pause.watched():
@@ -145,7 +145,7 @@ def invert(
             way = way.after(restart, state, found, begin(restart + 1))
         pause.save(piece, way)  # so that what follows can be gone on with alone
     best, histories = way.best, way.histories
-    if not bool(jnp.isfinite(best[2]).all()):
+    if not np.isfinite(parallel.fetch(best[2])).all():
         raise UserError(f"the inversion's objective is not finite; lower its learning rate (now {lr:g})")
     history = np.mean(parallel.fetch(histories), axis=0)  # (steps,)
     before, after = float(history[-(steps // 5) - 1]), float(history[-1])
@@ -173,14 +173,15 @@ class _Places(NamedTuple):
         return tree if self.mesh is None else parallel.first(tree, count, self.mesh)
 
 
-def _begin(restart: int, *, shape: tuple[int, ...], start: Any, key: Array, steps: int, places: _Places) -> _State:
-    given = start if start is not None and restart == 0 else None
+def _begin(
+    restart: int, *, shape: tuple[int, ...], start: Any, key: Array, steps: int, places: _Places, variables: Any
+) -> _State:
+    given = jnp.asarray(start, jnp.float32) if start is not None and restart == 0 else None
     # Drawn for the images that there are: what fills these up is the first one all the way.
-    noise = jax.random.uniform(jax.random.fold_in(key, restart), shape) if given is None else given
-    x = places.spread(jnp.clip(jnp.array(noise, jnp.float32), 0, 1))
-    adam = optax.scale_by_adam().init(x)
-    adam = jax.tree.map(lambda leaf: (places.spread if leaf.shape == x.shape else places.everywhere)(leaf), adam)
-    return _State(x, adam, *places.everywhere((jnp.zeros(steps, jnp.float32), jnp.int32(0))))
+    state = _begun(key, np.uint32(restart), given, shape, steps)
+    if places.mesh is None or places.mesh.size == 1:
+        return parallel.beside(state, variables)  # where it will be after a step, so that the step is compiled once
+    return jax.tree.map(lambda leaf: (places.spread if leaf.shape == shape else places.everywhere)(leaf), state)
 
 
 class _Way(NamedTuple):
@@ -223,7 +224,7 @@ def _check(send, variables, z, shape, start, options) -> None:
         )
     if start is not None and start.shape != shape:
         raise UserError(f"start images of shape {start.shape}: give {shape}")
-    if not bool(jnp.isfinite(z).all()):
+    if not np.isfinite(parallel.fetch(z)).all():
         raise UserError("z has values that are not finite: nothing can be fitted to them")
 
 
@@ -251,6 +252,14 @@ def _terms(x, variables, z, scale, tv, send):
     error = (send(variables, x).astype(jnp.float32) - z).reshape(len(z), -1)
     objective = jnp.sum(error**2, axis=1) / scale
     return objective, objective + tv * total_variation(x)
+
+
+@partial(jax.jit, static_argnames=("shape", "steps"))
+def _begun(key, restart, start, shape, steps):
+    """A start from images, or from noise."""
+    noise = jax.random.uniform(jax.random.fold_in(key, restart), shape) if start is None else start
+    x = jnp.clip(noise, 0, 1)
+    return _State(x, optax.scale_by_adam().init(x), jnp.zeros(steps, jnp.float32), jnp.int32(0))
 
 
 _objective = partial(jax.jit, static_argnames="send")(_terms)

@@ -54,14 +54,21 @@ class Ridge(NamedTuple):
 
     def __call__(self, z: Float[Array | np.ndarray, "N D"]) -> Float32[Array, "N P"]:
         """x_hat, not clipped: linear in z."""
-        # HIGHEST: accelerators would otherwise keep 8 or 11 bits of what is small against what cancels.
-        dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-        centred = jnp.asarray(z).astype(jnp.float32) - self.z_mean
-        return self.x_mean + dot(centred if self.basis is None else dot(centred, self.basis.T), self.coefficients)
+        return _mapped(self, z, clip=False)
 
     def pixels(self, z: Float[Array | np.ndarray, "N D"]) -> Float32[Array, "N P"]:
         """x_hat clipped to [0, 1], where pixels lie."""
-        return jnp.clip(self(z), 0, 1)
+        return _mapped(self, z, clip=True)
+
+
+@partial(jax.jit, static_argnames="clip")
+def _mapped(ridge, z, *, clip):
+    # HIGHEST: accelerators would otherwise keep 8 or 11 bits of what is small against what cancels.
+    dot = partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+    centred = z.astype(jnp.float32) - ridge.z_mean
+    basis, coefficients = ridge.basis, ridge.coefficients
+    found = ridge.x_mean + dot(centred if basis is None else dot(centred, basis.T), coefficients)
+    return jnp.clip(found, 0, 1) if clip else found
 
 
 class _Normal(NamedTuple):
@@ -83,7 +90,7 @@ class _Normal(NamedTuple):
         matrix[np.diag_indices_from(matrix)] += penalty
         factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
         c = scipy.linalg.cho_solve(factor, self.targets, check_finite=False)
-        return Ridge(self.z_mean, self.x_mean, self.basis, self.place(jnp.asarray(c, jnp.float32)))
+        return Ridge(self.z_mean, self.x_mean, self.basis, self.place(jnp.asarray(np.asarray(c, np.float32))))
 
 
 def fit(
@@ -224,7 +231,7 @@ def _gram_of(basis: Array, z: Rows) -> Iterator[Array]:
 def _mean(values: Rows) -> Array:
     """Mean of the rows, (…,) float32; blocks are summed in float32, their sums in float64."""
     sums = [np.asarray(parallel.fetch(_sum(*block)), np.float64) for block in _blocks(values)]
-    return jnp.asarray(np.sum(sums, axis=0) / values.shape[0], jnp.float32)
+    return jnp.asarray(np.asarray(np.sum(sums, axis=0) / values.shape[0], np.float32))
 
 
 def _counted(rows: Array, counts: Array | None) -> Array:

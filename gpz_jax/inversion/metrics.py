@@ -50,7 +50,8 @@ def _check_range(x: Array | np.ndarray, x_hat: Array | np.ndarray) -> None:
     for name, array, low, high in (("images", x, -1e-3, 1 + 1e-3), ("reconstructions", x_hat, -10.0, 10.0)):
         if isinstance(array, Tracer) or not array.size:
             continue
-        least, most = float(array.min()), float(array.max())
+        values = np.asarray(array)
+        least, most = float(values.min()), float(values.max())
         if least < low or most > high:  # NaN is neither: it gives a score of NaN
             advice = "divide by 255" if most > 2 else "of what runs from -1 to 1 take (x + 1) / 2"
             raise UserError(f"{name} from {least:.3g} to {most:.3g}: scores take pixels in [0, 1]; {advice}")
@@ -65,7 +66,12 @@ def mse(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Arr
     >>> mse(jnp.zeros((2, 4, 4, 3)), jnp.full((2, 4, 4, 3), 0.5)).tolist()
     [0.25, 0.25]
     """
-    return jnp.asarray(_pix().mse(*_float_pair(x, x_hat)))
+    return _mse(*_float_pair(x, x_hat))
+
+
+@jax.jit
+def _mse(x: Array, x_hat: Array) -> Array:
+    return jnp.asarray(_pix().mse(x, x_hat))
 
 
 def mse_paper(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Array, " N"]:
@@ -109,6 +115,11 @@ def psnr_paper(
         raise UserError("no images to score: the batch PSNR needs at least 1")
     error = mse(x, x_hat)
     _check_range(x, x_hat)
+    return _psnr_of_batches(error, batch_size)
+
+
+@partial(jax.jit, static_argnums=1)
+def _psnr_of_batches(error: Array, batch_size: int) -> Array:
     batches = jnp.stack([error[i : i + batch_size].mean() for i in range(0, len(error), batch_size)])
     return -10 * jnp.log10(batches).mean()
 

@@ -86,7 +86,7 @@ def recipe_for(config: Config, num_classes: int, channels: int) -> Recipe:
 def abstract_variables(recipe: Recipe, channels: int) -> Any:
     """Shapes and dtypes of the model's variables."""
     x = jax.ShapeDtypeStruct((2, recipe.size, recipe.size, channels), jnp.float32)
-    return jax.eval_shape(recipe.model.init, jax.random.key(0), x)
+    return jax.eval_shape(recipe.model.init, jax.eval_shape(jax.random.key, 0), x)
 
 
 def network_for(recipe: Recipe, channels: int) -> TappedNetwork:
@@ -104,10 +104,19 @@ def _plateau(recipe: Recipe) -> optax.GradientTransformationExtraArgs:
     return optax.contrib.reduce_on_plateau(factor=0.5, patience=recipe.patience)
 
 
-@partial(jax.jit, static_argnames=("recipe", "channels"))
+@partial(jax.jit, static_argnames=("model", "size", "channels"))
+def init_variables(key: Array, model: nn.Module, size: int, channels: int) -> Any:
+    """Fresh variables; a function of the key alone. A program of its own, which untrained copies share."""
+    return model.init(key, jnp.zeros((1, size, size, channels), jnp.float32))
+
+
 def init_state(key: Array, recipe: Recipe, channels: int) -> State:
     """A fresh state; a function of the key alone."""
-    variables = recipe.model.init(key, jnp.zeros((1, recipe.size, recipe.size, channels), jnp.float32))
+    return _state_of(init_variables(key, recipe.model, recipe.size, channels), recipe=recipe)
+
+
+@partial(jax.jit, static_argnames="recipe", donate_argnames="variables")
+def _state_of(variables: Any, *, recipe: Recipe) -> State:
     params = variables["params"]
     return State(
         params,
@@ -131,8 +140,11 @@ class Totals(NamedTuple):
     @staticmethod
     def zero() -> "Totals":
         """No images yet."""
-        loss, correct, entropy, images, norm = (jnp.zeros((), jnp.float32) for _ in range(5))
-        return Totals(loss, correct, entropy, images, norm, jnp.full((), -1, jnp.int32))
+        # On the host, where making one compiles nothing.
+        zeros: Any = (np.zeros((), np.float32) for _ in range(5))
+        loss, correct, entropy, images, norm = zeros
+        bad: Any = np.full((), -1, np.int32)
+        return Totals(loss, correct, entropy, images, norm, bad)
 
     def means(self) -> dict[str, float]:
         """Loss (nats), accuracy and output entropy (nats) per image, as Python numbers."""
@@ -253,8 +265,14 @@ COPIES, RECORDS = 4, 4
 
 
 @lru_cache(maxsize=64)
-def measured_batch(recipe: Recipe, channels: int, mesh: Mesh) -> int:
+def measured_batch(recipe: Recipe, channels: int, mesh: Mesh, there: int | None = None) -> int:
     """Images a batch, over all devices, when the network of a recipe is evaluated or probed at every cut.
+
+    Args:
+      recipe: of the run.
+      channels: of an image.
+      mesh: devices.
+      there: bytes of memory that a device has; by default what the devices of this machine have.
 
     Raises:
       UserError: not even one image fits beside the moments of every cut.
@@ -265,15 +283,16 @@ def measured_batch(recipe: Recipe, channels: int, mesh: Mesh) -> int:
     of_image = COPIES * sum(math.prod(z.shape) * jnp.dtype(z.dtype).itemsize for z in taps)
     width = sum(math.prod(z.shape) for z in taps)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables))
-    dealt = mesh.size if wide_moments.are_dealt(recipe.num_classes, width, mesh) else 1
+    there = memory.of_one(mesh) if there is None else there
+    dealt = mesh.size if wide_moments.are_dealt(recipe.num_classes, width, mesh, there) else 1
     held = 4 * (RECORDS * recipe.num_classes * width // dealt + parameters)
     shared = mesh.size if mesh.devices.flat[0].platform == "cpu" else 1
-    images = memory.images_a_device(of_image, held, memory.of_one(mesh), -(-MOST // shared))
+    images = memory.images_a_device(of_image, held, there, -(-MOST // shared))
     if not images:
         raise UserError(
             f"one image at all cuts, {quantity(width)} numbers wide, and the means of {recipe.num_classes} classes need"
             f" {quantity(held + of_image, 1024)}B of memory a device, there are "
-            f"{quantity(memory.of_one(mesh), 1024)}B; give a smaller width or size",
+            f"{quantity(there, 1024)}B; give a smaller width or size",
             field=("width", "size"),
         )
     return images * mesh.size
@@ -284,7 +303,7 @@ def evaluate(variables: Any, split: Split, alpha: float, *, recipe: Recipe, mesh
     totals = parallel.replicate(Totals.zero(), mesh)
     for batch in padded_batches(split, measured_batch(recipe, split.images.shape[-1], mesh), multiple=mesh.size):
         images, labels, mask = parallel.shard(batch, mesh)
-        totals = _evaluate_batch(variables, totals, images, labels, mask, jnp.float32(alpha), recipe=recipe)
+        totals = _evaluate_batch(variables, totals, images, labels, mask, np.float32(alpha), recipe=recipe)
     return totals.means()
 
 
@@ -320,7 +339,11 @@ def alpha_of(training: TrainingConfig, epoch: int) -> float:
 
 def keys_of(seed: int) -> tuple[Array, Array]:
     """Keys of a run's order of images, and of its noise (augmentation and dropout)."""
-    key = jax.random.key(seed)
+    return _two_keys(jax.random.key(seed))
+
+
+@jax.jit
+def _two_keys(key: Array) -> tuple[Array, Array]:
     return jax.random.fold_in(key, 1), jax.random.fold_in(key, 2)
 
 
@@ -365,9 +388,7 @@ def end_epoch(
             field=("lr", "ls", "warmup_epochs"),
         )
     warmup, scale = t.warmup_epochs or 0, float(state.plateau.scale)
-    plateau = _after_epoch(
-        state.plateau, jnp.float32(held_out["loss"]), jnp.asarray(epoch == warmup > 0), recipe=recipe
-    )
+    plateau = _after_epoch(state.plateau, np.float32(held_out["loss"]), np.bool_(epoch == warmup > 0), recipe=recipe)
     measured = {
         "alpha": alpha,
         "lr": t.lr * scale,

@@ -7,6 +7,7 @@ computes several times slower, and unrolling the runs inside one program gains n
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from operator import itemgetter
 from typing import Any, Literal
 
@@ -93,7 +94,7 @@ def pool(parts: Sequence[Split]) -> tuple[np.ndarray, np.ndarray, list[np.ndarra
 def step_all(carry, images, labels, orders, index, alphas, keys, *, recipe: Recipe, mesh: Mesh, how: How):
     """``classifier.train_step`` of all runs; ``carry`` is packed of (state, totals)."""
 
-    def one(carry: tuple[State, Totals], order: Array, alpha: Array, key: Array) -> tuple[State, Totals]:
+    def one(carry: tuple[State, Totals], order: Array, alpha: Any, key: Array) -> tuple[State, Totals]:
         return classifier.train_step(*carry, images, labels, order, index, alpha, key, recipe=recipe, mesh=mesh)
 
     return over_runs(one, how)(carry, orders, alphas, keys)
@@ -183,13 +184,13 @@ def fit(
     noise_keys, states = pack(noise_keys, how), list(states)
     steps = count // t.batch_size
     for epoch in range(first_epoch, t.epochs):
-        alphas = pack([jnp.float32(classifier.alpha_of(config.training, epoch)) for config in configs], how)
-        orders = [own[epoch_order(key, epoch, count)] for own, key in zip(places, order_keys, strict=True)]
+        alphas = pack([np.float32(classifier.alpha_of(config.training, epoch)) for config in configs], how)
+        orders = [_order(own, key, np.int32(epoch), count) for own, key in zip(places, order_keys, strict=True)]
         orders = pack(orders, how)
         sums = [Totals.zero() for _ in states] if totals is None else totals
         carry = parallel.replicate(pack(list(zip(states, sums, strict=True)), how), mesh)
         for index in range(first_step, steps):
-            batch = (images, labels, orders, jnp.int32(index), alphas, noise_keys)
+            batch = (images, labels, orders, np.int32(index), alphas, noise_keys)
             step = epoch * steps + index
             tracked = on_update is not None and step % track_every == 0
             before = over_runs(_before, how)(carry) if tracked else carry
@@ -209,6 +210,12 @@ def fit(
         states = [state for state, _ in ended]
         after_epoch(epoch + 1, states, [measured for _, measured in ended])
     return states
+
+
+@partial(jax.jit, static_argnames="count")
+def _order(places: Array, key: Array, epoch: Any, count: int) -> Array:
+    """Places of a run's images in an epoch's order."""
+    return places[epoch_order(key, epoch, count)]
 
 
 def _before(carry: tuple[State, Totals]) -> State:

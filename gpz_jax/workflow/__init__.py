@@ -8,7 +8,14 @@ from gpz_jax.workflow.attack_command import attack_home, attack_run
 from gpz_jax.workflow.common import load_data, say, short
 from gpz_jax.workflow.cut_evidence import attacked
 from gpz_jax.workflow.cuts_command import BareModel, CutsConfig, Priced, price, price_model, price_run, report_cuts
-from gpz_jax.workflow.early_checks import check_attack_flags, check_probe_flags
+from gpz_jax.workflow.dry_run_command import (
+    dry_run_of_attack,
+    dry_run_of_probe,
+    dry_run_of_training,
+    report_dry_run,
+)
+from gpz_jax.workflow.dry_run_result import DryRun
+from gpz_jax.workflow.early_checks import check_attack_flags, check_foresight, check_probe_flags
 from gpz_jax.workflow.from_torch import run_from_torch
 from gpz_jax.workflow.guarantees_of_run import guarantee_of, guarantees_beside
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run, report_accuracy
@@ -23,6 +30,7 @@ from gpz_jax.workflow.vortex_command import read_ledgers, report_ledgers
 __all__ = [
     "BareModel",
     "CutsConfig",
+    "DryRun",
     "LoadedRun",
     "Priced",
     "attack_home",
@@ -31,7 +39,11 @@ __all__ = [
     "begun",
     "calibration_batches",
     "check_attack_flags",
+    "check_foresight",
     "check_probe_flags",
+    "dry_run_of_attack",
+    "dry_run_of_probe",
+    "dry_run_of_training",
     "guarantee_of",
     "guarantees_beside",
     "load_data",
@@ -43,6 +55,7 @@ __all__ = [
     "read_ledgers",
     "report_accuracy",
     "report_cuts",
+    "report_dry_run",
     "report_ledgers",
     "report_probe",
     "report_runs",

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jax import Array
 
 from gpz_jax import defences, processes, runs
-from gpz_jax.analysis.nulls import null_variables
 from gpz_jax.atomic import make_folder
 from gpz_jax.config import AttackConfig, check_attack, resolve
 from gpz_jax.data.batches import Pixels, normalise
@@ -27,7 +26,7 @@ from gpz_jax.workflow.clock import Every
 from gpz_jax.workflow.common import progress_bar, say
 from gpz_jax.workflow.guarantees_of_run import keep_guarantee
 from gpz_jax.workflow.loaded_run import LoadedRun
-from gpz_jax.workflow.probe_command import calibration_batches
+from gpz_jax.workflow.probe_command import null_of
 
 
 def attack_run(
@@ -68,7 +67,7 @@ def attack_run(
     resolve(dataclasses.replace(loaded.run.config, seed=seed))  # for its check of the seed
     attacks = with_linear(attacks_of(options.attack or ("deconvolution",), options, ladder=options.ladder))
     defences.parse(options.defence)
-    cuts = _cuts_to_attack(loaded, options.cut)
+    cuts = cuts_to_attack(loaded, options.cut)
     exam = _exam(loaded, options)
     targets = _targets(loaded, options, cuts, jax.random.key(seed))
     for target in targets:
@@ -107,7 +106,8 @@ def attack_home(options: AttackConfig) -> str:
 # What is attacked -----------------------------------------------------------------------------------------------------
 
 
-def _cuts_to_attack(loaded: LoadedRun, asked: tuple[str, ...]) -> tuple[str, ...]:
+def cuts_to_attack(loaded: LoadedRun, asked: tuple[str, ...]) -> tuple[str, ...]:
+    """The cuts asked for, each once; every valid one where none is. Raises :class:`UserError` for an unknown one."""
     images = loaded.splits.test.images
     for cut in asked:
         attacking.check_cut(loaded.network, loaded.variables, cut, images)
@@ -122,7 +122,7 @@ def _targets(loaded: LoadedRun, options: AttackConfig, cuts: tuple[str, ...], ke
     variables = loaded.variables
     if options.null:
         of_null = jax.random.fold_in(key, 1000)  # the probe's first null model
-        variables = null_variables(loaded.recipe.model, of_null, calibration_batches(loaded))
+        variables = null_of(loaded, of_null)
     train, auxiliary = loaded.splits.train, loaded.splits.auxiliary.take()[0]
     owned = train.images[train.indices[: attacking.REFERENCE_IMAGES]]
     return [

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -52,7 +53,7 @@ def probe_run(loaded: LoadedRun, options: ProbeConfig = ProbeConfig(), *, seed: 
 
 def _probed(loaded: LoadedRun, options: ProbeConfig, rules: tuple[str, ...], seed: int) -> Probe:
     """What is measured."""
-    chosen = _labelled(loaded, _split(loaded, options), options, seed)
+    chosen = _labelled(loaded, split_to_probe(loaded, options), options, seed)
     with progress_bar() as bar:
         task = bar.add_task("probing", total=1 + options.null_seeds)
 
@@ -61,7 +62,7 @@ def _probed(loaded: LoadedRun, options: ProbeConfig, rules: tuple[str, ...], see
             for number in range(options.null_seeds):
                 bar.advance(task)  # of the network before
                 key = jax.random.fold_in(jax.random.key(seed), 1000 + number)
-                yield null_variables(loaded.recipe.model, key, calibration_batches(loaded))
+                yield null_of(loaded, key)
 
         found = probing.probe_network(
             loaded.network,
@@ -81,7 +82,8 @@ def _probed(loaded: LoadedRun, options: ProbeConfig, rules: tuple[str, ...], see
     return dataclasses.replace(found, settings={**of_run, **found.settings})
 
 
-def _split(loaded: LoadedRun, options: ProbeConfig) -> Split:
+def split_to_probe(loaded: LoadedRun, options: ProbeConfig) -> Split:
+    """The images to measure on."""
     chosen = splits.full(loaded.source) if options.split == "full" else getattr(loaded.splits, options.split)
     if options.limit is not None:
         chosen = Split(chosen.images, chosen.labels, chosen.indices[: options.limit])
@@ -140,7 +142,22 @@ def calibration_batches(loaded: LoadedRun) -> Iterator[jax.Array]:
     place = parallel.replicate if min(len(some), PROBE_BATCH) % loaded.mesh.size else parallel.spread
     for images, _, mask in padded_batches(some, PROBE_BATCH):
         if mask.all() or len(some) < PROBE_BATCH:  # padding would weigh on the batch statistics
-            yield classifier.Prepare(loaded.recipe.size)(place(images, loaded.mesh))
+            yield _prepared(place(images, loaded.mesh), size=loaded.recipe.size)
+
+
+def null_of(loaded: LoadedRun, key: jax.Array) -> dict[str, Any]:
+    """An untrained copy of a run's network with calibrated batch norms."""
+    model, size, channels = loaded.recipe.model, loaded.recipe.size, loaded.run.channels
+
+    def fresh(key: jax.Array) -> Any:
+        return classifier.init_variables(key, model, size, channels)
+
+    return null_variables(model, key, calibration_batches(loaded), fresh=fresh)
+
+
+@partial(jax.jit, static_argnames="size")
+def _prepared(images: Any, *, size: int) -> jax.Array:
+    return classifier.Prepare(size)(images)
 
 
 def report_probe(found: Probe, console: Console, *, wide: bool = False) -> None:
