@@ -15,7 +15,8 @@ PACKAGE = pathlib.Path(gpz_jax.__file__).parent
 
 #: From the ground up; a layer imports only layers below it, and within itself as it likes.
 LAYERS = [
-    ["terminal", "presentation", "last_words", "liveness", "interruption"],
+    ["terminal", "presentation", "last_words"],
+    ["liveness", "interruption"],
     ["errors"],
     ["config", "settings_files", "json_files", "seeds", "atomic"],
     ["compile_cache"],
