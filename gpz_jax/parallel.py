@@ -62,6 +62,13 @@ def _put(tree: T, place: NamedSharding) -> T:
     return jax.tree.map(put, tree)
 
 
+def as_lies(value: Any, other: jax.Array) -> Any:
+    """An array in the place of another."""
+    if isinstance(other.sharding, NamedSharding):
+        return _put(value, other.sharding)
+    return jax.device_put(value, other.sharding)
+
+
 def rounded_up(count: int, mesh: Mesh | None) -> int:
     """The least number of rows that spread evenly over the devices, and are as many as these.
 

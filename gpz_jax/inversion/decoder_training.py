@@ -103,7 +103,7 @@ class Course(NamedTuple):
 
 def _like(old: Array, value: Any) -> Array:
     """A value in the place and dtype of another."""
-    return jax.device_put(np.asarray(value, old.dtype), old.sharding)
+    return parallel.as_lies(np.asarray(value, old.dtype), old)
 
 
 @jax.jit

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int, Integer
 
+from gpz_jax import parallel
 from gpz_jax.errors import UserError
 
 #: Test images that are held against each other, at most.
@@ -98,7 +99,7 @@ def ranked(
     if x.shape != x_hat.shape or not len(x):
         raise UserError(f"images {x.shape} against reconstructions {x_hat.shape}: give two equal shapes (M, …), M >= 1")
     flat = (jnp.asarray(array, jnp.float32).reshape(len(x), -1) for array in (x, x_hat))
-    found = np.asarray(_ranked(*flat, jnp.asarray(labels)), np.float64)
+    found = np.asarray(parallel.fetch(_ranked(*flat, jnp.asarray(labels))), np.float64)
     return Ranked(*found)
 
 

@@ -15,6 +15,7 @@ from jax import Array
 from jax.core import Tracer
 from jaxtyping import Float
 
+from gpz_jax import parallel
 from gpz_jax.errors import UserError
 
 WINDOW = 11  # pixels, the Gaussian window of SSIM
@@ -50,7 +51,7 @@ def _check_range(x: Array | np.ndarray, x_hat: Array | np.ndarray) -> None:
     for name, array, low, high in (("images", x, -1e-3, 1 + 1e-3), ("reconstructions", x_hat, -10.0, 10.0)):
         if isinstance(array, Tracer) or not array.size:
             continue
-        values = np.asarray(array)
+        values = parallel.fetch(array)
         least, most = float(values.min()), float(values.max())
         if least < low or most > high:  # NaN is neither: it gives a score of NaN
             advice = "divide by 255" if most > 2 else "of what runs from -1 to 1 take (x + 1) / 2"
@@ -208,7 +209,7 @@ class Spread(NamedTuple):
         >>> Spread().add(np.zeros((1, 1, 1, 1))).add(np.ones((1, 1, 1, 1))).variance
         0.25
         """
-        pixels = np.asarray(images, np.float64)
+        pixels = np.asarray(parallel.fetch(images), np.float64)
         return Spread(
             self.number + len(pixels), self.sums + pixels.sum(axis=0), self.squares + float(np.sum(pixels**2))
         )
@@ -267,7 +268,7 @@ def prior_collapse(x_hat: Float[Array | np.ndarray, "N H W C"], x: Float[Array |
     (0.25, 0.0)
     """
     _check_pair(x, x_hat)
-    x, x_hat = np.asarray(x), np.asarray(x_hat)
+    x, x_hat = parallel.fetch((x, x_hat))
     if len(x) < 2:
         raise UserError(f"prior collapse of {len(x)} images: variety takes at least 2")
     if (x == x[0]).all():
