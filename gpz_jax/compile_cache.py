@@ -94,7 +94,7 @@ class SealedCache:
         self._told: set[str] = set()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _check_owner(folder)
-        with tempfile.TemporaryFile(dir=folder):  # whether it can be written to, before an hour is spent
+        with tempfile.TemporaryFile("w+b", dir=folder):  # whether it can be written to, before an hour is spent
             pass
         for part in folder.glob(".*.part"):  # of a process that was killed, unless it is of one at work
             with contextlib.suppress(OSError):

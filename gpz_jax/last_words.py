@@ -25,7 +25,7 @@ def say_on_abort(line: str) -> None:
     _kept["line"] = line
     if "handler" in _kept or os.name != "posix":
         return
-    _kept["stderr"], _kept["file"] = os.dup(2), tempfile.TemporaryFile()  # noqa: SIM115 (to the end of the process)
+    _kept["stderr"], _kept["file"] = os.dup(2), tempfile.TemporaryFile("w+b")  # noqa: SIM115 (to the end of the process)
     stderr = sys.stderr
     stderr.flush()
     os.dup2(_kept["file"].fileno(), 2)

@@ -205,6 +205,7 @@ def test_train_numbers(capsys, tmp_path, flags, said):
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.thorough
 def test_a_diverging_alpha_keeps_the_last_good_epoch(capsys, tmp_path):
     flags = [*SIZE, "--ls=-1e30", "--warmup-epochs", "1", "--epochs", "3", "--run", "r"]
     said = refused(capsys, train.main, *flags)

@@ -220,6 +220,7 @@ def test_two_processes_at_once(tmp_path):
     assert len(entries(tmp_path)) == 4
 
 
+@pytest.mark.thorough
 def test_a_command_keeps_and_says_what_it_compiles(tmp_path, monkeypatch):
     """And importing the package alone keeps nothing: only commands ask for it."""
     given = {name: text for name, text in ENVIRONMENT.items() if name != "JAX_COMPILATION_CACHE_DIR"}

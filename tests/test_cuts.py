@@ -177,6 +177,7 @@ def test_a_models_settings_reach_it():
     assert first["payload_bfloat16"] == 3 * 2 * first["values"]
 
 
+@pytest.mark.thorough
 def test_a_bare_model_is_timed_by_pieces_and_where_asked_as_whole_halves(capsys, tmp_path):
     said = printed(capsys, *SMALL, "--repeats", "2", "--cut", "block_3", "--cut", "block_1", "--out", "there")
     assert "batch of 1; median of 2 runs on cpu" in said
@@ -297,6 +298,7 @@ def assert_table_carries_price_probe_and_attack(copy, capsys):
     return said
 
 
+@pytest.mark.thorough
 def test_a_run_is_timed_with_its_own_variables(copy, capsys):
     said = printed(capsys, copy, "--repeats", "1", "--budget-ms", "1e6", "--batch-size", "2", "--out", "elsewhere")
     assert "batch of 2; median of 1 runs" in said
@@ -342,6 +344,7 @@ def test_only_what_has_a_verdict_is_recommended(copy, capsys):
     )
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("not_drawn")
 def test_limits_of_leaks_and_near_misses(copy, capsys):
     shutil.rmtree(copy / "attacks")

@@ -100,6 +100,7 @@ def test_flops_and_bytes_are_those_of_a_product():
     assert math.isnan(compiled(asked, 100, run=True).seconds)  # what does not fit is not run
 
 
+@pytest.mark.thorough
 def test_what_does_not_fit_says_which_flag_to_lower(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(memory, "available", lambda: 8 * 2**20)
@@ -122,6 +123,7 @@ def test_a_dry_run_is_refused_as_the_run_would_be(capsys, tmp_path, monkeypatch)
 # Probe and attack, here.
 
 
+@pytest.mark.thorough
 def test_dry_runs_of_a_run_leave_it_as_it_is(run, tmp_path):
     before = snapshot(run)
     loaded = workflow.load_run(str(run))

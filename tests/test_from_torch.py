@@ -82,6 +82,7 @@ def copy(home, tmp_path):
     return shutil.copytree(home / "imported", tmp_path / "imported")
 
 
+@pytest.mark.thorough
 def test_it_holds_the_weights_of_the_file(home, variables):
     loaded = workflow.load_run(str(home / "imported"))
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)

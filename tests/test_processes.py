@@ -117,13 +117,22 @@ def differences(ours, theirs):
     return found
 
 
-def test_two_processes_have_the_numbers_of_one(tmp_path):
-    script = f"{several.HERE}/together.py"
-    two = several.start(2, script, tmp_path / "two.npz", "none", cwd=tmp_path, together=as_arguments)
-    together.main(tmp_path / "one.npz", "none")
+def two_against_one(home, what):
+    """Differences of what two processes compute from what this one does."""
+    two = several.start(2, f"{several.HERE}/together.py", home / "two.npz", what, cwd=home, together=as_arguments)
+    together.main(home / "one.npz", what)
     for status, _, err in several.finished(two):
         assert status == 0, err
-    found = differences(np.load(tmp_path / "one.npz"), np.load(tmp_path / "two.npz"))
+    return differences(np.load(home / "one.npz"), np.load(home / "two.npz"))
+
+
+def test_two_processes_see_the_images_of_one(tmp_path):
+    assert two_against_one(tmp_path, "order") == {"order": 0}
+
+
+@pytest.mark.thorough
+def test_two_processes_have_the_numbers_of_one(tmp_path):
+    found = two_against_one(tmp_path, "numbers")
     assert found["order"] == 0
     assert found["gradients"] < 1e-6
     assert found["radii"] < 1e-5

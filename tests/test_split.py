@@ -86,6 +86,7 @@ def test_what_is_said_and_written(written):
     assert f"test accuracy {whole:.4f} on 359 images" in said.stderr
 
 
+@pytest.mark.thorough
 def test_the_run_is_reproduced_where_jax_is_alone(written, loaded, tmp_path):
     folder, _ = written
     assert len((folder / "run_halves.py").read_text().splitlines()) <= 11  # ten lines and what they are for

@@ -117,6 +117,7 @@ def test_every_plain_letter_is_ascii():
     assert all(value.isascii() and len(key) == 1 and not key.isascii() for key, value in terminal.PLAIN.items())
 
 
+@pytest.mark.thorough
 def test_a_command_where_the_locale_is_ascii(tmp_path):
     environment = {**ENVIRONMENT, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     argv = [sys.executable, "-m", "gpz_jax.cuts", "cnn", "--no-latency", "--out", "out"]

@@ -1,6 +1,6 @@
 """What one process of several computes of given weights: run by tests/test_processes.py, several at once.
 
-    python tests/together.py OUT ATTACK COORDINATOR PROCESSES PROCESS
+    python tests/together.py OUT WHAT COORDINATOR PROCESSES PROCESS
 
 Process 0 writes to OUT what must not depend on how many processes and devices there are: the order of the images and
 what augmentation made of the first batch, the first step's gradients, radii, and a linear attack.
@@ -56,8 +56,8 @@ def gradients(recipe, variables, batch):
     return of(variables["params"], variables["batch_stats"], seen, labels, key)
 
 
-def main(out, attack, coordinator=None, count=None, index=None):
-    """Compute it; ``attack`` is "linear", or "none" to leave the attack out."""
+def main(out, what, coordinator=None, count=None, index=None):
+    """Compute it: ``what`` is "order" alone, "numbers" too, or the "linear" attack as well."""
     if coordinator is not None:
         processes.start(coordinator, int(count), int(index))
     config = resolve(
@@ -66,19 +66,26 @@ def main(out, attack, coordinator=None, count=None, index=None):
     dealt, source = load_data(config.data, config.seed)
     channels, mesh = source.train_images.shape[-1], parallel.data_mesh()
     recipe = classifier.recipe_for(config, dealt.num_classes, channels)
-    network = classifier.network_for(recipe, channels)
-    state = parallel.replicate(classifier.init_state(jax.random.key(0), recipe, channels), mesh)
     batch = first_batch(recipe, dealt.train, mesh)
     found = {"seen": parallel.fetch(batch[0]), "labels": parallel.fetch(batch[1])}
-    leaves = jax.tree_util.tree_leaves_with_path(gradients(recipe, state.variables, batch))
-    found |= {f"gradient{jax.tree_util.keystr(path)}": parallel.fetch(leaf) for path, leaf in leaves}
-    moments = measure(network, state.variables, probe_batches(dealt.validation, recipe, mesh), dealt.num_classes)
-    found |= {f"radius {cut}": one.radius for cut, one in parallel.fetch(summarise(moments)).items()}
-    if attack == "linear":
-        found["mse"] = linear_attack(network, state.variables, dealt, mesh)
+    if what != "order":
+        found |= numbers(recipe, channels, dealt, batch, mesh, attack=what == "linear")
     if processes.leads():
         np.savez(out, **found)
     processes.leave()
+
+
+def numbers(recipe, channels, dealt, batch, mesh, *, attack):
+    """Gradients and radii of given weights, and the error of the linear attack on them."""
+    network = classifier.network_for(recipe, channels)
+    state = parallel.replicate(classifier.init_state(jax.random.key(0), recipe, channels), mesh)
+    leaves = jax.tree_util.tree_leaves_with_path(gradients(recipe, state.variables, batch))
+    found = {f"gradient{jax.tree_util.keystr(path)}": parallel.fetch(leaf) for path, leaf in leaves}
+    moments = measure(network, state.variables, probe_batches(dealt.validation, recipe, mesh), dealt.num_classes)
+    found |= {f"radius {cut}": one.radius for cut, one in parallel.fetch(summarise(moments)).items()}
+    if attack:
+        found["mse"] = linear_attack(network, state.variables, dealt, mesh)
+    return found
 
 
 def linear_attack(network, variables, dealt, mesh):

@@ -69,7 +69,7 @@ def _exchanged(collectives) -> str:
 def _time(seconds: float) -> str:
     """Seconds as a person would say them.
 
-    >>> _time(0.0123), _time(75), _time(7300)
+    >>> _time(0.0123), _time(75.0), _time(7300.0)
     ('0.0123 s', '1.2 min', '2 h')
     """
     for unit, size in (("h", 3600), ("min", 60)):

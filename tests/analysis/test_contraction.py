@@ -258,6 +258,7 @@ def untrained():
     return case._replace(variables=jax.jit(case.network.model.init)(jax.random.key(0), case.x))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("way", thinned(["fast", "by jacobian", "single jvp"], ["fast"]))
 def test_an_untrained_network_in_float32(way):
     case = untrained()
@@ -480,6 +481,7 @@ def order_of(errors):
     return np.polyfit(np.log(STEPS), np.log([np.linalg.norm(e) for e in errors]), 1)[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("optimiser", OPTIMISERS)
 def test_what_a_step_did(optimiser):
     """Realised and statistics are differences of radii, the optimiser's term is a derivative along the step."""
@@ -751,6 +753,7 @@ def test_an_nnx_model_has_the_terms_of_its_linen_twin():
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("left", "images"), [(0, "0 images"), (1, "1 image")])
 def test_a_class_of_none_or_one_is_nan_and_named_once(left, images):
     case = small()

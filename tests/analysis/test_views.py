@@ -91,6 +91,7 @@ def test_a_view_of_ones_own():
     np.testing.assert_allclose(radius_at("block", view=last_word), oracle(last, LABELS), rtol=1e-5)
 
 
+@pytest.mark.thorough
 def test_a_class_a_token():
     network, variables = tapped(Tagger())
     labels = (X["ids"] + np.arange(T)) % K

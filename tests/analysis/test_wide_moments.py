@@ -38,6 +38,7 @@ def found(network, variables, batches, classes):
     return moments, jax.device_get(summarise(moments)), sums
 
 
+@pytest.mark.thorough
 def test_dealt_moments_are_those_of_every_device(given, monkeypatch):
     whole, summary, sums = found(*given)
     assert all(m.origin.is_fully_replicated for m in whole.values())

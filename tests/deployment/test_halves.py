@@ -438,6 +438,7 @@ def test_halves_of_an_input_of_several_arrays(text, rows):
     assert record["edge"]["parameters"] == counted
 
 
+@pytest.mark.thorough
 def test_their_script_runs_with_jax_alone(text, tmp_path):
     folder, network, variables = text
     np.savez(tmp_path / "x.npz", **TEXT)

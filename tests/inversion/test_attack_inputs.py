@@ -63,6 +63,7 @@ def one_hot(x):
     return jax.nn.one_hot(x["ids"], WORDS)
 
 
+@pytest.mark.thorough
 def test_the_private_array_is_rebuilt():
     network, variables = tapped(Signal(), X)
     found = gpz_jax.attack_cut(network, variables, "block", *halves(X), public="mask", key=KEY)

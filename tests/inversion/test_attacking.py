@@ -57,6 +57,7 @@ def attack(small, images, cut="conv", **more):
     return gpz_jax.attack_cut(*small, cut, (x[:60], labels[:60]), (x[60:], labels[60:]), **{"key": KEY, **more})
 
 
+@pytest.mark.thorough
 def test_scores_floors_and_ratio_are_those_of_numpy(small, images):
     x, labels = images
     result = attack(small, images)

@@ -74,6 +74,7 @@ def mean_error(target_variables, trained, images):
     return np.concatenate([np.mean(error, (1, 2, 3)) for error in errors]).mean()
 
 
+@pytest.mark.thorough
 def test_beats_the_mean_image_from_the_first_block(target_variables, parts, trained):
     pictures = images_of(parts.test.take()[0], pixels=Pixels(16))
     mean = jnp.mean(images_of(parts.train.take()[0], pixels=Pixels(16)), axis=0)

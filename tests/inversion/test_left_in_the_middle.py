@@ -35,7 +35,7 @@ class LeavesAt(Pause):
     def __init__(self, asked):
         self.asked, self.kept = asked, {}
 
-    def due(self):
+    def due(self, under_way=None):
         self.asked -= 1
         return not self.asked
 

@@ -77,6 +77,7 @@ def close(one, two, tolerance=1e-5):
     np.testing.assert_allclose(parallel.fetch(one), parallel.fetch(two), rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.thorough
 def test_attacks_on_two_devices_are_those_on_one(small, images):
     """The linear, a decoder, and the likelihood attack that begins where the better of both ended."""
     x, labels = images

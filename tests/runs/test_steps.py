@@ -273,6 +273,7 @@ def assert_beginning(folder, least, *candidates):
     raise AssertionError("\n".join(wrong))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("begun", "kept", "end"),
     thinned(

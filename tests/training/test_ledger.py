@@ -141,6 +141,7 @@ def test_interference_holds_the_feature_terms(steps):
     assert_interference_holds_the_feature_terms(steps)
 
 
+@pytest.mark.thorough
 def test_readings_are_those_of_the_checkpoint_between_the_epochs(tracked, steps, loaded, tmp_path):
     """Step 7 begins where epoch 1 ended; all of it is computed again, in float64, from checkpoint and images."""
     state = state_after(tracked, 1, tmp_path)

@@ -93,6 +93,7 @@ def test_stopped_after_the_last_step_of_an_epoch(uninterrupted, tmp_path):
     assert_same_run(uninterrupted, folder)
 
 
+@pytest.mark.thorough
 def test_a_stop_in_the_last_epoch_s_measurements_is_not_forgotten(uninterrupted, tmp_path, monkeypatch):
     """Everything is saved by then; but what comes after training (a probe of minutes) must not begin."""
     folder, honest = tmp_path / "run", runs.Checkpoints.save

@@ -256,6 +256,7 @@ def test_members_share_one_copy_of_the_images_where_they_can():
 # The record of all ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_the_record_of_all_holds_every_members(whole, how):
     home = whole(how)
@@ -280,11 +281,13 @@ def test_the_record_of_all_holds_every_members(whole, how):
         assert all_epochs.smoothing.sel(alpha=-0.05, seed=4).values.tolist() == [0.0, -0.05]
 
 
+@pytest.mark.thorough
 def test_the_record_of_all_opens_as_one_tree(whole):
     with xr.open_datatree(whole("loop") / "dynamics.zarr", engine="zarr", consolidated=False) as tree:
         assert {"epochs", "steps"} <= set(tree.children)
 
 
+@pytest.mark.thorough
 def test_members_are_ordinary_runs(whole):
     loaded = workflow.load_run(str(whole("loop") / "ls0.3-seed4"))
     assert loaded.run.config.training.ls == 0.3
@@ -338,6 +341,7 @@ def test_a_damaged_checkpoint_is_said_with_its_member(whole, copy, capsys):
     assert_same_members(home, whole("loop"))
 
 
+@pytest.mark.thorough
 def test_resuming_what_is_finished_changes_nothing(whole, copy):
     home = copy("loop")
     before = tiny_runs.snapshot(home)
@@ -439,6 +443,7 @@ def test_seeds_that_groups_give_different_numbers_of_images(capsys, tmp_path):
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.thorough
 def test_folders_that_hold_something_else(capsys, copy, request):
     home = copy("loop")
     request.getfixturevalue("no_training")  # from here on
@@ -465,6 +470,7 @@ def test_folders_that_hold_something_else(capsys, copy, request):
     assert "is not empty" in refused(capsys, *two, "--run", single)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("no_training")
 def test_members_without_an_epoch_in_common(capsys, copy):
     home = copy("loop")
@@ -474,6 +480,7 @@ def test_members_without_an_epoch_in_common(capsys, copy):
         train(home, "loop", resume=True)
 
 
+@pytest.mark.thorough
 def test_one_loss_that_is_not_finite_stops_all_and_is_named(capsys, tmp_path):
     flags = ("--seeds", "4", "--alphas", "0.3", "--alphas=-1e30", "--run", tmp_path / "r")
     said = refused(capsys, *flags)
