@@ -94,7 +94,9 @@ def watch(
             while len(peers) < count - 1:
                 peer, _ = server.accept()
                 peer.settimeout(30)
-                peers[peer.recv(200).decode("utf-8", "replace").strip()] = peer
+                name = peer.recv(200).decode("utf-8", "replace").strip()
+                if name.startswith("process "):  # else somebody who tries ports
+                    peers[name] = peer
         for peer in peers.values():
             peer.sendall(b"+")
     else:

@@ -54,12 +54,16 @@ def _put(tree: T, place: NamedSharding) -> T:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            return jax.jit(lambda x: x, out_shardings=place)(leaf)
+            return jax.jit(_same, out_shardings=place)(leaf)
         # Not by device_put, which would have all processes compare their values: every one of them, over the network.
         whole = np.asarray(leaf)
         return jax.make_array_from_callback(whole.shape, place, lambda part: whole[part])
 
     return jax.tree.map(put, tree)
+
+
+def _same(array: Array) -> Array:
+    return array
 
 
 def as_lies(value: Any, other: jax.Array) -> Any:
@@ -70,7 +74,7 @@ def as_lies(value: Any, other: jax.Array) -> Any:
 
 
 def rounded_up(count: int, mesh: Mesh | None) -> int:
-    """The least number of rows that spread evenly over the devices, and are as many as these.
+    """The least number of rows, no fewer than these, that spread evenly over the devices.
 
     >>> rounded_up(5, None)
     5
@@ -131,7 +135,6 @@ def in_turn(tree: T) -> T:
 def fetch(tree: Any) -> Any:
     """A pytree of arrays, however they are spread, as numpy arrays on the host.
 
-    >>> import numpy as np
     >>> fetch({"a": shard(np.arange(8), data_mesh())})["a"].tolist()
     [0, 1, 2, 3, 4, 5, 6, 7]
     """

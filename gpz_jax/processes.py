@@ -29,8 +29,8 @@ class Together:
     """Flags of a command that several processes run together, one a host; not needed where the cluster says it."""
 
     coordinator: str | None = None
-    """Several processes, one a host: HOST:PORT of process 0, the same in all. SLURM, Open MPI, Kubernetes and Cloud
-    TPUs say by themselves who belongs together; the flag is for what they do not start."""
+    """Several processes, one a host: HOST:PORT of process 0, the same in all. SLURM, Open MPI and Cloud TPUs say by
+    themselves who belongs together; the flag is for what they do not start."""
     processes: int | None = None
     """How many processes there are."""
     process: int | None = None
@@ -49,12 +49,13 @@ def join(flags: Any) -> None:
     """
     start(**dataclasses.asdict(flags.together))
     if count() > 1:
-        ours = _flat({k: v for k, v in dataclasses.asdict(flags).items() if k not in ("together", "data_dir")})
+        ours = _flat({name: value for name, value in dataclasses.asdict(flags).items() if name != "together"})
         theirs = told(ours)
         every(lambda: _check_flags(ours, theirs))
 
 
 def _flat(tables: dict[str, Any]) -> dict[str, str]:
+    """Every flag but where the images lie."""
     found: dict[str, str] = {}
     for name, value in tables.items():
         found |= _flat(value) if isinstance(value, dict) else {name: str(value)}
@@ -73,8 +74,7 @@ def start(coordinator: str | None = None, processes: int | None = None, process:
     """Join the other processes of a run, before any device is used; alone, do nothing.
 
     Args:
-      coordinator: ``HOST:PORT`` of process 0, which the others can reach. None: JAX_COORDINATOR_ADDRESS, or what
-        SLURM, Open MPI, Kubernetes or the TPU say.
+      coordinator: ``HOST:PORT`` of process 0, which the others can reach. None: what SLURM, Open MPI or the TPU say.
       processes: how many there are.
       process: which of them this one is, from 0.
 
@@ -190,7 +190,11 @@ def texts(text: str) -> list[str]:
 
 
 def told(value: Any) -> Any:
-    """What process 0 has, a value of JSON, in all of them."""
+    """What process 0 has, a value of JSON, in all of them.
+
+    >>> told({"folder": "runs/a"})
+    {'folder': 'runs/a'}
+    """
     return value if count() == 1 else json.loads(texts(json.dumps(value) if leads() else "")[0])
 
 
@@ -199,6 +203,9 @@ def every(work: Callable[[], T]) -> T:
 
     Raises:
       UserError: in all of them, where one could not do it; that one raises its own, with whatever it was.
+
+    >>> every(lambda: 3)
+    3
     """
     if count() == 1:
         return work()
@@ -253,8 +260,6 @@ def _written(error: BaseException) -> str:
 
 def _detected() -> bool:
     """Whether the environment says that this is one of several processes that jax finds by itself."""
-    if os.environ.get("JAX_COORDINATOR_ADDRESS"):
-        return True
     several = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # srun, mpirun
     if any(os.environ.get(name, "1").isdecimal() and int(os.environ.get(name, "1")) > 1 for name in several):
         return True
@@ -271,9 +276,9 @@ def _is_tpu_machine() -> bool:
 
 
 def _not_joined(coordinator: str | None, processes: int | None, process: int | None) -> str:
-    where = coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "the address that the cluster names")
+    where = coordinator or "the address that the cluster names"
     if process == 0:
-        return f"not all of the {processes} processes came to {where} within {ARRIVAL} s; start every one of them"
+        return f"not all of {processes} processes came to {where} within {ARRIVAL} s; start every one of them"
     return (
         f"process 0 could not be reached at {where} within {ARRIVAL} s; start it there, with this coordinator, and "
         "see that the port is open"
@@ -298,8 +303,3 @@ def _say_nothing() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
-
-
-def leave() -> None:
-    """End in good order: process 0 once all others have."""
-    part()

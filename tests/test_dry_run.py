@@ -11,11 +11,21 @@ import numpy as np
 import pytest
 
 from gpz_jax import attack, memory, parallel, probe, train, workflow
-from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, ProbeConfig, TrackConfig, TrainingConfig
+from gpz_jax.config import (
+    AttackConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    ProbeConfig,
+    TrackConfig,
+    TrainingConfig,
+    resolve,
+)
+from gpz_jax.errors import UserError
 from gpz_jax.inversion.decoder import decoder_for, parameter_count
 from gpz_jax.reporting import dry_run_table, tables
 from gpz_jax.training import classifier
-from gpz_jax.workflow import dry_run_command, dry_run_tpu
+from gpz_jax.workflow import dry_run_command, dry_run_tpu, dry_run_work
 from gpz_jax.workflow.dry_run_compiled import _collectives, _cycles, compiled
 from gpz_jax.workflow.dry_run_result import NAN, DryRun, Program, from_plain
 from gpz_jax.workflow.dry_run_work import Asked
@@ -238,6 +248,13 @@ def test_a_compiler_that_fails_is_one_line(monkeypatch, capsys, tmp_path):
     assert said.startswith("the TPU's compiler could not be used: TypeError")
 
 
+def test_a_batch_that_cannot_be_filled_is_refused_for_a_tpu_too():
+    config = resolve(TINY)
+    work = dry_run_work.Work("train", config, AttackConfig(), 20, 10, 10, 10, (8, 8, 1), (8, 8, 1), 10)
+    with pytest.raises(UserError, match="larger than the training split .20 images"):
+        next(dry_run_work.programs_of(work, parallel.data_mesh(), 2**30))
+
+
 @pytest.mark.tpu
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="pip install 'gpz-jax[tpu-check]'")
 def test_on_a_tpu_that_is_not_there():
@@ -249,5 +266,5 @@ def test_on_a_tpu_that_is_not_there():
     assert 0 < step.estimate < 0.1
     assert dry.fits
     large = dataclasses.replace(TINY.training, batch_size=896)
-    wide = dataclasses.replace(TINY, model=ModelConfig(width=4096), training=large)
+    wide = dataclasses.replace(TINY, data=DataConfig(size=64), model=ModelConfig(width=768), training=large)
     assert not workflow.dry_run_of_training(wide, tpu="v5e:1x1").fits

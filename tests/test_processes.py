@@ -11,7 +11,8 @@ import tiny_runs
 import together
 from tiny_runs import refused
 
-from gpz_jax import attack, probe, processes, train
+from gpz_jax import attack, interruption, probe, processes, train
+from gpz_jax.workflow import agreement
 
 MAINS = {"train": (train.main,), "probe": (probe.main, "runs/x"), "attack": (attack.main, "runs/x")}
 
@@ -41,6 +42,36 @@ def test_alone_each_is_the_plain_call():
     assert processes.told({"a": 1}) == {"a": 1}
     assert processes.every(lambda: 3) == processes.led(lambda: 3) == 3
     processes.check_same({"a": 1}, "a")
+
+
+@pytest.mark.parametrize(("said", "status", "shown"), [
+    ("F1129 client.h:80] the JAX distributed service detected fatal errors", 2, "gpz: error: process 0 is gone\n"),
+    ("F1129 a mistake of XLA's own", 128 + signal.SIGABRT, "F1129 a mistake of XLA's own"),
+])  # fmt: skip
+def test_an_abort_that_is_about_others_is_one_line(tmp_path, said, status, shown):
+    program = (
+        "import os, sys; from gpz_jax import last_words; last_words.say_on_abort('process 0 is gone'); "
+        "os.write(2, sys.argv[1].encode()); os.abort()"
+    )
+    assert several.run(1, "-c", program, said, cwd=tmp_path, together=lambda *given: []) == [(status, "", shown)]
+
+
+def test_all_stop_where_one_is_told_to_and_ask_about_once_a_second(monkeypatch):
+    asked = []
+
+    def gathered(value):  # the other is slower, and was told to stop at the third question
+        asked.append(value)
+        return np.stack([value, np.array([0, signal.SIGTERM if len(asked) == 3 else 0, 0.125], np.float32)])
+
+    clock = iter(np.arange(100) / 100)  # a tick a look: this process takes a hundredth of a second at most
+    monkeypatch.setattr(agreement.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    monkeypatch.setattr(processes, "gathered", gathered)
+    stop, asks = interruption.Stop(), agreement.Agreement()
+    steps = [asks.due(step == 3, stop, None) for step in range(17)]
+    assert [step for step, due in enumerate(steps) if due] == [8, 16]  # by the clock of step 3; by the signal
+    assert [value[0] for value in asked] == [0, 1, 0]
+    assert stop.number == signal.SIGTERM
 
 
 TALK = """
@@ -268,9 +299,7 @@ def test_processes_that_were_given_other_settings(tmp_path):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize(
-    ("process", "line"), [(1, "process 0 could not be reached at"), (0, "not all of the 2 processes")]
-)
+@pytest.mark.parametrize(("process", "line"), [(1, "process 0 could not be reached at"), (0, "not all of 2 processes")])
 def test_processes_that_do_not_come(tmp_path, process, line):
     port = several.free_port()
     flags = several.as_flags(port, 2, process)

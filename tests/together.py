@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gpz_jax import parallel, processes
+from gpz_jax import liveness, parallel, processes
 from gpz_jax.analysis.radius import measure, summarise
 from gpz_jax.config import AttackSettings, Config, DataConfig, ModelConfig, TrainingConfig, resolve
 from gpz_jax.data.batches import Pixels, epoch_order
@@ -72,7 +72,7 @@ def main(out, what, coordinator=None, count=None, index=None):
         found |= numbers(recipe, channels, dealt, batch, mesh, attack=what == "linear")
     if processes.leads():
         np.savez(out, **found)
-    processes.leave()
+    liveness.part()
 
 
 def numbers(recipe, channels, dealt, batch, mesh, *, attack):

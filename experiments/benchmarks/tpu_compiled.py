@@ -26,8 +26,7 @@ if __name__ == "__main__":
 import jax
 import measuring
 import numpy as np
-from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from gpz_jax.analysis import contraction, radius
 from gpz_jax.analysis.views import View
@@ -35,11 +34,13 @@ from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, reso
 from gpz_jax.data.flat_rows import FlatRows
 from gpz_jax.taps import tap_shapes
 from gpz_jax.training import classifier
+from gpz_jax.workflow import dry_run_tpu
+from gpz_jax.workflow.dry_run_compiled import COLLECTIVES
+from gpz_jax.workflow.dry_run_work import Place
 
 #: v5e: clock, bfloat16 FLOPs and bytes of memory a second.
 HERTZ, FLOPS, BYTES = 1.5e9, 197e12, 819e9
 
-COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 CLASSES, CHANNELS = 10, 3
 
 
@@ -71,9 +72,7 @@ class Cost(NamedTuple):
 
 def mesh_of(topology: str) -> Mesh:
     """The chips of a v5e topology, ``1x1`` or ``2x2``, as the one axis of data."""
-    one = {"chips_per_host_bounds": (1, 1, 1)} if topology == "1x1" else {}
-    found = topologies.get_topology_desc(platform="tpu", topology_name=f"v5e:{topology}", **one)
-    return Mesh(np.array(found.devices), ("data",), axis_types=(AxisType.Auto,))
+    return dry_run_tpu.mesh_of(f"v5e:{topology}")
 
 
 def cost_of(lowered: Callable[[], Any]) -> Cost:
@@ -128,15 +127,11 @@ class Setting(NamedTuple):
 
     def everywhere(self, tree: Any) -> Any:
         """Shapes of a pytree that every chip holds."""
-        return self._placed(tree, PartitionSpec())
+        return Place(self.mesh).everywhere(tree)
 
     def spread(self, *shape: int, dtype: Any) -> Any:
         """Shape of an array whose rows are dealt to the chips."""
-        return self._placed(jax.ShapeDtypeStruct(shape, dtype), PartitionSpec("data"))
-
-    def _placed(self, tree: Any, spec: PartitionSpec) -> Any:
-        place = NamedSharding(self.mesh, spec)
-        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree)
+        return Place(self.mesh).spread(*shape, dtype=dtype)
 
     @property
     def network(self) -> Any:

@@ -20,7 +20,6 @@ from gpz_jax.inversion import decoder_training
 from gpz_jax.inversion.decoder_attack import DecoderAttack
 from gpz_jax.inversion.ladder import attacks_of
 from gpz_jax.inversion.protocol import Edge
-from gpz_jax.parallel import check_batch_size
 from gpz_jax.taps import TappedNetwork, tap_shapes
 from gpz_jax.training import classifier
 from gpz_jax.training.ledger import Tracked, row_of
@@ -97,7 +96,7 @@ def programs_of(work: Work, mesh: Mesh, memory: int) -> Iterator[Asked]:
       memory: bytes that one of them has.
 
     Raises:
-      UserError: a batch that does not divide over the devices; not one image fits at all cuts.
+      UserError: a batch that cannot be filled, or does not divide over the devices; not one image fits at all cuts.
     """
     channels = work.shape[2]
     recipe = classifier.recipe_for(work.config, work.num_classes, channels)
@@ -107,7 +106,7 @@ def programs_of(work: Work, mesh: Mesh, memory: int) -> Iterator[Asked]:
         return
     config = work.config
     if work.kind == "train":
-        check_batch_size(config.training.batch_size, mesh)
+        classifier.check_batch_size(config.training.batch_size, work.train, mesh)
         yield from _of_training(work, network, recipe, mesh)
         epochs = config.training.epochs
         yield _evaluation(work, recipe, mesh, memory, epochs)
