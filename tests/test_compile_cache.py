@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
+from tiny_runs import ENVIRONMENT, command
 
 from gpz_jax import compile_cache
 from gpz_jax.compile_cache import SealedCache, kept, machine, user_cache_folder
 from gpz_jax.compile_log import said
-from tests.tiny_runs import ENVIRONMENT, command
 
 
 @pytest.fixture
