@@ -5,6 +5,7 @@ has one. So a handler only notes that it was called, and long work asks; where n
 then, which is safe because every file is replaced whole.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -115,9 +116,15 @@ def is_our_command() -> bool:
 
 
 def end_from_now_on() -> None:
-    """:func:`ending` for the rest of the process."""
+    """:func:`ending` for the rest of the process; once the interpreter ends, signals come too late to mean anything.
+
+    Python gives signals back to the system as it ends, which takes a while where jax is loaded: a Ctrl-C in that while
+    would have a command that has finished end as if it had not. So what is registered here first, and called last, has
+    them ignored.
+    """
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: end(number))
+    atexit.register(lambda: [signal.signal(number, signal.SIG_IGN) for number in SIGNALS])
 
 
 def end(number: int) -> None:

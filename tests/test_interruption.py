@@ -75,3 +75,29 @@ def test_a_save_is_waited_for():
     said = subprocess.run([sys.executable, "-c", saves], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert said.stdout == "saved\n"
     assert "gpz_jax.interruption.Stopped: what was finished is saved" in said.stderr
+
+
+LATE = """
+import os
+from gpz_jax import interruption
+
+interruption.end_from_now_on()
+
+class Late:
+    def __init__(self, kill=os.kill, pid=os.getpid()):
+        self.kill, self.pid = kill, pid
+
+    def __del__(self):  # as the interpreter takes its modules down
+        self.kill(self.pid, int(number))
+
+kept = Late()
+"""
+
+
+@pytest.mark.parametrize("number", interruption.SIGNALS)
+def test_a_signal_after_everything_is_done_changes_nothing(number):
+    done = subprocess.run(
+        [sys.executable, "-c", LATE.replace("int(number)", str(int(number)))],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
