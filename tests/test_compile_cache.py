@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_runs
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from tiny_runs import ENVIRONMENT, command
 
@@ -224,7 +225,7 @@ def test_two_processes_at_once(tmp_path):
 def test_a_command_keeps_and_says_what_it_compiles(tmp_path, monkeypatch):
     """And importing the package alone keeps nothing: only commands ask for it."""
     given = {name: text for name, text in ENVIRONMENT.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    monkeypatch.setattr("tests.tiny_runs.ENVIRONMENT", {**given, "XDG_CACHE_HOME": str(tmp_path / "cache")})
+    monkeypatch.setattr(tiny_runs, "ENVIRONMENT", {**given, "XDG_CACHE_HOME": str(tmp_path / "cache")})
     flags = ("cnn", "--size", "16", "--width", "4", "--budget-params", "50%", "--cut", "fc")
     first, second = (command("cuts", *flags, "--verbose", cwd=tmp_path) for _ in range(2))
     for done in (first, second):

@@ -142,7 +142,7 @@ def test_accuracy_is_measured_through_the_files(run, loaded, capsys, payload, si
     assert 1e-5 < np.abs(np.asarray(cloud(sent)) - logits).max() / np.abs(logits).max() < 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_uint8_spans_each_channel_of_the_training_images(run, loaded, capsys):
     split.main([str(run), "--cut", "block_3", "out"])  # uint8 by default
     edge, _, record = load_halves("out")
@@ -167,7 +167,7 @@ def test_names_of_classes_come_along(run, written, tmp_path, capsys):
     assert load_halves(tmp_path / "named_halves")[2]["class_names"] == names
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_other_platforms_and_an_export_is_replaced(run, loaded, capsys):
     split.main([str(run), "--cut", "logits", "out"])
     split.main([str(run), "--cut", "logits", "--payload", "float32", "--platform", "tpu", "--platform", "cuda",

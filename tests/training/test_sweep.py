@@ -308,7 +308,7 @@ def forget(member, *epochs):
         shutil.rmtree(member / "checkpoints" / str(epoch), ignore_errors=True)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("how", ["loop", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_killed_between_the_saves_of_two_members_and_resumed_is_the_uninterrupted_one(whole, copy, how, capsys):
     home = copy(how)
@@ -374,7 +374,7 @@ def test_killed_and_resumed_by_the_command(tmp_path, epochs):
         assert_same_run(tmp_path / "killed" / name, tmp_path / "whole" / name)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_sweep_goes_on_with_what_each_alpha_worked_out_for_itself(separate):
     """LS- warms up and LS+ does not: the settings of the first run must not become everyone's."""
     begun = workflow.begun(str(separate))
