@@ -275,7 +275,7 @@ def test_sigterm_to_one_saves_all_and_any_number_goes_on(tmp_path, resumed):
 def test_every_command_on_two_processes(tmp_path):
     whole(command(2, "train", *TRACKED, cwd=tmp_path))
     whole(command(2, "probe", "run", "--null-seeds", "2", "--bootstrap", "50", cwd=tmp_path))
-    few = ("--epochs", "2", "--likelihood-images", "8", "--likelihood-steps", "5")
+    few = ("--epochs", "2", "--likelihood-images", "8", "--steps", "5")
     whole(command(2, "attack", "run", "--cut", "block_4", "--ladder", *few, cwd=tmp_path))
     for name in ("vortex", "cuts", "report"):
         done = tiny_runs.command(name, "run", cwd=tmp_path)

@@ -25,7 +25,7 @@ IMAGES, BATCH, SIDE = 40_000, 128, 64
 def compiled(topology):
     """The table of the benchmark for the CNN: in a process of its own, for libtpu wants its environment first."""
     command = [sys.executable, "experiments/benchmarks/tpu_compiled.py", "--topology", topology]
-    command += ["--images", str(IMAGES), "--batch", str(BATCH), "--side", str(SIDE), "--keep", ""]
+    command += ["--programs", "forward", "train", "probe", "ledger", "--images", str(IMAGES), "--batch", str(BATCH), "--side", str(SIDE), "--keep", ""]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     # Programs for a TPU are nothing that the tests' cache, or their settings of XLA for CPUs, are meant for.
     given = {name: text for name, text in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}

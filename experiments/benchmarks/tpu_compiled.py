@@ -4,17 +4,21 @@
     python experiments/benchmarks/tpu_compiled.py                     # the CNN on one chip
     python experiments/benchmarks/tpu_compiled.py --models cnn ir152 --programs forward probe --topology 2x2
 
+A table of many models takes hours: what --keep names is kept after every program, and a killed table goes on when it is
+started again with the same settings.
+
 Prints, of every program: milliseconds by the compiler's estimate of cycles (instructions of the entry computation; what
 runs in loops is not in it, and is counted), the FLOPs' time at peak, memory's time at most (on-chip traffic is in the
 bytes), peak memory, collectives, the seconds that compiling took, and the ratio to a forward pass of the same batch.
 """
 
 import argparse
+import json
 import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -30,13 +34,13 @@ from jax.sharding import Mesh
 
 from gpz_jax.analysis import contraction, radius
 from gpz_jax.analysis.views import View
-from gpz_jax.config import Config, DataConfig, ModelConfig, TrainingConfig, resolve
+from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, TrainingConfig, resolve
 from gpz_jax.data.flat_rows import FlatRows
 from gpz_jax.taps import tap_shapes
 from gpz_jax.training import classifier
-from gpz_jax.workflow import dry_run_tpu
+from gpz_jax.workflow import dry_run_tpu, dry_run_work
 from gpz_jax.workflow.dry_run_compiled import COLLECTIVES
-from gpz_jax.workflow.dry_run_work import Place
+from gpz_jax.workflow.dry_run_work import Place, Work
 
 #: v5e: clock, bfloat16 FLOPs and bytes of memory a second.
 HERTZ, FLOPS, BYTES = 1.5e9, 197e12, 819e9
@@ -119,6 +123,7 @@ def _bytes(kind: str, axes: str) -> int:
 class Setting(NamedTuple):
     """A model and its batch on described chips: shapes and places of all that programs take."""
 
+    config: Config
     recipe: classifier.Recipe
     mesh: Mesh
     batch: int
@@ -159,8 +164,9 @@ def setting(model: str, mesh: Mesh, *, batch: int = 128, images: int = 40_000, s
         model=ModelConfig(model=model, width=width, dtype="bfloat16"),
         training=TrainingConfig(batch_size=batch * mesh.size, ls=0.3),
     )
-    recipe = classifier.recipe_for(resolve(config), CLASSES, CHANNELS)
-    return Setting(recipe, mesh, batch * mesh.size, images, side)
+    config = resolve(config)
+    recipe = classifier.recipe_for(config, CLASSES, CHANNELS)
+    return Setting(config, recipe, mesh, batch * mesh.size, images, side)
 
 
 def _forward(s: Setting) -> Any:
@@ -196,11 +202,22 @@ def _ledger(s: Setting) -> Any:
     return contraction._feature_terms.lower(s.network, s.state.variables, x, labels, targets, step_size)
 
 
+def _decoder(s: Setting) -> Any:
+    """A step of the deconvolution decoder at the cut in the middle, as a dry run of ``attack`` has it."""
+    cut, shape = s.network.cuts[len(s.network.cuts) // 2], (s.side, s.side, CHANNELS)
+    attack = AttackConfig(cut=(cut,), attack=("deconvolution",), batch_size=s.batch)
+    few = s.images // 4  # a quarter is the attacker's
+    work = Work("attack", s.config, attack, s.images, few, few, few, shape, shape, CLASSES)
+    (asked,) = dry_run_work.programs_of(work, s.mesh, int(dry_run_tpu.CHIPS["v5e"].gib * 2**30))
+    return asked.function.lower(**asked.given, **asked.static)
+
+
 PROGRAMS: dict[str, Callable[[Setting], Any]] = {
     "forward": _forward,
     "train": _train,
     "probe": _probe,
     "ledger": _ledger,
+    "decoder": _decoder,
 }
 
 
@@ -215,17 +232,38 @@ def main() -> None:
     parser.add_argument("--keep", default="tpu_compiled", help="name in last/; '' prints the line alone")
     flags = parser.parse_args()
 
-    mesh, table = mesh_of(flags.topology), {}
+    mesh, table = mesh_of(flags.topology), dict(_kept(flags))
     measuring.say("program          est ms  loops  FLOP ms  memory ms  peak GB  copied MB  compile s  collectives")
     for model in flags.models:
         given = setting(model, mesh, batch=flags.batch, images=flags.images, side=flags.side)
         for program in flags.programs:
-            cost = table[f"{model}, {program}"] = cost_of(lambda given=given, program=program: PROGRAMS[program](given))
+            if f"{model}, {program}" in table:
+                continue
+            try:
+                cost = cost_of(lambda given=given, program=program: PROGRAMS[program](given))
+            except jax.errors.JaxRuntimeError as error:  # such as what does not fit into the memory of a chip
+                measuring.say(f"{model:8}{program:8} {str(error).splitlines()[0]}")
+                continue
+            table[f"{model}, {program}"] = cost
             measuring.say(
                 f"{model:8}{program:8}{cost.est_ms:7.3f}{cost.loops:7}{cost.flop_ms:9.3f}{cost.memory_ms:11.2f}"
                 f"{cost.peak_gb:9.2f}{cost.copied / 1e6:11.2f}{cost.compile_s:11.1f}  "
                 + (", ".join(f"{n} {kind} <= {cost.largest[kind]:,} B" for kind, n in cost.collectives.items()) or "-")
             )
+            _report(flags, table)
+    _report(flags, table)
+
+
+def _kept(flags: argparse.Namespace) -> Iterator[tuple[str, Cost]]:
+    """What an earlier call with these settings found, as it was written."""
+    file = measuring.LAST / f"{flags.keep}.json"
+    if flags.keep and file.exists():
+        line = json.loads(file.read_text())
+        if all(line["settings"].get(name) == getattr(flags, name) for name in ("topology", "batch", "images", "side")):
+            yield from ((name, Cost(**cost)) for name, cost in line["programs"].items())
+
+
+def _report(flags: argparse.Namespace, table: dict[str, Cost]) -> None:
     ratios = {
         name: cost.est_ms / table[base].est_ms
         for name, cost in table.items()
