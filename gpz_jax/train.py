@@ -42,6 +42,11 @@ class Train:
     checkpoint_every: str | None = None
     """Save within epochs, too: every so many steps (500), or minutes (10min). Without it, an epoch that is killed is
     taken again; one that is stopped by SIGTERM or Ctrl-C saves its last step in any case."""
+    images: Literal["auto", "device", "sharded", "stream"] = "auto"
+    """Where the training images lie: 'device', all of them on every device; 'sharded', dealt to the devices; 'stream',
+    left on disk and read ahead of the steps (an .npz of uint8 written by numpy.savez is read in place; what has to be
+    decoded first lies in a file that goes with the process); 'auto', the first of these that has room. All train on the
+    same images in the same order."""
     from_torch: str | None = None
     """PyTorch weights of the paper's release (.pth, .pt, .safetensors) to make a run of; no training step is taken."""
     seeds: tuple[int, ...] = ()
@@ -100,9 +105,9 @@ def run(flags: Train) -> None:
     else:
         made = workflow.train_run(
             flags.settings, folder=flags.run, resume=flags.resume,
-            checkpoint_every=flags.checkpoint_every,
+            checkpoint_every=flags.checkpoint_every, images=flags.images,
         )  # fmt: skip
-    loaded = workflow.load_run(str(made.folder))
+    loaded = workflow.load_run(str(made.folder), disk=workflow.stays_on_disk(flags.images))
     workflow.report_accuracy(loaded)
     workflow.report_probe(workflow.probe_run(loaded, flags.settings.probe), tables.console(), wide=flags.wide)
     if flags.settings.track.track_every is not None and flags.from_torch is None:
@@ -115,7 +120,7 @@ def dry_run(flags: Train) -> None:
     """Say what a run would need."""
     if flags.seeds or flags.alphas or flags.from_torch is not None:
         raise UserError("--dry-run looks at one training; leave out --seeds, --alphas and --from-torch")
-    found = workflow.dry_run_of_training(flags.settings, tpu=flags.foresight.tpu)
+    found = workflow.dry_run_of_training(flags.settings, images=flags.images, tpu=flags.foresight.tpu)
     workflow.report_dry_run(found, tables.console(), wide=flags.wide)
 
 
@@ -131,6 +136,7 @@ def train_sweep(flags: Train) -> None:
         folder=flags.run,
         resume=flags.resume,
         checkpoint_every=flags.checkpoint_every,
+        images=flags.images,
     )
     workflow.report_sweep(trained, tables.console())
 

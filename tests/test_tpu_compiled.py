@@ -25,7 +25,9 @@ IMAGES, BATCH, SIDE = 40_000, 128, 64
 def compiled(topology):
     """The table of the benchmark for the CNN: in a process of its own, for libtpu wants its environment first."""
     command = [sys.executable, "experiments/benchmarks/tpu_compiled.py", "--topology", topology]
-    command += ["--programs", "forward", "train", "probe", "ledger", "--images", str(IMAGES), "--batch", str(BATCH), "--side", str(SIDE), "--keep", ""]
+    programs = ("forward", "train", "probe", "ledger")
+    sizes = {"--images": IMAGES, "--batch": BATCH, "--side": SIDE}
+    command += ["--programs", *programs, *(str(word) for pair in sizes.items() for word in pair), "--keep", ""]
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     # Programs for a TPU are nothing that the tests' cache, or their settings of XLA for CPUs, are meant for.
     given = {name: text for name, text in os.environ.items() if not name.startswith(("JAX_", "XLA_"))}

@@ -15,6 +15,7 @@ from jaxtyping import Int32, UInt8
 from gpz_jax.data.byte_scale import as_uint8, check_scale, chunks
 from gpz_jax.data.class_names import checked_names
 from gpz_jax.data.copies import constant, digests
+from gpz_jax.data.on_disk import Stamp
 from gpz_jax.errors import UserError
 
 
@@ -25,7 +26,8 @@ class Source:
     ``aux_images`` are extra unlabelled images for the attacker; they may differ from the others in height and
     width, never in channels. ``train_group`` numbers the person or patient behind each train image, if known: whose
     images are never dealt to two parties. ``class_names`` are those of the classes 0..K-1, if known. ``notes`` say what
-    whoever uses the data should know of them, and what had to be done to read them, one line each.
+    whoever uses the data should know of them, and what had to be done to read them, one line each. ``files`` are those
+    that images are still read from, if any.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Source:
     train_group: Int32[np.ndarray, "train"] | None = None
     class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+    files: tuple[Stamp, ...] = ()
 
 
 def from_arrays(

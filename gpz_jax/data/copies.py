@@ -11,6 +11,9 @@ from gpz_jax.data.byte_scale import chunks
 from gpz_jax.data.near_copies import SIDE, near_copies, thumbnails
 from gpz_jax.errors import UserError
 
+#: Near copies are not looked for among more images: of each 1 KiB is kept, and several times that while looking.
+MOST_COMPARED = 200_000
+
 #: A party of whose images this share are others' too is not judged on images that are new to it.
 TOO_MANY = 0.01
 
@@ -73,7 +76,8 @@ def copies_between(parties: Sequence[Party], name: str, *, allow: bool = False) 
       ("1 of the 1 test images of 'x' are others' too: 1 in train (allowed by allow_copies)",)
     """
     arrays = {id(party.images): party.images for party in parties}
-    known = {key: _Known.of(images) for key, images in arrays.items()}
+    total = sum(map(len, arrays.values()))
+    known = {key: _Known.of(images, near=total <= MOST_COMPARED) for key, images in arrays.items()}
     notes, nearly = [], []
     for i, judged in enumerate(parties[1:], 1):
         others = parties[:i]
@@ -88,6 +92,8 @@ def copies_between(parties: Sequence[Party], name: str, *, allow: bool = False) 
         notes.append(
             f"{', '.join(nearly)} of {name!r} look like copies of others' but for size, a flip or small changes{apart}"
         )
+    if total > MOST_COMPARED:
+        notes.append(f"near copies are not looked for among the {total:,} images of {name!r}, exact ones were")
     return tuple(notes)
 
 
@@ -121,8 +127,9 @@ class _Known(NamedTuple):
     thumbnails: np.ndarray | None
 
     @classmethod
-    def of(cls, images: np.ndarray) -> "_Known":
-        return cls(digests(images), constant(images), thumbnails(images) if min(images.shape[1:3]) >= 8 else None)
+    def of(cls, images: np.ndarray, *, near: bool) -> "_Known":
+        near = near and min(images.shape[1:3]) >= 8
+        return cls(digests(images), constant(images), thumbnails(images) if near else None)
 
 
 def _exact(judged: Party, others: Sequence[Party], known: Mapping[int, _Known]) -> dict[str, np.ndarray]:

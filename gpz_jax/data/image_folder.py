@@ -5,6 +5,7 @@ import dataclasses
 import hashlib
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
@@ -13,15 +14,24 @@ from jaxtyping import Int32, UInt8
 from gpz_jax.data.arrays import Source, from_arrays
 from gpz_jax.data.folder_listing import Listing, list_classes, list_folder
 from gpz_jax.data.image_file import BACKGROUND, Header, depth_of, largest_value, read_header, read_picture
+from gpz_jax.data.on_disk import in_memory, is_too_much, on_disk
 from gpz_jax.data.unpacked_size import check_unpacked, gigabytes
 from gpz_jax.errors import UserError
 
 T = TypeVar("T")
 
+_READERS = 8  # threads
+
 _SPLIT_SEED = 0  # fixed, as that of the digits: the test part must be the same images in every run
 
 
-def read_folder(folder: str | pathlib.Path, *, auxiliary: bool = False, test_fraction: float | None = None) -> Source:
+def read_folder(
+    folder: str | pathlib.Path,
+    *,
+    auxiliary: bool = False,
+    test_fraction: float | None = None,
+    disk: bool | None = None,
+) -> Source:
     """Read the images in ``train/<class>/`` and ``test/<class>/`` of a folder; its name is the folder's.
 
     Classes are numbered in the sorted order of the class folders' names (in Unicode's form NFC), and called by these.
@@ -34,6 +44,8 @@ def read_folder(folder: str | pathlib.Path, *, auxiliary: bool = False, test_fra
     With ``test_fraction``, of a folder without ``test/``, that share of every class (in ``train/``, or directly in the
     folder) becomes the test part: the same images each time, copies of one file together.
     With ``auxiliary=True`` such a folder is read as it is: nothing is measured on an attacker's test part.
+    With ``disk`` the decoded images lie in a file without a name in place of memory; None: where they would take more
+    than half of it.
 
     Raises UserError for a missing or empty folder, classes that differ between train and test, an unreadable
     image, the first one of another size, links that lead out of the folder, what is no regular file under an image's
@@ -57,7 +69,7 @@ def read_folder(folder: str | pathlib.Path, *, auxiliary: bool = False, test_fra
         listing = list_folder(folder) if test_fraction is None else _split(folder, test_fraction)
     train_paths, train_labels = _flatten(listing.train)
     test_paths, test_labels = _flatten(listing.test)
-    read = _Reader([*train_paths, *test_paths], folder)
+    read = _Reader([*train_paths, *test_paths], folder, disk)
     arrays = {"train_images": read(train_paths), "test_images": read(test_paths)}
     source = from_arrays(
         folder.name,
@@ -75,18 +87,21 @@ def read_folder(folder: str | pathlib.Path, *, auxiliary: bool = False, test_fra
 class _Reader:
     """Decodes the images of a folder to arrays of one shape, and keeps count of what was done to them."""
 
-    def __init__(self, paths: Sequence[pathlib.Path], folder: pathlib.Path):
+    def __init__(self, paths: Sequence[pathlib.Path], folder: pathlib.Path, disk: bool | None):
         self.folder, self.count = folder, len(paths)
         headers = _of_all(read_header, paths)
         self.size, self.grey = _one_size(paths, headers), all(header.grey for header in headers)
         width, height = self.size
-        each, on_disk = width * height * (1 if self.grey else 3), sum(header.bytes_on_disk for header in headers)
+        each, size = width * height * (1 if self.grey else 3), sum(header.bytes_on_disk for header in headers)
+        disk = is_too_much(each * len(paths)) if disk is None else disk
         check_unpacked(
             each * len(paths),
-            on_disk,
+            size,
             f"{folder}: its {len(paths)} images",
             f"{paths[0]}, {width}x{height} pixels, {gigabytes(each)}",
+            in_memory=not disk,
         )
+        self.allocate = on_disk if disk else in_memory
         self.several = sum(header.frames > 1 for header in headers)
         self.turned = self.clear = 0
         deep = [path for path, header in zip(paths, headers, strict=True) if header.deep]
@@ -96,18 +111,19 @@ class _Reader:
 
     def __call__(self, paths: Sequence[pathlib.Path]) -> UInt8[np.ndarray, "N H W C"]:
         width, height = self.size
-        images = np.empty((len(paths), height, width, 1 if self.grey else 3), np.uint8)
+        images = self.allocate((len(paths), height, width, 1 if self.grey else 3))
 
-        def read(path: pathlib.Path) -> None:
+        def read(path: pathlib.Path) -> tuple[bool, bool]:
             picture = read_picture(path, grey=self.grey, depth=self.depth)
             if picture.pixels.shape != images.shape[1:]:
                 raise _another_size(path, picture.pixels.shape[1::-1], "the others", self.size)
             images[place[path]] = picture.pixels
-            self.turned += picture.turned
-            self.clear += picture.clear
+            return picture.turned, picture.clear
 
         place = {path: i for i, path in enumerate(paths)}
-        _of_all(read, paths)
+        for turned, clear in _of_all(read, paths):
+            self.turned += turned
+            self.clear += clear
         return images
 
     def notes(self) -> Iterable[str]:
@@ -130,12 +146,21 @@ class _Reader:
 
 def _of_all(read: Callable[[pathlib.Path], T], paths: Sequence[pathlib.Path]) -> list[T]:
     """What is read of each. Raises :class:`UserError` that names the first bad file and counts all of them."""
-    found, bad = [], []
-    for path in paths:
+
+    def tried(path: pathlib.Path) -> T | UserError:
         try:
-            found.append(read(path))
+            return read(path)
         except UserError as error:
-            bad.append((path, error))
+            return error
+
+    found: list[T] = []
+    bad: list[tuple[pathlib.Path, UserError]] = []
+    with ThreadPoolExecutor(_READERS) as pool:  # Pillow decodes outside of Python's lock
+        for path, one in zip(paths, pool.map(tried, paths), strict=True):
+            if isinstance(one, UserError):
+                bad.append((path, one))
+            else:
+                found.append(one)
     if len(bad) > 1:
         others = ", ".join(path.name for path, _ in bad[1:6]) + (", …" if len(bad) > 6 else "")
         raise UserError(f"{bad[0][1]}; likewise {len(bad) - 1} more: {others}")

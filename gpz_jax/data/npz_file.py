@@ -11,6 +11,7 @@ import numpy as np
 from gpz_jax.data.arrays import Source, from_arrays
 from gpz_jax.data.byte_scale import as_uint8
 from gpz_jax.data.class_names import checked_names, names_beside, names_of_array
+from gpz_jax.data.on_disk import Stamp, is_too_much, mapped_member, on_disk, read_member
 from gpz_jax.data.unpacked_size import check_unpacked, gigabytes
 from gpz_jax.errors import UserError
 from gpz_jax.presentation import printable, why
@@ -29,8 +30,11 @@ _PARTS = ("train", "test", "aux")
 _LONGEST_HEADER = 2**16  # of an array in the file; numpy writes some hundred bytes
 
 
-def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
+def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False, disk: bool | None = None) -> Source:
     """Read the data set in one ``.npz``; its name is the file's.
+
+    With ``disk`` images stay there: mapped from the file as they lie in it, or, where it is compressed, unpacked into
+    one without a name; they must be uint8. None: where they would take more than half of the memory.
 
     Keys: train_images, train_labels, test_images, test_labels and optionally aux_images; or, as the paper's
     released code writes them, train_data, test_data and auxiliary_data for the images. train_group, test_group and
@@ -52,14 +56,17 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
     if not path.is_file():
         raise UserError(f"no file {path}")
     _check_zip(path)
-    arrays = {}
+    arrays, stamp = {}, Stamp.of(path)
     try:
         # Opened here, since numpy leaves a file open whose zip is damaged.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             keys = _npz_keys(path, file.files) | ({} if auxiliary else _group_keys(file.files))
             names = [_CLASS_NAMES] if not auxiliary and _CLASS_NAMES in file.files else []
-            _check_sizes(path, file, [*keys.values(), *names])
+            disk = _check_sizes(path, file, [*keys.values(), *names], disk)
             for field, key in keys.items():
+                if disk and field.endswith("images"):
+                    arrays[field] = _left_on_disk(path, file, key)
+                    continue
                 array = _npz_array(path, file, key)
                 # Converted as it is read, so that only one array at a time exists in its wider type.
                 arrays[field] = as_uint8(array, f"{path}: {key}") if field.endswith("images") else array
@@ -74,8 +81,10 @@ def read_npz(path: str | pathlib.Path, *, auxiliary: bool = False) -> Source:
     if not auxiliary and _CLASS_NAMES not in arrays and (beside := names_beside(path)) is not None:
         listed, names = beside
         source = from_arrays(path.stem, **arrays, where=str(path))
-        return dataclasses.replace(source, class_names=checked_names(names, source.num_classes, str(listed)))
-    return from_arrays(path.stem, **arrays, where=str(path), auxiliary=auxiliary)
+        source = dataclasses.replace(source, class_names=checked_names(names, source.num_classes, str(listed)))
+    else:
+        source = from_arrays(path.stem, **arrays, where=str(path), auxiliary=auxiliary)
+    return dataclasses.replace(source, files=(stamp,) if disk else ())
 
 
 def brings_auxiliary(path: str | pathlib.Path) -> bool:
@@ -124,27 +133,57 @@ def _group_keys(found: list[str]) -> dict[str, str]:
     return {}
 
 
-def _check_sizes(path: pathlib.Path, file: Any, keys: list[str]) -> None:
-    """Refuse arrays that claim another size than the zip says they have, or that do not fit in memory."""
+def _member(file: Any, key: str) -> zipfile.ZipInfo:
+    """The file of a zip that holds an array; as numpy looks for it."""
     listed = {info.filename: info for info in file.zip.infolist()}
-    members = {key: listed[name] for key in keys for name in (f"{key}.npy", key) if name in listed}
-    on_disk = path.stat().st_size
+    return listed[f"{key}.npy"] if f"{key}.npy" in listed else listed[key]
+
+
+def _left_on_disk(path: pathlib.Path, file: Any, key: str) -> np.ndarray:
+    """Images that are not read into memory."""
+    member = _member(file, key)
+    try:
+        found = mapped_member(path, member)
+        if found is None:
+            found = read_member(file.zip, member, on_disk)
+        else:
+            with file.zip.open(member) as stream:  # to its end, where the zip's checksum is compared
+                while stream.read(2**22):
+                    pass
+    except UserError:
+        raise
+    except Exception as error:  # whatever zip, zlib, lzma or numpy raise, this file is at fault
+        raise UserError(f"{path}: {key} is damaged ({why(error)}); copy or write the file again") from error
+    if found is None:
+        raise UserError(
+            f"{path}: {key} is not uint8 in rows, as what is left on disk must be; store it so, with numpy.savez"
+        )
+    return as_uint8(found, f"{path}: {key}")
+
+
+def _check_sizes(path: pathlib.Path, file: Any, keys: list[str], disk: bool | None) -> bool:
+    """Refuse arrays that claim another size than the zip says they have, or do not fit; whether images stay on disk."""
+    members = {key: _member(file, key) for key in keys}
+    size, unpacked = path.stat().st_size, sum(member.file_size for member in members.values())
     largest = max(members, key=lambda key: members[key].file_size)
+    disk = is_too_much(unpacked) if disk is None else disk
     check_unpacked(
-        sum(member.file_size for member in members.values()),
-        on_disk,
+        unpacked,
+        size,
         f"{path}: its arrays",
         f"{largest}, {gigabytes(members[largest].file_size)}",
+        in_memory=not disk,
     )
     for key, member in members.items():
         stored = member.compress_type == zipfile.ZIP_STORED
-        if member.compress_size > on_disk or (stored and member.file_size != member.compress_size):
+        if member.compress_size > size or (stored and member.file_size != member.compress_size):
             raise UserError(f"{path}: {key} claims to be larger than the file; copy or write the file again")
         claimed = _claimed_bytes(file.zip, member)
         if claimed is not None and claimed != member.file_size:
             raise UserError(
                 f"{path}: {key} claims {claimed} bytes but has {member.file_size}; copy or write the file again"
             )
+    return disk
 
 
 def _claimed_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int | None:

@@ -33,6 +33,7 @@ def load(
     *,
     auxiliary: bool = False,
     test_fraction: float | None = None,
+    disk: bool | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Source:
     """Load the data set called ``name``, from the first of these places that has it.
@@ -46,7 +47,8 @@ def load(
 
     A name is never a path. With ``auxiliary=True`` the data set will serve only as an attacker's images, so
     its labels need not form classes that can be learned (few or no images of some people, say).
-    ``test_fraction`` of every class is held out of a folder without ``test/``. What ``Source.notes`` say goes to
+    ``test_fraction`` of every class is held out of a folder without ``test/``. With ``disk`` images are not read into
+    memory; None: where they would take more than half of it. What ``Source.notes`` say goes to
     ``tell``, or, without it, to stderr: what was made of someone's images is not to be overlooked.
 
     Raises UserError for an unknown or path-like name, and for data that break a rule of :func:`from_arrays`.
@@ -62,13 +64,20 @@ def load(
             f"{name!r} is not a data set name: pass the folder as the data directory and a plain name"
             + (f", here {path.parent} and {path.name}" if plain else "")
         )
-    source = _found(name, data_dir, auxiliary=auxiliary, test_fraction=test_fraction)
+    source = _found(name, data_dir, auxiliary=auxiliary, test_fraction=test_fraction, disk=disk)
     for note in source.notes:
         (tell or _on_stderr)(note)
     return source
 
 
-def _found(name: str, data_dir: str | pathlib.Path | None, *, auxiliary: bool, test_fraction: float | None) -> Source:
+def _found(
+    name: str,
+    data_dir: str | pathlib.Path | None,
+    *,
+    auxiliary: bool,
+    test_fraction: float | None,
+    disk: bool | None,
+) -> Source:
     folder = None if data_dir is None or name == "digits" else pathlib.Path(data_dir).expanduser()
     if folder is not None and folder.exists() and not folder.is_dir():
         raise UserError(f"the data directory {folder} is a file; pass the directory that holds {name}.npz")
@@ -77,7 +86,7 @@ def _found(name: str, data_dir: str | pathlib.Path | None, *, auxiliary: bool, t
         raise UserError(f"{file} is a pipe, a socket or a device and no file; remove it")
     in_file = file is not None and file.is_file()
     if folder is not None and not in_file and (folder / name).is_dir():
-        return read_folder(folder / name, auxiliary=auxiliary, test_fraction=test_fraction)
+        return read_folder(folder / name, auxiliary=auxiliary, test_fraction=test_fraction, disk=disk)
     if not in_file and name != "digits" and name not in TFDS_NAMES:
         raise _unknown(name, folder)
     if test_fraction is not None:
@@ -89,8 +98,8 @@ def _found(name: str, data_dir: str | pathlib.Path | None, *, auxiliary: bool, t
     if name == "digits":
         return _digits()
     if file is not None and in_file:
-        return read_npz(file, auxiliary=auxiliary)
-    return read_tfds(name, folder, auxiliary=auxiliary)
+        return read_npz(file, auxiliary=auxiliary, disk=disk)
+    return read_tfds(name, folder, auxiliary=auxiliary, disk=disk)
 
 
 def _unknown(name: str, folder: pathlib.Path | None) -> UserError:

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import io
+import math
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gpz_jax.data.arrays import Source, from_arrays
+from gpz_jax.data.on_disk import in_memory, is_too_much, on_disk
 from gpz_jax.errors import UserError
 from gpz_jax.presentation import why as words_of
 
@@ -26,12 +28,13 @@ _NAMES = {"emnist_letters": "abcdefghijklmnopqrstuvwxyz", "celeb_a": ("not male"
 _INSTALL = "pip install 'gpz-jax[tfds]'"
 
 
-def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False) -> Source:
+def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False, disk: bool | None = None) -> Source:
     """Read one of ``TFDS_NAMES``, kept under ``<folder>/tfds``; downloaded and prepared there if it is not.
 
     EMNIST letters are turned upright and labelled 0..25; CelebA is the centre 178x178 at 64x64, labelled by "Male",
-    with its people as groups. What is prepared as ArrayRecord, as we do it, is read without TensorFlow; preparing
-    anything and reading what others prepared as TFRecord needs it.
+    with its people as groups. With ``disk`` the images lie in a file without a name in place of memory; None: where
+    they would take more than half of it. What is prepared as ArrayRecord, as we do it, is read without TensorFlow;
+    preparing anything and reading what others prepared as TFRecord needs it.
 
     Raises UserError where the extra is not installed, or cannot provide the data.
     """
@@ -46,7 +49,7 @@ def read_tfds(name: str, folder: pathlib.Path | None, *, auxiliary: bool = False
             arrays = {}
             for part in ("train", "test"):
                 count = builder.info.splits[part].num_examples
-                for what, array in _stack(name, count, _records(tfds, builder, part)).items():
+                for what, array in _stack(name, count, _records(tfds, builder, part), disk).items():
                     arrays[f"{part}_{what}"] = array
             names = _class_names(name, builder, int(arrays["train_labels"].max()) + 1)
     except Exception as error:  # no network, no disk, no TensorFlow to prepare it with
@@ -95,14 +98,17 @@ def _records(tfds: Any, builder: Any, part: str) -> Iterable[Any]:
     return tfds.as_numpy(builder.as_dataset(split=part, read_config=one_by_one))
 
 
-def _stack(name: str, count: int, records: Iterable[Any]) -> dict[str, np.ndarray]:
+def _stack(name: str, count: int, records: Iterable[Any], disk: bool | None) -> dict[str, np.ndarray]:
     """Images (count, H, W, C), labels (count,) and, where people are known, group (count,)."""
     stacked: dict[str, np.ndarray] = {}
     for i, record in enumerate(records):
         for what, value in _example(name, record).items():
-            if i == 0:
-                dtype = np.uint8 if what == "images" else np.int64
-                stacked[what] = np.empty((count, *np.shape(value)), dtype)
+            if i == 0 and what == "images":
+                shape = (count, *np.shape(value))
+                left = is_too_much(math.prod(shape)) if disk is None else disk
+                stacked[what] = (on_disk if left else in_memory)(shape)
+            elif i == 0:
+                stacked[what] = np.empty((count, *np.shape(value)), np.int64)
             stacked[what][i] = value
     return stacked
 

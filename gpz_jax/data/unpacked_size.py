@@ -7,7 +7,7 @@ from gpz_jax.memory import of_machine
 _SUSPICIOUS, _SMALL = 200, 2**30
 
 
-def check_unpacked(unpacked: int, on_disk: int, what: str, largest: str) -> None:
+def check_unpacked(unpacked: int, on_disk: int, what: str, largest: str, *, in_memory: bool = True) -> None:
     """Refuse what would take more than half of the machine's memory, or is far larger than its files.
 
     Args:
@@ -15,6 +15,7 @@ def check_unpacked(unpacked: int, on_disk: int, what: str, largest: str) -> None
       on_disk: bytes of the files.
       what: they are, for the error.
       largest: of them, for the error.
+      in_memory: False where they will not be read into memory; then they may take more than that.
 
     Raises:
       UserError: names the limit, the sum and the largest.
@@ -26,7 +27,7 @@ def check_unpacked(unpacked: int, on_disk: int, what: str, largest: str) -> None
       gpz_jax.errors.UserError: x.npz: its arrays take 1000000.0 GB in memory (the largest: train_images, ...
     """
     half = of_machine() // 2
-    if unpacked > half:
+    if in_memory and unpacked > half:
         limit = f"no more than {gigabytes(half)}, half of the memory there is, is read"
     elif unpacked > max(_SMALL, _SUSPICIOUS * on_disk):
         limit = f"no more than {_SUSPICIOUS} times the {on_disk / 1e6:.1f} MB on disk is read"
@@ -34,6 +35,7 @@ def check_unpacked(unpacked: int, on_disk: int, what: str, largest: str) -> None
         return
     raise UserError(
         f"{what} take {gigabytes(unpacked)} in memory (the largest: {largest}), and {limit}; use fewer or smaller ones"
+        + (", or let them be streamed from disk" if in_memory and unpacked > half else "")
     )
 
 

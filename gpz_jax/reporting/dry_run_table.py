@@ -43,8 +43,8 @@ def sentences(found) -> list[str]:
     first = next(iter(found.images.values()))
     lines = [f"images: {parts}, of {shape} bytes each; the first {_bytes(first * size)} in all"]
     each = found.programs[0].images / found.devices
-    several = f"{each:g} images of a step on each, parameters and all images kept on every one"
-    one = "one device holds everything"
+    several = f"{each:g} images of a step on each, parameters on every one, {found.placement}"
+    one = f"one device, {found.placement}"
     lines.append(f"placement: {found.devices} x {found.device}; {several if found.devices > 1 else one}")
     if exchanged := _exchanged(found.programs[0].collectives):
         lines.append(f"exchanged between devices ({found.programs[0].name}): {exchanged}")

@@ -20,7 +20,7 @@ from gpz_jax.analysis import wide_moments
 from gpz_jax.config import Config, TrainingConfig
 from gpz_jax.data.augment import augment, resolve_kind
 from gpz_jax.data.batches import normalise, padded_batches, pixels
-from gpz_jax.data.flat_rows import FlatRows
+from gpz_jax.data.flat_rows import Images, rows_at
 from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError
 from gpz_jax.models import build
@@ -169,7 +169,7 @@ def _measure(totals: Totals, logits: Array, losses: Array, labels: Array, mask: 
 
 def training_batch(
     step: Array,
-    images: FlatRows | Array,
+    images: Images,
     labels: Array,
     order: Array,
     index: Array,
@@ -182,7 +182,7 @@ def training_batch(
     augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, step))
     batch = jax.lax.dynamic_slice(order, (index * recipe.batch_size,), (recipe.batch_size,))
     batch = jax.lax.with_sharding_constraint(batch, jax.NamedSharding(mesh, PartitionSpec("data")))
-    seen = augment(augment_key, pixels(images[batch], recipe.size), kind=recipe.augment)
+    seen = augment(augment_key, pixels(rows_at(images, batch, mesh), recipe.size), kind=recipe.augment)
     return normalise(seen), labels[batch], dropout_key
 
 
@@ -204,7 +204,7 @@ def training_logits(
 def train_step(
     state: State,
     totals: Totals,
-    images: FlatRows | Array,
+    images: Images,
     labels: Array,
     order: Array,
     index: Array,
@@ -219,8 +219,8 @@ def train_step(
     Args:
       state: parameters, statistics, optimiser.
       totals: the epoch's sums so far.
-      images: all training images, uint8 ``(N, h, w, C)``, on the device; as :class:`FlatRows` none but the batch's
-        are touched.
+      images: all training images, uint8 ``(N, h, w, C)``, or what a feed of ``placements`` gives; of
+        :class:`FlatRows` none but the batch's are touched.
       labels: their classes, int32 ``(N,)``.
       order: the epoch's permutation of ``0 … N - 1``.
       index: number of the batch in the epoch.

@@ -20,12 +20,13 @@ from jax.sharding import Mesh
 from gpz_jax import parallel
 from gpz_jax.config import Config
 from gpz_jax.data.batches import epoch_order
-from gpz_jax.data.flat_rows import FlatRows
+from gpz_jax.data.flat_rows import BatchRows
 from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError
 from gpz_jax.training import classifier, ledger
 from gpz_jax.training.classifier import Recipe, State, Totals
 from gpz_jax.training.ledger import Ledger, Tracked
+from gpz_jax.training.placements import Placement, feed_of, pool
 
 How = Literal["vmap", "loop"]
 
@@ -36,6 +37,8 @@ OnUpdate = Callable[[int, int, Any, tuple[Any, ...], Any], None]
 
 #: Steps that are asked of the device ahead of time at most: whoever asks training to stop waits for these.
 _AHEAD = 32
+#: And of those that wait with their batches on the device.
+_AHEAD_OF_STREAM = 8
 
 
 def how_to(sweep: Literal["auto", "vmap", "loop"]) -> How:
@@ -73,42 +76,30 @@ def over_runs(function: Callable[..., Any], how: How) -> Callable[..., Any]:
     return in_turn
 
 
-def pool(parts: Sequence[Split]) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """The images of all splits, every one once, however many splits hold it.
-
-    Returns:
-      images, uint8 ``(all, H, W, C)``; labels, int32 ``(all,)``; the places of every split's images in them, int32.
-    """
-    images, labels, places, begin = [], [], {}, 0
-    for first in {id(part.images): part for part in parts}.values():
-        assert first.labels is not None
-        sharing = [i for i, part in enumerate(parts) if part.images is first.images]
-        used = np.unique(np.concatenate([parts[i].indices for i in sharing]))
-        images.append(first.images[used])
-        labels.append(first.labels[used])
-        places |= {i: (begin + np.searchsorted(used, parts[i].indices)).astype(np.int32) for i in sharing}
-        begin += len(used)
-    return np.concatenate(images), np.concatenate(labels), [places[i] for i in range(len(parts))]
-
-
 def step_all(carry, images, labels, orders, index, alphas, keys, *, recipe: Recipe, mesh: Mesh, how: How):
     """``classifier.train_step`` of all runs; ``carry`` is packed of (state, totals)."""
 
-    def one(carry: tuple[State, Totals], order: Array, alpha: Any, key: Array) -> tuple[State, Totals]:
-        return classifier.train_step(*carry, images, labels, order, index, alpha, key, recipe=recipe, mesh=mesh)
+    def one(carry: tuple[State, Totals], order: Array, alpha: Any, key: Array, *own: Any) -> tuple[State, Totals]:
+        (seen,) = own or (images,)
+        return classifier.train_step(*carry, seen, labels, order, index, alpha, key, recipe=recipe, mesh=mesh)
 
-    return over_runs(one, how)(carry, orders, alphas, keys)
+    return over_runs(one, how)(carry, orders, alphas, keys, *_of_each(images))
+
+
+def _of_each(images: Any) -> tuple[Any, ...]:
+    """Images that each run has its own of: the batches that were read for this step, packed."""
+    return (images,) if isinstance(images, list | BatchRows) else ()
 
 
 def rows_of_all(before, batch, carry, probes, *, tracked: Tracked, mesh: Mesh, how: How) -> list[dict[str, Array]]:
     """``ledger.row_of`` of all runs, each on its own probe batch."""
     images, labels, orders, index, alphas, keys = batch
 
-    def one(before, order, alpha, key, carry, probe):
-        batch = (images, labels, order, index, alpha, key)
+    def one(before, order, alpha, key, carry, probe, *own):
+        batch = (*(own or (images,)), labels, order, index, alpha, key)
         return ledger.row_of(before, batch, carry[0], *probe, tracked=tracked, mesh=mesh)
 
-    return unpack(over_runs(one, how)(before, orders, alphas, keys, carry, probes), how)
+    return unpack(over_runs(one, how)(before, orders, alphas, keys, carry, probes, *_of_each(images)), how)
 
 
 #: One program for all runs where they are vmapped; the programs of a single run, called in turn, where they are not.
@@ -137,6 +128,7 @@ def fit(
     validation: Sequence[Split],
     mesh: Mesh,
     how: How = "loop",
+    placement: Placement = Placement(),
     after_epoch: Callable[[int, list[State], list[dict[str, float]]], None],
     on_step: Callable[[int, int], None] = lambda epoch, step: None,
     on_update: OnUpdate | None = None,
@@ -160,6 +152,7 @@ def fit(
       validation: of each, for the plateau rule and the choice of the best epoch.
       mesh: devices; batches are spread over them, every device has all runs.
       how: see above.
+      placement: where the training images lie.
       after_epoch: called with (epochs done, states, measurements) after each epoch, once all runs have ended it.
       on_step: called with (epoch, step within it), for progress bars.
       on_update: called around every ``track_every``-th step; training is the same with and without.
@@ -173,24 +166,28 @@ def fit(
       The states after the last epoch.
 
     Raises:
-      UserError: a batch larger than the training split; a loss of any run that is not finite (names the step).
+      UserError: a batch larger than the training split; a loss of any run that is not finite (names the step); a
+        file that images are read from is another by now.
     """
     t, track_every = configs[0].training, configs[0].track.track_every or 1
     count = len(train[0])
     classifier.check_batch_size(t.batch_size, count, mesh)
     images, labels, places = pool(train)
-    images, labels, places = parallel.replicate((FlatRows.of(images), labels, places), mesh)
+    labels, places = parallel.replicate((labels, places), mesh)
+    feed = feed_of(placement, images, t.batch_size, mesh, partial(pack, how=how))
+    ahead = _AHEAD if placement.kind != "stream" else _AHEAD_OF_STREAM
     order_keys, noise_keys = zip(*(classifier.keys_of(config.seed) for config in configs), strict=True)
     noise_keys, states = pack(noise_keys, how), list(states)
     steps = count // t.batch_size
     for epoch in range(first_epoch, t.epochs):
         alphas = pack([np.float32(classifier.alpha_of(config.training, epoch)) for config in configs], how)
         orders = [_order(own, key, np.int32(epoch), count) for own, key in zip(places, order_keys, strict=True)]
+        given = feed(orders, first_step)
         orders = pack(orders, how)
         sums = [Totals.zero() for _ in states] if totals is None else totals
         carry = parallel.replicate(pack(list(zip(states, sums, strict=True)), how), mesh)
-        for index in range(first_step, steps):
-            batch = (images, labels, orders, np.int32(index), alphas, noise_keys)
+        for index, seen in zip(range(first_step, steps), given, strict=False):
+            batch = (seen, labels, orders, np.int32(index), alphas, noise_keys)
             step = epoch * steps + index
             tracked = on_update is not None and step % track_every == 0
             before = over_runs(_before, how)(carry) if tracked else carry
@@ -198,7 +195,7 @@ def fit(
             if on_update is not None and tracked:
                 on_update(epoch + 1, step, before, batch, carry)
             on_step(epoch, index)
-            if step % _AHEAD == 0:
+            if step % ahead == 0:
                 jax.block_until_ready(carry)
             if on_due is not None and due(carry):
                 on_due(epoch, index + 1, *map(list, zip(*unpack(carry, how), strict=True)))

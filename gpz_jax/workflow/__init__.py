@@ -18,6 +18,7 @@ from gpz_jax.workflow.dry_run_result import DryRun
 from gpz_jax.workflow.early_checks import check_attack_flags, check_foresight, check_probe_flags
 from gpz_jax.workflow.from_torch import run_from_torch
 from gpz_jax.workflow.guarantees_of_run import guarantee_of, guarantees_beside
+from gpz_jax.workflow.image_placement import stays_on_disk
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run, report_accuracy
 from gpz_jax.workflow.probe_command import calibration_batches, probe_run, report_probe
 from gpz_jax.workflow.report_command import report_runs, said_of_report
@@ -66,6 +67,7 @@ __all__ = [
     "say",
     "short",
     "split_run",
+    "stays_on_disk",
     "train_run",
     "train_sweep",
 ]

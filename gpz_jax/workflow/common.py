@@ -64,20 +64,26 @@ def epoch_progress(epochs: int, steps: int, done: int = 0) -> Iterator[EpochProg
         yield EpochProgress(bar, task, epochs, steps)
 
 
-def load_data(data: DataConfig, seed: int, *, tell: Callable[[str], None] = say) -> tuple[Splits, sources.Source]:
+def load_data(
+    data: DataConfig, seed: int, *, disk: bool | None = None, tell: Callable[[str], None] = say
+) -> tuple[Splits, sources.Source]:
     """The images of a configuration, dealt out to target, attacker and test; ``tell`` says what there is to know.
+
+    ``disk``: whether they are left there; None: where they would take more than half of the memory.
 
     Raises:
       UserError: data that cannot be read, or not be dealt out so; of several processes, images that are not the same.
     """
-    found = processes.every(lambda: _load_data(data, seed, tell))
+    found = processes.every(lambda: _load_data(data, seed, disk, tell))
     if processes.count() > 1:
         processes.check_same(sources.fingerprint(found[1]), f"images of data set {data.data!r} with fingerprint")
     return found
 
 
-def _load_data(data: DataConfig, seed: int, tell: Callable[[str], None]) -> tuple[Splits, sources.Source]:
-    source = sources.load(data.data, data.data_dir, test_fraction=data.test_fraction, tell=tell)
+def _load_data(
+    data: DataConfig, seed: int, disk: bool | None, tell: Callable[[str], None]
+) -> tuple[Splits, sources.Source]:
+    source = sources.load(data.data, data.data_dir, test_fraction=data.test_fraction, disk=disk, tell=tell)
     if data.train_limit is not None:
         source = splits.limit_source(source, data.train_limit, seed=seed)
     data, chosen = pairings.resolve_auxiliary(data)

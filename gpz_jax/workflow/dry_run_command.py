@@ -13,22 +13,25 @@ from gpz_jax.errors import UserError
 from gpz_jax.presentation import quantity
 from gpz_jax.reporting import dry_run_table
 from gpz_jax.training import classifier
+from gpz_jax.training.placements import Asked
 from gpz_jax.workflow.attack_command import cuts_to_attack
 from gpz_jax.workflow.common import load_data, say
 from gpz_jax.workflow.dry_run_compiled import compiled
 from gpz_jax.workflow.dry_run_result import DryRun, Program
 from gpz_jax.workflow.dry_run_tpu import CHIPS, check_libtpu, parse_topology, programs_on_tpu
 from gpz_jax.workflow.dry_run_work import Work, programs_of
+from gpz_jax.workflow.image_placement import WORDS, kind_asked, stays_on_disk
 from gpz_jax.workflow.loaded_run import LoadedRun
 from gpz_jax.workflow.probe_command import split_to_probe
 from gpz_jax.workflow.train_command import check_trainable, on_this_machine
 
 
-def dry_run_of_training(config: Config, *, tpu: str | None = None) -> DryRun:
+def dry_run_of_training(config: Config, *, images: Asked = "auto", tpu: str | None = None) -> DryRun:
     """What :func:`train_run` would need.
 
     Args:
       config: as for :func:`train_run`.
+      images: likewise.
       tpu: a TPU that need not be there, such as "v5e:2x2"; None for the devices of this machine.
 
     Raises:
@@ -38,12 +41,15 @@ def dry_run_of_training(config: Config, *, tpu: str | None = None) -> DryRun:
     if tpu is not None and config.model.dtype == "auto":
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="bfloat16"))
     config = on_this_machine(resolve(config))
-    dealt, _ = load_data(config.data, config.seed)
+    dealt, _ = load_data(config.data, config.seed, disk=stays_on_disk(images))
     if tpu is None:
         channels = dealt.train.images.shape[-1]
         network = classifier.network_for(classifier.recipe_for(config, dealt.num_classes, channels), channels)
         check_trainable(config, dealt, network, parallel.data_mesh())
-    work = _work("train", config, AttackConfig(), dealt, len(dealt.validation))
+    devices, there = _devices(tpu)
+    size = len(dealt.train) * math.prod(dealt.train.images.shape[1:])
+    kind = kind_asked(images, size, dealt.train, devices=devices, there=there)
+    work = dataclasses.replace(_work("train", config, AttackConfig(), dealt, len(dealt.validation)), placement=kind)
     what = f"training {config.model.model} on {config.data.data}"
     held = {"train": len(dealt.train), "validation": len(dealt.validation)}
     return _found(work, tpu, what, held, config.training.epochs, ("batch_size", "size", "width"))
@@ -91,24 +97,33 @@ def _found(
     work: Work, tpu: str | None, what: str, images: dict[str, int], epochs: int, lower: tuple[str, ...]
 ) -> DryRun:
     """Compile everything, saying what is done; a large network takes minutes."""
+    devices, there = _devices(tpu)
     if tpu is None:
         mesh = parallel.data_mesh()
-        there = memory.available() // (mesh.size if jax.default_backend() == "cpu" else 1)
-        kind, devices, notes = jax.devices()[0].device_kind, mesh.size, ()
+        kind, notes = jax.devices()[0].device_kind, ()
         programs = []
         for asked in programs_of(work, mesh, there):
             programs.append(compiled(asked, there, run=True))
             _say(programs[-1])
     else:
-        chip, shape = parse_topology(tpu)
-        kind, devices = f"TPU {chip}", math.prod(map(int, shape.split("x"))) * (2 if chip == "tpu7x" else 1)
-        there = int(CHIPS[chip].gib * 2**30)
+        kind = f"TPU {parse_topology(tpu)[0]}"
         programs = programs_on_tpu(work, tpu, _say)
         notes = ("by the TPU's compiler, on this machine; ms a step are its estimate, loops left out",)
     if not programs:
         raise UserError("there is no decoder among these attacks, so that nothing large is compiled; leave out dry_run",
                         field="dry_run")  # fmt: skip
-    return DryRun(what, kind, devices, there, images, work.shape, epochs, tuple(programs), lower, notes)
+    return DryRun(
+        what, kind, devices, there, images, work.shape, epochs, tuple(programs), lower, notes, WORDS[work.placement]
+    )
+
+
+def _devices(tpu: str | None) -> tuple[int, int]:
+    """How many devices, and the bytes of memory that one has."""
+    if tpu is None:
+        mesh = parallel.data_mesh()
+        return mesh.size, memory.of_one(mesh)
+    chip, shape = parse_topology(tpu)
+    return math.prod(map(int, shape.split("x"))) * (2 if chip == "tpu7x" else 1), int(CHIPS[chip].gib * 2**30)
 
 
 def _say(program: Program) -> None:

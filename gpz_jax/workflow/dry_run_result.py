@@ -60,6 +60,7 @@ class DryRun:
       programs: all that are compiled, but for what is small.
       lower: settings that would make it smaller, the first most.
       notes: sentences.
+      placement: where the images lie, in words.
     """
 
     what: str
@@ -72,6 +73,7 @@ class DryRun:
     programs: tuple[Program, ...]
     lower: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    placement: str = "all images on every device"
 
     @property
     def largest(self) -> Program:

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from gpz_jax import parallel
 from gpz_jax.analysis import radius, wide_moments
 from gpz_jax.analysis.views import view_of
 from gpz_jax.config import AttackConfig, Config
 from gpz_jax.data.batches import Pixels, num_batches
-from gpz_jax.data.flat_rows import FlatRows
+from gpz_jax.data.flat_rows import BatchRows, DealtRows, FlatRows
 from gpz_jax.defences import Reference, parse
 from gpz_jax.errors import UserError
 from gpz_jax.inversion import decoder_training
@@ -23,6 +24,7 @@ from gpz_jax.inversion.protocol import Edge
 from gpz_jax.taps import TappedNetwork, tap_shapes
 from gpz_jax.training import classifier
 from gpz_jax.training.ledger import Tracked, row_of
+from gpz_jax.training.placements import Kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Work:
       shape: (height, width, channels) of an image as it is kept.
       auxiliary_shape: of the attacker's.
       num_classes: K.
+      placement: where the training images lie.
     """
 
     kind: str
@@ -49,6 +52,7 @@ class Work:
     shape: tuple[int, int, int]
     auxiliary_shape: tuple[int, int, int]
     num_classes: int
+    placement: Kind = "device"
 
 
 class Asked(NamedTuple):
@@ -138,13 +142,21 @@ def _state(recipe: classifier.Recipe, channels: int) -> Any:
     return jax.eval_shape(lambda: classifier.init_state(jax.random.key(0), recipe, channels))
 
 
+def _images_of(work: Work, at: Place, batch_size: int) -> Any:
+    """What a training step is given of the images."""
+    if work.placement == "device":
+        return at.everywhere(_rows(work.train, work.shape, np.uint8))
+    dealt, width = work.placement == "sharded", math.prod(work.shape)
+    rows = parallel.rounded_up(work.train, at.mesh) if dealt else batch_size
+    return (DealtRows if dealt else BatchRows)(at.spread(rows, width, dtype=np.uint8), work.shape)
+
+
 def _of_training(work: Work, network: TappedNetwork, recipe: classifier.Recipe, mesh: Mesh) -> Iterator[Asked]:
     at, channels, track = Place(mesh), work.shape[2], work.config.track
     state = at.everywhere(_state(recipe, channels))
     many = jax.ShapeDtypeStruct((work.train,), np.int32)
-    batch = at.everywhere(
-        (_rows(work.train, work.shape, np.uint8), many, many, _scalar(np.int32), _scalar(np.float32), _key())
-    )
+    batch = at.everywhere((many, many, _scalar(np.int32), _scalar(np.float32), _key()))
+    batch = (_images_of(work, at, recipe.batch_size), *batch)
     names = ("images", "labels", "order", "index", "alpha", "key")
     totals = at.everywhere(jax.eval_shape(classifier.Totals.zero))
     given = {"state": state, "totals": totals, **dict(zip(names, batch, strict=True))}

@@ -44,7 +44,12 @@ def _logits(variables, images, replace, *, network):
 
 
 def load_run(
-    folder: str, *, data_dir: str | None = None, aux: str | None = None, expected: RunIdentity = RunIdentity()
+    folder: str,
+    *,
+    data_dir: str | None = None,
+    aux: str | None = None,
+    expected: RunIdentity = RunIdentity(),
+    disk: bool | None = None,
 ) -> LoadedRun:
     """Open a run folder: its best checkpoint by validation, and its images, dealt out as they were in training.
 
@@ -53,6 +58,7 @@ def load_run(
       data_dir: where the images are now, if they have moved.
       aux: another data set for the attacker than the run's own (or "auto" or "held-out", as in training).
       expected: what the run must be.
+      disk: leave the images there; None: where they would take more than half of the memory.
 
     Raises:
       UserError: no run there; no checkpoint that can be read; other images than the run was trained on.
@@ -62,7 +68,7 @@ def load_run(
     _check_identity(run, expected)
     data = config.data if data_dir is None else dataclasses.replace(config.data, data_dir=data_dir)
     # What has been trained is read, whatever an earlier version let it be trained on; copies are said.
-    dealt, source = load_data(dataclasses.replace(data, allow_copies=True), config.seed)
+    dealt, source = load_data(dataclasses.replace(data, allow_copies=True), config.seed, disk=disk)
     if sources.fingerprint(source) != run.fingerprint:
         raise UserError(
             f"{folder} was trained on other images than data set {data.data!r} in {data.data_dir} now holds"

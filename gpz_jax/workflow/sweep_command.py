@@ -17,8 +17,10 @@ from gpz_jax.errors import UserError
 from gpz_jax.reporting.tables import Column, Sheet
 from gpz_jax.runs.folder import Run
 from gpz_jax.training import classifier, sweep
+from gpz_jax.training.placements import Asked
 from gpz_jax.workflow.clock import Every
 from gpz_jax.workflow.common import abstract_state, load_data, probe_batches, say, short
+from gpz_jax.workflow.image_placement import place_images, stays_on_disk
 from gpz_jax.workflow.loaded_run import LoadedRun
 from gpz_jax.workflow.train_command import check_trainable, on_this_machine, with_auxiliary_of_run
 from gpz_jax.workflow.training_loop import Dealt, Task, train_into
@@ -40,6 +42,7 @@ def train_sweep(
     folder: str | None = None,
     resume: bool = False,
     checkpoint_every: str | None = None,
+    images: Asked = "auto",
 ) -> Sweep:
     """Train every seed under every alpha, all at once.
 
@@ -53,6 +56,7 @@ def train_sweep(
         for ``runs/`` and a readable name.
       resume: continue from the last place of which all runs have a checkpoint.
       checkpoint_every: as for :func:`gpz_jax.workflow.train_run`.
+      images: likewise.
 
     Returns:
       The runs.
@@ -64,13 +68,16 @@ def train_sweep(
     every = None if checkpoint_every is None else Every.parse(checkpoint_every)
     seeds, alphas = tuple(seeds) or (config.seed,), tuple(alphas) or (config.training.ls,)
     configs, root = _settle(config, seeds, alphas, folder, resume)
-    dealt = _deal(configs[0], seeds)
+    dealt = _deal(configs[0], seeds, stays_on_disk(images))
     first = dealt[configs[0].seed].splits
     channels, num_classes = first.train.images.shape[-1], first.num_classes
     network = classifier.network_for(classifier.recipe_for(configs[0], num_classes, channels), channels)
     # Before any folder is made, as in train_run.
     _check_sizes(configs[0], dealt)
     check_trainable(configs[0], first, network, parallel.data_mesh())
+    train = [dealt[one.seed].splits.train for one in configs]
+    files = dict.fromkeys(stamp for one in dealt.values() for stamp in one.source.files)
+    placement = place_images(images, train, list(files), parallel.data_mesh())
     if folder is None and not resume:
         root = Path(processes.told(processes.led(lambda: str(runs.made_free(root)))))
     tasks = [_task(root, one, dealt[one.seed]) for one in configs]
@@ -82,7 +89,7 @@ def train_sweep(
         processes.every(lambda: _check_folders(root, [task.run for task in tasks], resume))
         processes.led(lambda: [runs.write_config(task.run) for task in tasks])
         say(f"{len(tasks)} run folders in {short(root.absolute())}")
-        train_into(tasks, how=sweep.how_to(how), resume=resume, checkpoint_every=every)
+        train_into(tasks, how=sweep.how_to(how), resume=resume, checkpoint_every=every, placement=placement)
         processes.led(lambda: _write_joint_record(root, [task.run for task in tasks], seeds, alphas))
     return Sweep(root.absolute(), tuple(_best(task.run, dealt[task.run.config.seed]) for task in tasks))
 
@@ -118,12 +125,12 @@ def _settle(
     return of_all(on_this_machine(config)), root
 
 
-def _deal(config: Config, seeds: Sequence[int]) -> dict[int, Dealt]:
+def _deal(config: Config, seeds: Sequence[int], disk: bool | None) -> dict[int, Dealt]:
     """The images, dealt out by every seed; where these load the same arrays, all of them share one copy."""
     dealt: dict[int, Dealt] = {}
     said: dict[str, None] = {}
     for seed in seeds:
-        own, source = load_data(config.data, seed, tell=said.setdefault)
+        own, source = load_data(config.data, seed, disk=disk, tell=said.setdefault)
         found = Dealt(own, source, sources.fingerprint(source))
         if dealt and found.fingerprint == (known := dealt[seeds[0]]).fingerprint:
             parts = {

@@ -15,15 +15,22 @@ from gpz_jax.models import MODELS
 from gpz_jax.runs.folder import Run
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.training import classifier
+from gpz_jax.training.placements import Asked
 from gpz_jax.workflow.clock import Every
 from gpz_jax.workflow.common import load_data, say
+from gpz_jax.workflow.image_placement import place_images, stays_on_disk
 from gpz_jax.workflow.memory_of_training import check_memory
 from gpz_jax.workflow.probe_command import rules_to_apply
 from gpz_jax.workflow.training_loop import Task, train_into
 
 
 def train_run(
-    config: Config, *, folder: str | None = None, resume: bool = False, checkpoint_every: str | None = None
+    config: Config,
+    *,
+    folder: str | None = None,
+    resume: bool = False,
+    checkpoint_every: str | None = None,
+    images: Asked = "auto",
 ) -> Run:
     """Train a classifier into a run folder, keeping the radius of every cut after every epoch.
 
@@ -32,6 +39,8 @@ def train_run(
       folder: the run folder; None for ``runs/`` and a readable name.
       resume: continue what the folder holds.
       checkpoint_every: save within epochs, too: every so many steps ("500") or minutes ("10min").
+      images: where the training images lie ("device", "sharded", "stream"); "auto" for the first that has room. What
+        is trained does not depend on it.
 
     Returns:
       The run.
@@ -48,11 +57,12 @@ def train_run(
     there = Path(folder) if folder else Path("runs") / runs.readable_name(config)
     if resume and not (there / "config.json").exists():
         say(f"there is no run in {there} yet: one is begun")
-    dealt, source = load_data(config.data, config.seed)
+    dealt, source = load_data(config.data, config.seed, disk=stays_on_disk(images))
     channels = source.train_images.shape[-1]
     recipe = classifier.recipe_for(config, dealt.num_classes, channels)
     # Before the folder is made: what cannot be trained should not leave a run folder in the way of the next try.
     check_trainable(config, dealt, classifier.network_for(recipe, channels), parallel.data_mesh())
+    placement = place_images(images, [dealt.train], source.files, parallel.data_mesh())
     with runs.start(
         config,
         folder=folder,
@@ -63,7 +73,7 @@ def train_run(
         class_names=source.class_names,
     ) as run:
         say(f"run folder {run.folder}")
-        train_into([Task(run, dealt)], resume=resume, checkpoint_every=every)
+        train_into([Task(run, dealt)], resume=resume, checkpoint_every=every, placement=placement)
     return run
 
 

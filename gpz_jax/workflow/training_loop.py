@@ -21,6 +21,7 @@ from gpz_jax.taps import TappedNetwork, tap_shapes
 from gpz_jax.training import classifier, sweep
 from gpz_jax.training.classifier import Recipe, State, Totals
 from gpz_jax.training.ledger import Ledger, Tracked
+from gpz_jax.training.placements import Placement
 from gpz_jax.workflow.agreement import Agreement
 from gpz_jax.workflow.clock import Clock, Every
 from gpz_jax.workflow.common import EpochProgress, abstract_state, epoch_progress, on_mesh, probe_batches, say
@@ -108,7 +109,12 @@ class Saver(NamedTuple):
 
 
 def train_into(
-    tasks: Sequence[Task], *, how: sweep.How = "loop", resume: bool = False, checkpoint_every: Every | None = None
+    tasks: Sequence[Task],
+    *,
+    how: sweep.How = "loop",
+    resume: bool = False,
+    checkpoint_every: Every | None = None,
+    placement: Placement = Placement(),
 ) -> None:
     """Train runs, keeping the radius of every cut after every epoch, and write their records and figures.
 
@@ -119,9 +125,11 @@ def train_into(
       how: to take the steps (``training/sweep.py``).
       resume: continue from the last place of which all of them have a checkpoint.
       checkpoint_every: save within epochs, too, so often.
+      placement: where the training images lie.
 
     Raises:
-      UserError: checkpoints that cannot be gone on from; a loss that is not finite.
+      UserError: checkpoints that cannot be gone on from; a loss that is not finite; a file that images are read from
+        is another by now.
       Stopped: a signal asked for it; what was reached is saved.
     """
     first, mesh = tasks[0].run, parallel.data_mesh()
@@ -148,6 +156,7 @@ def train_into(
             validation=[task.splits.validation for task in tasks],
             mesh=mesh,
             how=how,
+            placement=placement,
             after_epoch=saver.after_epoch,
             on_step=progress.step,
             on_update=sweep.append_rows(ledgers, how) if ledgers else None,

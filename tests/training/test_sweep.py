@@ -21,11 +21,13 @@ import xarray as xr
 from gpz_jax import parallel, runs, workflow
 from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, TrainingConfig, resolve
 from gpz_jax.data.batches import epoch_order
+from gpz_jax.data.flat_rows import FlatRows
 from gpz_jax.data.sources import load
 from gpz_jax.data.splits import Split, balanced_subset, make_splits
 from gpz_jax.errors import UserError
 from gpz_jax.train import main
 from gpz_jax.training import classifier, ledger, sweep
+from gpz_jax.training.placements import pool
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -171,7 +173,9 @@ def stepper():
     recipe, mesh, source = classifier.recipe_for(configs[0], 10, 1), parallel.data_mesh(), load("digits")
     dealt = {seed: make_splits(source, seed=seed) for seed in SEEDS}
     parts = [dealt[seed].train for _, seed in MEMBERS]
-    images, labels, places = parallel.replicate(sweep.pool(parts), mesh)
+    pooled, labels, places = pool(parts)
+    images = FlatRows(pooled.rows(np.arange(len(pooled))), pooled.shape)
+    images, labels, places = parallel.replicate((images, labels, places), mesh)
     keys = [classifier.keys_of(config.seed)[1] for config in configs]
     orders = [own[epoch_order(jax.random.key(i), 0, len(own))] for i, own in enumerate(places)]
     alphas = [jnp.float32(alpha) for alpha, _ in MEMBERS]
@@ -246,10 +250,10 @@ def test_members_share_one_copy_of_the_images_where_they_can():
     mine, yours = np.array([4, 1], np.int32), np.array([0, 2, 3], np.int32)
     other = Split(images[::-1].copy(), labels[::-1].copy(), yours)
     parts = [Split(images, labels, mine), Split(images, labels, yours), other]
-    pooled, classes, places = sweep.pool(parts)
+    pooled, classes, places = pool(parts)
     assert len(pooled) == 5 + 3  # of two arrays what is used
     for part, own in zip(parts, places, strict=True):
-        np.testing.assert_array_equal(pooled[own], part.take()[0])
+        np.testing.assert_array_equal(pooled.rows(own), part.take()[0].reshape(len(part), -1))
         np.testing.assert_array_equal(classes[own], part.take()[1])
 
 
