@@ -12,6 +12,7 @@ import together
 from tiny_runs import refused
 
 from gpz_jax import attack, interruption, probe, processes, train
+from gpz_jax.data.sources import load
 from gpz_jax.workflow import agreement
 
 MAINS = {"train": (train.main,), "probe": (probe.main, "runs/x"), "attack": (attack.main, "runs/x")}
@@ -280,6 +281,19 @@ def test_every_command_on_two_processes(tmp_path):
     for name in ("vortex", "cuts", "report"):
         done = tiny_runs.command(name, "run", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.cluster
+def test_images_are_the_same_wherever_they_lie(tmp_path):
+    digits = load("digits")
+    fields = ("train_images", "train_labels", "test_images", "test_labels")
+    np.savez(tmp_path / "some.npz", **{field: getattr(digits, field) for field in fields})
+    metrics = {}
+    for placement in ("device", "sharded", "stream"):
+        flags = (*tiny_runs.TINY, "--ls", "0.3", "--data", "some", "--data-dir", ".", "--images", placement)
+        whole(command(2, "train", *flags, "--run", placement, cwd=tmp_path, devices=2))
+        metrics[placement] = (tmp_path / placement / "metrics.jsonl").read_bytes()
+    assert metrics["device"] == metrics["sharded"] == metrics["stream"]
 
 
 @pytest.mark.cluster
