@@ -1,0 +1,216 @@
+"""What the paper's claims are judged by (not an experiment): networks with the paper's full list of blocks, at widths
+that train on two cores, each trained, probed at every cut and attacked at every third one.
+
+A unit is one network under one label distribution and one seed, or one other piece of work. What comes of it is a dict
+of numbers and words, kept as one JSON file: claims are judged from these alone.
+"""
+
+import dataclasses
+import datetime
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import common
+import jax
+import numpy as np
+from common import ALPHAS, Flags
+
+from gpz_jax import workflow
+from gpz_jax.analysis.probe_result import Probe
+from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, ProbeConfig, TrainingConfig
+from gpz_jax.inversion.results import AttackResult
+from gpz_jax.workflow import BareModel
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """An architecture, how it is trained, and cuts of the paper's that are attacked besides every third one."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    named: tuple[str, ...] = ()
+
+
+#: On two cores. IR-152 has its 51 blocks, VGG19 its 53 entries, ResNet-50 its 18, ResNet-18 its 10, ViT its 6 blocks.
+NETWORKS = {
+    "ir152": Network(
+        ModelConfig("ir152", width=16), TrainingConfig(epochs=8, lr=0.003), ("block_40", "block_49", "block_50")
+    ),
+    "vgg19": Network(ModelConfig("vgg19", width=16), TrainingConfig(epochs=14, lr=0.001), ("layer_30", "layer_39")),
+    "resnet50": Network(ModelConfig("resnet50", width=8), TrainingConfig(epochs=8, lr=0.003)),
+    "resnet18": Network(ModelConfig("resnet18", width=16), TrainingConfig(epochs=10, lr=0.003)),
+    "vit": Network(ModelConfig("vit", width=64, patch=4, heads=4), TrainingConfig(epochs=14, lr=0.001)),
+    "cnn": Network(ModelConfig("cnn", width=16), TrainingConfig(epochs=20)),
+}
+
+#: Data set -> images of it, at most; CIFAR-10 is the JPEG-compressed half of shared/data.
+DATA = {"cifar10": 12_000, "kmnist": 8_000, "facescrub20": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How much of everything: side of the images, test images that are attacked, how attackers are made ready."""
+
+    side: int
+    attacked_every: int
+    attack: AttackConfig
+    bootstrap: int = 200
+    null_seeds: int = 5
+
+
+SIZES = {
+    "tiny": Size(16, 3, AttackConfig(epochs=1, steps=2, decoder_width=2), 50, 2),
+    "laptop": Size(32, 3, AttackConfig(epochs=14, patience=4, decoder_width=8, lr=3e-3)),
+    "paper": Size(64, 3, AttackConfig(epochs=100, decoder_width=64)),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """One piece of work: its name, and what does it, from the flags and a folder of its own."""
+
+    name: str
+    work: Callable[[Flags, Path], dict[str, Any]]
+
+
+def network_unit(network: str, data: str, targets: str, seed: int) -> Unit:
+    """A network, trained, probed and attacked."""
+
+    def work(flags: Flags, folder: Path) -> dict[str, Any]:
+        return measured(network, data, targets, seed, flags, folder)
+
+    return Unit(f"{network}-{data}-{targets}-seed{seed}", work)
+
+
+def price_unit() -> Unit:
+    """What the cuts of the paper's full-size networks cost: shapes alone."""
+
+    def work(flags: Flags, folder: Path) -> dict[str, Any]:
+        return {name: _prices(name) for name in ("ir152", "vgg19")}
+
+    return Unit("prices", work)
+
+
+def done(unit: Unit, flags: Flags, folder: Path) -> dict[str, Any]:
+    """Do a unit's work; what came of it, with where and how long it took."""
+    begun = time.monotonic()
+    found = unit.work(flags, folder)
+    return {
+        "schema_version": SCHEMA,
+        "unit": unit.name,
+        "size": flags.size,
+        **found,
+        "seconds": round(time.monotonic() - begun, 1),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {jax.default_backend()}",
+        "load": round(os.getloadavg()[0], 1),
+        "versions": {name: version(name) for name in ("jax", "flax", "optax", "numpy")},
+    }
+
+
+def config_of(network: str, data: str, targets: str, seed: int, flags: Flags) -> Config:
+    """The configuration of a unit's run; tiny: one epoch of the narrowest CNN on the digits."""
+    made, size = NETWORKS[network], SIZES[flags.size]
+    model, training, limit = made.model, made.training, DATA[data]
+    if flags.size == "tiny":
+        data, model, limit = "digits", ModelConfig("cnn", width=4), None
+        training = dataclasses.replace(training, epochs=1)
+    if flags.size == "paper":
+        model, limit = dataclasses.replace(model, width=None), None
+        training = dataclasses.replace(training, epochs=300)
+    return Config(
+        data=DataConfig(data=data, data_dir=flags.data_dir, aux="held-out", size=size.side, train_limit=limit),
+        model=model, training=dataclasses.replace(training, ls=ALPHAS[targets]), seed=seed,
+    )  # fmt: skip
+
+
+def measured(network: str, data: str, targets: str, seed: int, flags: Flags, folder: Path) -> dict[str, Any]:
+    """Train, probe on test and training images, attack; a row a cut."""
+    size = SIZES[flags.size]
+    config = config_of(network, data, targets, seed, flags)
+    loaded = common.train(config, str(folder))
+    accuracy = workflow.report_accuracy(loaded)
+    options = ProbeConfig(null_seeds=size.null_seeds, bootstrap=size.bootstrap)
+    probes = {
+        "test": workflow.probe_run(loaded, options),
+        "train": workflow.probe_run(loaded, dataclasses.replace(options, split="train", null_seeds=0, bootstrap=1)),
+    }
+    weights = Path(flags.data_dir) / "lpips_alex.npz"
+    attack = dataclasses.replace(
+        size.attack, cut=tuple(cuts_to_attack(probes["test"], network, size.attacked_every)),
+        attack=("linear", "deconvolution"), lpips_weights=str(weights) if weights.is_file() else None,
+    )  # fmt: skip
+    begun = time.monotonic()
+    results = {result.cut: result for result in workflow.attack_run(loaded, attack, resume=True)}
+    return {
+        "network": network, "data": data, "targets": targets, "seed": seed, "accuracy": accuracy,
+        "auxiliary": len(loaded.splits.auxiliary), "attack_seconds": round(time.monotonic() - begun, 1),
+        "zones": {rule: {"onset": zone.onset, "cuts": list(zone.cuts)} for rule, zone in probes["test"].zones.items()},
+        "cuts": list(_rows(probes, results)),
+    }  # fmt: skip
+
+
+def cuts_to_attack(probe: Probe, network: str, every: int) -> list[str]:
+    """Every third cut of those that may be taken, from the first, the paper's, and the last two; in order."""
+    valid = [cut for cut, good in zip(probe.cuts, probe.valid, strict=True) if good and cut not in probe.dead]
+    chosen = {*valid[::every], *valid[-2:], *(cut for cut in NETWORKS[network].named if cut in valid)}
+    return [cut for cut in valid if cut in chosen]
+
+
+def _rows(probes: dict[str, Probe], results: dict[str, AttackResult]) -> Iterator[dict[str, Any]]:
+    test = probes["test"]
+    last = max(len(test.cuts) - 1, 1)
+    for i, cut in enumerate(test.cuts):
+        row: dict[str, Any] = {
+            "cut": cut, "dimension": int(test.dimension[i]), "depth": round(i / last, 4), "valid": bool(test.valid[i]),
+        }  # fmt: skip
+        for split, probe in probes.items():
+            row[split] = {name: number(getattr(probe, name)[i]) for name in ("within", "between", "rho")}
+        row["test"] |= {name: number(getattr(test, name)[i]) for name in ("evidence", "drop")}
+        if cut in results:
+            row["attacks"] = {attempt.attack: _outcome(attempt.row()) for attempt in results[cut].attempts}
+        yield row
+
+
+def _outcome(row: dict[str, Any]) -> dict[str, Any]:
+    names = ("mse", "mse_paper", "ratio", "ratio_low", "ratio_high", "psnr", "ssim", "lpips", "identified",
+             "chance_label", "flattened")  # fmt: skip
+    return {name: number(row[name]) for name in names if name in row}
+
+
+def _prices(name: str) -> list[dict[str, Any]]:
+    """The cuts of the full network at 64x64, ten classes; milliseconds of one image's edge half on this machine."""
+    kept = {"cut": "cut", "edge_parameters": "parameters", "edge_share": "share", "values": "values", "edge_ms": "ms"}
+    rows = workflow.price_model(name, BareModel(size=64)).rows
+    return [
+        {short: row[long] if isinstance(row[long], str) else number(row[long]) for long, short in kept.items()}
+        for row in rows
+    ]
+
+
+def number(value: Any) -> Any:
+    """A number that JSON has; None where it is not finite."""
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    return float(f"{float(value):.6g}") if math.isfinite(value) else None
+
+
+def units_of(seeds: Iterable[int]) -> list[Unit]:
+    """All units, those first without which a claim has no number at all."""
+    found = [price_unit()]
+    for seed in seeds:
+        found += [network_unit(name, "cifar10", "one-hot", seed) for name in ("vgg19", "ir152")]
+        found += [network_unit(name, "cifar10", "LS+", seed) for name in ("cnn", "vgg19")]
+        found += [network_unit(name, "cifar10", "one-hot", seed) for name in ("cnn", "vit", "resnet50", "resnet18")]
+        found += [network_unit("vgg19", data, "one-hot", seed) for data in ("kmnist", "facescrub20")]
+        found += [network_unit(name, "cifar10", "LS-", seed) for name in ("cnn", "vgg19")]
+        found += [network_unit("ir152", "cifar10", targets, seed) for targets in ("LS+", "LS-")]
+    return found
