@@ -310,7 +310,7 @@ def _accuracies(target: Target, exam: Exam, before: tuple[Attempt, ...]) -> tupl
         z = send(target.variables, piece, edge=target.edge)
         noise = jax.random.fold_in(target.key, i)
         labels = exam.labels[i * BATCH :][:count]
-        for j, sent in enumerate((defend(z, noise, target.reference, edge=target.edge), z)):
+        for j, sent in enumerate((defend(z, noise, target.reference, edge=target.edge.receiver), z)):
             logits = _logits(target.variables, piece, {target.cut: sent}, network=target.edge.network)
             right[j] += np.sum(np.argmax(parallel.fetch(logits), axis=1)[:count] == labels)
     images = batch_size(exam.x) or 1

@@ -228,6 +228,7 @@ def train_decoder(target: Target, decoder: Decoder, *, progress: Progress = sile
     state, images = _begin(target, decoder, init_key)
     batch_size = _batch_size(target, len(images.fit))
     steps = len(images.fit) // batch_size
+    edge = target.edge if images.sent is None else target.edge.receiver
     most = settings.epochs * steps if settings.steps is None else min(settings.steps, settings.epochs * steps)
     begin = Course.begin(state, settings.epochs, target)
     course = target.pause.recall("decoder", begin) or begin
@@ -238,7 +239,7 @@ def train_decoder(target: Target, decoder: Decoder, *, progress: Progress = sile
             for index in range(int(course.step), min(steps, most - epoch * steps)):
                 state = attack_step(
                     course.state, target.variables, images.fit, images.sent, order, np.int32(index), epoch_key,
-                    target.reference, edge=target.edge, decoder=decoder, batch_size=batch_size, lr=settings.lr,
+                    target.reference, edge=edge, decoder=decoder, batch_size=batch_size, lr=settings.lr,
                     mesh=target.mesh,
                 )  # fmt: skip
                 course = course.after_step(state, index)
@@ -295,7 +296,7 @@ def _selection_loss(target: Target, decoder: Decoder, variables: Any, images: _I
     for i, (piece, count) in enumerate(pieces(images.selection, mesh=target.mesh)):
         kept = images.sent_selection
         z = send(target.variables, piece, edge=target.edge) if kept is None else kept[i]
-        z = receive(z, jax.random.fold_in(key, i), target.reference, edge=target.edge)
+        z = receive(z, jax.random.fold_in(key, i), target.reference, edge=target.edge.receiver)
         pair = images_of(piece, pixels=target.edge.pixels), decode(variables, z, decoder=decoder)
         errors.append(parallel.fetch(metrics.mse(*parallel.first(pair, count, target.mesh))))
     return float(np.mean(np.concatenate(errors)))

@@ -59,6 +59,14 @@ class Edge(NamedTuple):
     probabilities: bool = False
     top_k: int | None = None
 
+    @property
+    def receiver(self) -> "Edge":
+        """Its defence and what the attacker gets, without the network: equal at every cut.
+
+        So that a program that is not to ask the network is compiled once for all cuts of one shape.
+        """
+        return self._replace(network=None, cut="")
+
     def send(self, variables: Any, x: Any) -> Array:
         """The representation before any defence, float32 ``(N, …)``."""
         return self.network(variables, x)[1][self.cut].astype(jnp.float32)
@@ -164,7 +172,7 @@ class Target:
         """
         for i, (piece, count) in enumerate(pieces(x, mesh=self.mesh)):
             z = send(self.variables, piece, edge=self.edge)
-            z = receive(z, jax.random.fold_in(key, i), self.reference, edge=self.edge)
+            z = receive(z, jax.random.fold_in(key, i), self.reference, edge=self.edge.receiver)
             yield parallel.first((images_of(piece, pixels=self.edge.pixels), z), count, self.mesh)
 
     def test_key(self) -> Array:

@@ -281,7 +281,13 @@ def _decoder(work: Work, attack: DecoderAttack, cut: str, z_shape, variables, ne
         "reference": Reference(*[_scalar(np.float32)] * 3) if defence.steps else None,
     }
     edge = Edge(network, cut, defence, Pixels(recipe.size), options.probabilities, options.top_k)
-    static = {"edge": edge, "decoder": decoder, "batch_size": batch, "lr": options.lr, "mesh": mesh}
+    static = {
+        "edge": edge.receiver if kept else edge,
+        "decoder": decoder,
+        "batch_size": batch,
+        "lr": options.lr,
+        "mesh": mesh,
+    }
     steps = options.epochs * (fit // batch)
     steps = steps if options.steps is None else min(steps, options.steps)
     name = f"{attack.name}, {cut}"

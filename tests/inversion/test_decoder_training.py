@@ -3,6 +3,7 @@
 import ast
 import pathlib
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from gpz_jax.errors import UserError
 from gpz_jax.inversion import decoder_training
 from gpz_jax.inversion.decoder import decoder_for
 from gpz_jax.inversion.protocol import Edge, Target, images_of
+from gpz_jax.taps import tap
 from gpz_jax.training import classifier
 
 
@@ -168,3 +170,28 @@ def test_the_attacker_imports_nothing_of_the_models():
     modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     assert not [name for name in modules if name.startswith(("gpz_jax.models", "gpz_jax.training.classifier"))]
+
+
+class Twice(nn.Module):
+    """Two blocks of one shape."""
+
+    @nn.compact
+    def __call__(self, x):
+        for name in ("first", "second"):
+            x = nn.relu(nn.Conv(4, (3, 3), name=name)(x))
+        return nn.Dense(10, name="logits")(jnp.mean(x, axis=(1, 2)))
+
+
+def test_cuts_of_one_shape_share_the_programs_of_a_step(auxiliary):
+    x = auxiliary[:, ::2, ::2].astype(np.float32) / 255
+    variables = Twice().init(jax.random.key(0), x[:2])
+    network = tap(Twice(), variables, x[:2])
+    before = decoder_training.attack_step._cache_size()
+    losses = []
+    for cut in ("first", "second"):
+        settings = AttackSettings(epochs=1, steps=2, decoder_width=2)
+        target = Target(Edge(network, cut), variables, x, jax.random.key(0), settings, mesh=parallel.data_mesh())
+        decoder = decoder_for(target.z_shape, target.x_shape, width=2)
+        losses.append(decoder_training.train_decoder(target, decoder).selection_loss[0])
+    assert decoder_training.attack_step._cache_size() == before + 1
+    assert losses[0] != losses[1]  # each was still asked for its own z
