@@ -1,12 +1,12 @@
 """Memory of training for each of --images: every device, dealt to the devices, read from disk.
 
     python experiments/benchmarks/placements.py                                        # 60,000 images of 64x64, grey
-    python experiments/benchmarks/placements.py --images 420000 --channels 3 --placements stream --steps 300   # 5 GB
+    python experiments/benchmarks/placements.py --images 420000 --channels 3 --placements stream --devices 1  # 5 GB
 
 Writes images of noise with numpy.savez, trains a CNN on them in a process of its own for each placement, and looks
 twenty times a second at that process's memory that is no file's (RssAnon of Linux: what cannot be given back; a CPU's
-devices are in it). Training ends after --steps. Prints MB: once the data set is open, the most in the first half of the
-time after that, and the most of all.
+devices are in it), from the first step to the end of the probe that follows one epoch. Prints MB: once the data set is
+open, the most in the first half of the time after that, and the most of all.
 """
 
 import argparse
@@ -60,13 +60,12 @@ def watched(placement: str, home: Path, flags: argparse.Namespace) -> dict[str, 
     given = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": f"--xla_force_host_platform_device_count={flags.devices}"}
     opened, series, begun = 0.0, [], time.perf_counter()
     with subprocess.Popen(command, env=given, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as child:
-        while child.poll() is None and not list(folder.glob("checkpoints/*step*")):
+        while child.poll() is None:
             now = anonymous(child.pid)
             if (folder / "config.json").exists():
                 opened = opened or now
                 series.append(now)
             time.sleep(0.05)
-        child.kill()
         said = child.stderr.read() if child.stderr else ""
     if not series:
         raise SystemExit(said)
@@ -81,7 +80,7 @@ def main() -> None:
     parser.add_argument("--channels", type=int, default=1, choices=(1, 3))
     parser.add_argument("--placements", nargs="+", default=["device", "sharded", "stream"])
     parser.add_argument("--devices", type=int, default=2, help="of the CPU backend")
-    parser.add_argument("--steps", type=int, default=100, help="after which training ends")
+    parser.add_argument("--steps", type=int, default=100, help="between checkpoints")
     parser.add_argument("--keep", default="placements", help="name in last/; '' prints the line alone")
     flags = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR", ".")) as home:
