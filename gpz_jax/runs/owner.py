@@ -18,6 +18,7 @@ from gpz_jax import processes
 from gpz_jax.atomic import make_folder, write_json
 from gpz_jax.errors import UserError
 from gpz_jax.json_files import read_json
+from gpz_jax.terminal import called
 
 #: The file that is locked, and the one that says who holds the lock.
 LOCK, OWNER = "owner.lock", "owner.json"
@@ -47,7 +48,7 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 def _check_shared(folder: Path) -> None:
-    if not (folder / OWNER).is_file():
+    if not (folder / OWNER).is_file() and called(str(folder)) == str(folder):  # nor does it stand for a URL
         raise UserError(
             f"{folder} is not the folder that process 0 writes to: `run` must lie on a file system that all processes "
             "share",
