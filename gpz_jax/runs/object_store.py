@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from gpz_jax.errors import UserError
 from gpz_jax.presentation import is_text, printable
@@ -36,6 +36,7 @@ class Found(NamedTuple):
     written: datetime.datetime | None
 
 
+@runtime_checkable
 class Store(Protocol):
     """What a run needs of an object store. Names are relative to the run's URL, with ``/`` between their parts."""
 
@@ -161,7 +162,7 @@ class Bucket:
             failed: Exception | None = None
             try:
                 self._system.pipe_file(f"{self._root}/{name}", data, mode="create")
-            except FileNotFoundError:  # the bucket is gone
+            except (FileNotFoundError, PermissionError):  # no bucket, no right
                 raise
             except Exception as error:  # of whatever kind; a FileExistsError among them
                 failed = error

@@ -123,24 +123,34 @@ class WorkingCopy:
         self._seen = {} if known is None else known["files"]
         self._times = {} if known is None else known["times"]
         local = self._scan()
-        ahead = (known is None or known["ahead"]) and any(there.files.get(path) != local[path] for path in local)
-        if ahead and known is not None and there.turn in known["turns"]:
+        ahead = known is None or known["ahead"]
+        ahead = ahead and any(there.files.get(path) != local.get(path) for path in {**local, **self._seen})
+        if ahead and known is not None and there.turn in known["turns"] and not self._is_torn(local):
             added = {path: content for path, content in there.files.items() if path not in {**self._seen, **local}}
             self._bring_down(added)  # by guests
             self._seen |= added
             self._turns = set(known["turns"])
             self._tell(f"{self.url}: what this machine had finished and not brought up is gone on with")
         else:
-            if ahead:
-                aside = free_name(self._home, "aside")
-                self.folder.rename(aside)
-                make_folder(self.folder)
-                self._tell(f"{self.url} was gone on with elsewhere; what this machine had not brought up is in {aside}")
+            if ahead and local:
+                self._set_aside()
             self.pull()
         if self._lease is not None:
             self._turns.add(self._lease.token)
             self._sweep()
         self._keep(ahead=self._lease is not None)
+
+    def _is_torn(self, local: Mapping[str, Content]) -> bool:
+        """Whether somebody cleared the cache of some of it: no command takes a config.json away."""
+        return any(path.rpartition("/")[2] == "config.json" and path not in local for path in self._seen)
+
+    def _set_aside(self) -> None:
+        aside = free_name(self._home, "aside")
+        self.folder.rename(aside)
+        make_folder(self.folder)
+        self._seen, self._turns = {}, set()
+        self._keep(ahead=False)
+        self._tell(f"{self.url}: what lay here, not brought up, does not follow on what is there now; it is in {aside}")
 
     def _bring_down(self, files: Mapping[str, Content]) -> None:
         local = self._scan()
