@@ -30,7 +30,7 @@ from gpz_jax.runs.object_store import is_remote
 from gpz_jax.runs.owner import is_passing, owned
 from gpz_jax.runs.probes import probe_folders, probe_name, read_probe, write_probe
 from gpz_jax.runs.records import SCHEMA_VERSION, NewerSchema, load_tree, save_tree, schema_of
-from gpz_jax.runs.remote import at_hand, files_of, push, share
+from gpz_jax.runs.remote import at_hand, files_of, push
 from gpz_jax.runs.steps import (
     CHUNK,
     PARAMETER_TERMS,
@@ -92,7 +92,6 @@ __all__ = [
     "save_tree",
     "saved_epochs",
     "schema_of",
-    "share",
     "start",
     "steps_dataset",
     "steps_folder",

@@ -48,7 +48,12 @@ def owned(folder: Path) -> Iterator[None]:
 
 
 def _check_shared(folder: Path) -> None:
-    if not (folder / OWNER).is_file() and called(str(folder)) == str(folder):  # nor does it stand for a URL
+    if not (folder / OWNER).is_file():
+        if (url := called(str(folder))) != str(folder):
+            raise UserError(
+                f"process 0 works on {url} in a folder of its user's cache that this process does not see: "
+                "XDG_CACHE_HOME must name one on a file system that all processes share"
+            )
         raise UserError(
             f"{folder} is not the folder that process 0 writes to: `run` must lie on a file system that all processes "
             "share",

@@ -18,7 +18,8 @@ from gpz_jax.runs.lease import Lease
 from gpz_jax.runs.object_store import Bucket, is_remote, parts_of
 from gpz_jax.runs.working_copy import Tell, WorkingCopy
 
-_OPEN: dict[str, WorkingCopy] = {}  # by the run's URL
+_OPEN: dict[str, WorkingCopy] = {}  # by the run's URL; of several processes in the first alone
+_FOLDERS: dict[str, Path] = {}  # of the same, in all processes
 
 
 def push(folder: Path) -> None:
@@ -35,17 +36,9 @@ def push(folder: Path) -> None:
     Example:
       >>> push(Path("runs/a"))
     """
-    for copy in _OPEN.values():
-        if folder.is_relative_to(copy.folder):
-            processes.led(copy.push)
-
-
-def share(folder: Path) -> None:
-    """:func:`push`, and have the folders of the other processes hold the same."""
-    push(folder)
-    for copy in _OPEN.values():
-        if folder.is_relative_to(copy.folder) and processes.count() > 1:
-            processes.every(lambda copy=copy: None if processes.leads() else copy.pull())
+    for url, there in _FOLDERS.items():
+        if folder.is_relative_to(there):
+            processes.led(lambda url=url: _OPEN[url].push())
 
 
 @contextlib.contextmanager
@@ -65,13 +58,16 @@ def at_hand(place: str | None, *, writes: bool, tell: Tell = lambda text: None) 
         yield place
         return
     root, inside = processes.told(processes.led(lambda: _root_of(place)))
-    if root in _OPEN:
-        yield str(_OPEN[root].folder / inside)
+    if root in _FOLDERS:
+        yield str(_FOLDERS[root] / inside)
         return
     with contextlib.ExitStack() as opened:
         copy = processes.led(lambda: opened.enter_context(_leading(root, writes, tell)))
-        follows = processes.every(lambda: None if copy else opened.enter_context(_following(root)))
-        yield str((copy or follows).folder / inside)  # pyright: ignore[reportOptionalMemberAccess]
+        folder = Path(processes.told(None if copy is None else str(copy.folder)))  # which all must see, see owner.py
+        terminal.call(str(folder), root)  # up to the end of the process: errors are said later
+        _FOLDERS[root] = folder
+        opened.callback(lambda: _FOLDERS.pop(root))
+        yield str(folder / inside)
 
 
 def files_of(place: str, names: Callable[[str], bool], to: Path) -> Path:
@@ -114,12 +110,12 @@ def _root_of(place: str) -> list[str]:
 
 @contextlib.contextmanager
 def _leading(url: str, writes: bool, tell: Tell) -> Iterator[WorkingCopy]:
-    """Of the process that writes."""
+    """Of the process that writes for all."""
     store = Bucket(url)
     lease = Lease(store) if writes else None
     try:
-        with _home(url, "own") as home:
-            copy = _known(WorkingCopy(store, home, lease=lease, tell=tell))
+        with _home(url) as home:
+            _OPEN[url] = copy = WorkingCopy(store, home, lease=lease, tell=tell)
             try:
                 if lease is not None:
                     copy.push()  # what an earlier command could not
@@ -141,24 +137,7 @@ def _leading(url: str, writes: bool, tell: Tell) -> Iterator[WorkingCopy]:
 
 
 @contextlib.contextmanager
-def _following(url: str) -> Iterator[WorkingCopy]:
-    """Of a process that works together with others, and only reads."""
-    with _home(url, "with-others") as home:
-        try:
-            yield _known(WorkingCopy(Bucket(url), home))
-        finally:
-            _OPEN.pop(url, None)
-
-
-def _known(copy: WorkingCopy) -> WorkingCopy:
-    """Found by :func:`push`, and called by its URL in whatever is said of it, up to the end of the process."""
-    _OPEN[copy.url] = copy
-    terminal.call(str(copy.folder), copy.url)
-    return copy
-
-
-@contextlib.contextmanager
-def _home(url: str, name: str) -> Iterator[Path]:
+def _home(url: str) -> Iterator[Path]:
     """A folder of the user's cache for a run, held by this process; another one where that is taken."""
     import filelock
 
@@ -167,7 +146,7 @@ def _home(url: str, name: str) -> Iterator[Path]:
     except RuntimeError as error:
         raise UserError(f"there is no folder to work on {url} in ({error}); XDG_CACHE_HOME names one") from None
     for number in range(1, 100):
-        home = make_folder(above.absolute() / (name if number == 1 else f"{name}-{number}")).resolve()
+        home = make_folder(above.absolute() / ("own" if number == 1 else f"own-{number}")).resolve()
         lock = filelock.FileLock(home / "lock", timeout=0)
         try:
             lock.acquire()

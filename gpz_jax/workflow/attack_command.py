@@ -86,7 +86,7 @@ def attack_run(
             results.append(_attack(target, attacks, exam, shelf, keep))
             keep_guarantee(home, loaded, target, asked, resume=resume)
         processes.led(lambda: _report(loaded, home, results, pictures))
-        runs.share(home)
+        runs.push(home)
     return results
 
 

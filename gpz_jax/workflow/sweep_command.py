@@ -85,7 +85,7 @@ def train_sweep(
         say(f"{len(tasks)} run folders in {short(root.absolute())}")
         train_into(tasks, how=sweep.how_to(how), resume=resume, checkpoint_every=every)
         processes.led(lambda: _write_joint_record(root, [task.run for task in tasks], seeds, alphas))
-        runs.share(root.absolute())
+        runs.push(root.absolute())
     return Sweep(root.absolute(), tuple(_best(task.run, dealt[task.run.config.seed]) for task in tasks))
 
 
