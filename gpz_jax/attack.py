@@ -66,8 +66,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.attack
     flags = parse(Attack, argv, prog=prog, description=DESCRIPTION, sections=("attack",))
     processes.join(flags)
     workflow.check_attack_flags(flags.attack, flags.seed)
-    with compiling(flags.compiling, workflow.say):
-        run(flags)
+    at_hand = workflow.at_hand(flags.folder, writes=not flags.foresight.dry_run)
+    with compiling(flags.compiling, workflow.say), at_hand as folder:
+        run(dataclasses.replace(flags, folder=folder))
 
 
 def run(flags: Attack) -> None:

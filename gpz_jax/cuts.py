@@ -58,7 +58,8 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.cuts")
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Cuts, argv, prog=prog, description=DESCRIPTION)
     with compiling(flags.compiling, workflow.say):
-        priced = workflow.price(flags.what, flags.cuts, bare=flags.model, data_dir=flags.data_dir, out=flags.out)
+        with workflow.all_at_hand([flags.what], flags.out) as [what]:
+            priced = workflow.price(what, flags.cuts, bare=flags.model, data_dir=flags.data_dir, out=flags.out)
         workflow.report_cuts(priced, tables.console(), wide=flags.wide)
 
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from gpz_jax import liveness
 from gpz_jax.interruption import Stopped, ending
-from gpz_jax.terminal import PIPE_CLOSED, degrade, flush, let_go
+from gpz_jax.terminal import PIPE_CLOSED, called, degrade, flush, let_go
 
 
 class UserError(ValueError):
@@ -147,7 +147,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _stop(why: str) -> NoReturn:
-    shown = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in " ".join(why.split()))
+    shown = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in " ".join(called(why).split()))
     with contextlib.suppress(BrokenPipeError):
         print(f"gpz: error: {shown}", file=sys.stderr, flush=True)
     liveness.end_if_watched(2)

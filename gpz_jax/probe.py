@@ -50,8 +50,9 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.probe"
     flags = parse(Probe, argv, prog=prog, description=DESCRIPTION, sections=("probe",))
     processes.join(flags)
     workflow.check_probe_flags(flags.probe, flags.seed)
-    with compiling(flags.compiling, workflow.say):
-        run(flags)
+    at_hand = workflow.at_hand(flags.folder, writes=not flags.foresight.dry_run)
+    with compiling(flags.compiling, workflow.say), at_hand as folder:
+        run(dataclasses.replace(flags, folder=folder))
 
 
 def run(flags: Probe) -> None:

@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.report
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Report, argv, prog=prog, description=DESCRIPTION)
-    written = workflow.report_runs(flags.folders, out=flags.out, data_dir=flags.data_dir)
+    with workflow.all_at_hand(flags.folders, flags.out) as folders:
+        written = workflow.report_runs(folders, out=flags.out, data_dir=flags.data_dir)
     for line in workflow.said_of_report(written):
         tables.console().print(line, markup=False, highlight=False)
     file = workflow.short(written.file.absolute())

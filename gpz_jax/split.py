@@ -60,8 +60,8 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.split"
     for name, given in (("--cut CUT", flags.cut), ("OUT", flags.out)):
         if not given:
             raise UserError(f"{name} is missing: python -m gpz_jax.split RUN --cut CUT OUT (see --help)")
-    with compiling(flags.compiling, workflow.say):
-        loaded = workflow.load_run(flags.folder, data_dir=flags.data_dir, expected=flags.identity)
+    with compiling(flags.compiling, workflow.say), workflow.all_at_hand([flags.folder], flags.out) as [folder]:
+        loaded = workflow.load_run(folder, data_dir=flags.data_dir, expected=flags.identity)
         metadata = workflow.split_run(
             loaded, flags.cut, flags.out, payload=flags.payload, platforms=flags.platform or ("cpu",)
         )

@@ -3,6 +3,7 @@
 import codecs
 import contextlib
 import os
+import re
 import sys
 
 #: Letters that tables and messages are written with, for terminals that know ASCII or Latin-1 alone.
@@ -49,6 +50,30 @@ def degrade() -> None:
         if reconfigure is not None:
             with contextlib.suppress(OSError, ValueError):  # a closed stream
                 reconfigure(errors="gpz_plain")
+
+
+_CALLED: dict[str, str] = {}
+
+
+def call(path: str, name: str | None) -> None:
+    """From here on what is said calls a path, and what lies below it, by another name; None: by its own again."""
+    _CALLED.pop(path, None)
+    if name is not None:
+        _CALLED[path] = name
+
+
+def called(text: str) -> str:
+    """A text as it is said, with the names that were given to paths.
+
+    Example:
+      >>> call("/home/a/.cache/run", "s3://bucket/run")
+      >>> called("/home/a/.cache/run/config.json is damaged"), called("/home/a/.cache/runs")
+      ('s3://bucket/run/config.json is damaged', '/home/a/.cache/runs')
+      >>> call("/home/a/.cache/run", None)
+    """
+    for path, name in _CALLED.items():
+        text = re.sub(rf"{re.escape(path)}(?![\w.+-])", lambda found, name=name: name, text)
+    return text
 
 
 #: What a shell reports of a command that was ended by a closed pipe: 128 + SIGPIPE.

@@ -34,7 +34,8 @@ class Train:
     settings: Config = Config()
     together: Together = Together()
     run: str | None = None
-    """Run folder to write; default: a readable name under runs/."""
+    """Run folder to write; default: a readable name under runs/. Or s3://BUCKET/NAME, gs://BUCKET/NAME (extras [s3],
+    [gcs]): it is written in the user's cache folder and brought up whenever something is finished."""
     resume: bool = False
     """Continue the run in the folder that --run names from its last checkpoint, with the settings in its config.json;
     flags that are given must agree (more --epochs lengthen it). The result is that of an uninterrupted run. Where
@@ -88,7 +89,10 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.train"
     )
     processes.join(flags)
     with compiling(flags.compiling, workflow.say):
-        run(flags)
+        if flags.run is None or flags.foresight.dry_run:
+            return run(flags)
+        with workflow.at_hand(flags.run, writes=True) as folder:
+            run(dataclasses.replace(flags, run=folder))
 
 
 def run(flags: Train) -> None:

@@ -45,9 +45,10 @@ def main(argv: list[str] | None = None, *, prog: str = "python -m gpz_jax.vortex
     """Run the command."""
     argv = sys.argv[1:] if argv is None else argv
     flags = parse(Vortex, argv, prog=prog, description=DESCRIPTION)
-    found = workflow.read_ledgers(flags.folders)
-    for file in workflow.report_ledgers(found, tables.console(), cuts=flags.cut, out=flags.out, wide=flags.wide):
-        workflow.say(f"figure {workflow.short(file)}")
+    with workflow.all_at_hand(flags.folders, flags.out) as folders:
+        found = workflow.read_ledgers(folders)
+        for file in workflow.report_ledgers(found, tables.console(), cuts=flags.cut, out=flags.out, wide=flags.wide):
+            workflow.say(f"figure {workflow.short(file)}")
 
 
 if __name__ == "__main__":

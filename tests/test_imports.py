@@ -65,6 +65,8 @@ ONLY = {
     "runs": {
         "parallel",
         "processes",
+        "compile_cache",
+        "terminal",
         "atomic",
         "runs",
         "analysis",
@@ -132,6 +134,8 @@ HEAVY = [
     "PIL",
     "scipy",
     "jinja2",
+    "s3fs",
+    "gcsfs",
 ]
 
 SCRIPT = """

@@ -26,9 +26,11 @@ from gpz_jax.runs.folder import (
     write_config,
 )
 from gpz_jax.runs.guarantees import read_guarantees, write_guarantees
+from gpz_jax.runs.object_store import is_remote
 from gpz_jax.runs.owner import is_passing, owned
 from gpz_jax.runs.probes import probe_folders, probe_name, read_probe, write_probe
 from gpz_jax.runs.records import SCHEMA_VERSION, NewerSchema, load_tree, save_tree, schema_of
+from gpz_jax.runs.remote import at_hand, files_of, push
 from gpz_jax.runs.steps import (
     CHUNK,
     PARAMETER_TERMS,
@@ -56,6 +58,7 @@ __all__ = [
     "StepRecord",
     "Unfinished",
     "append_metrics",
+    "at_hand",
     "attack_folder",
     "check_folder",
     "differences",
@@ -63,8 +66,10 @@ __all__ = [
     "edge_milliseconds",
     "epochs",
     "file_name",
+    "files_of",
     "forget_attempt",
     "is_passing",
+    "is_remote",
     "keep_epochs",
     "latest_of_all",
     "load_tree",
@@ -75,6 +80,7 @@ __all__ = [
     "owned",
     "probe_folders",
     "probe_name",
+    "push",
     "read_attempt",
     "read_guarantees",
     "read_metrics",

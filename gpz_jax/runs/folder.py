@@ -34,6 +34,7 @@ from gpz_jax.json_files import read_json
 from gpz_jax.presentation import is_text
 from gpz_jax.runs.owner import another_in, is_passing, owned
 from gpz_jax.runs.records import SCHEMA_VERSION, schema_of
+from gpz_jax.runs.remote import push
 from gpz_jax.runs.seals import with_check, without_check
 from gpz_jax.settings_files import from_mapping
 
@@ -129,6 +130,7 @@ def start(
     with owned(run.folder):
         processes.every(lambda: check_folder(run, resume=resume))  # again: another may have begun there meanwhile
         processes.led(lambda: write_config(run))
+        push(run.folder)
         yield run
 
 

@@ -18,6 +18,7 @@ from gpz_jax import processes
 from gpz_jax.atomic import make_folder, write_json
 from gpz_jax.errors import UserError
 from gpz_jax.json_files import read_json
+from gpz_jax.terminal import called
 
 #: The file that is locked, and the one that says who holds the lock.
 LOCK, OWNER = "owner.lock", "owner.json"
@@ -48,6 +49,11 @@ def owned(folder: Path) -> Iterator[None]:
 
 def _check_shared(folder: Path) -> None:
     if not (folder / OWNER).is_file():
+        if (url := called(str(folder))) != str(folder):
+            raise UserError(
+                f"process 0 works on {url} in a folder of its user's cache that this process does not see: "
+                "XDG_CACHE_HOME must name one on a file system that all processes share"
+            )
         raise UserError(
             f"{folder} is not the folder that process 0 writes to: `run` must lie on a file system that all processes "
             "share",

@@ -4,6 +4,7 @@
 script (``experiments/tour.py``) or a notebook.
 """
 
+from gpz_jax.workflow.at_hand import all_at_hand, at_hand, check_out
 from gpz_jax.workflow.attack_command import attack_home, attack_run
 from gpz_jax.workflow.common import load_data, say, short
 from gpz_jax.workflow.cut_evidence import attacked
@@ -34,6 +35,8 @@ __all__ = [
     "DryRun",
     "LoadedRun",
     "Priced",
+    "all_at_hand",
+    "at_hand",
     "attack_home",
     "attack_run",
     "attacked",
@@ -41,6 +44,7 @@ __all__ = [
     "calibration_batches",
     "check_attack_flags",
     "check_foresight",
+    "check_out",
     "check_probe_flags",
     "dry_run_of_attack",
     "dry_run_of_probe",

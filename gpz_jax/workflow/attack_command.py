@@ -86,6 +86,7 @@ def attack_run(
             results.append(_attack(target, attacks, exam, shelf, keep))
             keep_guarantee(home, loaded, target, asked, resume=resume)
         processes.led(lambda: _report(loaded, home, results, pictures))
+        runs.push(home)
     return results
 
 
@@ -206,6 +207,7 @@ class _Shelf:
         processes.led(lambda: self._draw(make_folder(folder), result.cut, attempt))
         runs.write_attempt(folder, result, self.settings(attack, tuple(before)))
         self.pause(attack, tuple(before)).finished()
+        runs.push(folder)
 
     def _draw(self, folder: Path, cut: str, attempt: Attempt) -> None:
         runs.forget_attempt(folder)

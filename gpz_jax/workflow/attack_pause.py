@@ -26,6 +26,7 @@ class AttackPause(Pause):
     """
 
     def __init__(self, folder: Path, asked: Mapping[str, Any], *, resume: bool, every: Every | None, name: str):
+        self._folder = folder
         self._saved = runs.Unfinished(folder / "unfinished", asked)
         self._stop: interruption.Stop | None = None
         self._clock, self._name, self._agreement = Clock(every), name, Agreement()
@@ -47,6 +48,7 @@ class AttackPause(Pause):
         """Write it, sealed; then end if a signal asked for it."""
         with self._stop.saving() if self._stop is not None else contextlib.nullcontext():
             self._saved.write(piece, tree)
+            runs.push(self._folder)
         self._clock.restart()
         self._agreement.on_signal(self._stop)
         if self._stop:

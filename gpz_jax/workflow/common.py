@@ -16,6 +16,7 @@ from gpz_jax.config import DataConfig
 from gpz_jax.data import pairings, sources, splits
 from gpz_jax.data.batches import padded_batches
 from gpz_jax.data.splits import Split, Splits
+from gpz_jax.terminal import called
 from gpz_jax.training import classifier
 
 #: Images a forward pass of what is not spread over devices.
@@ -26,7 +27,7 @@ def say(text: str) -> None:
     """A note to the person at the terminal, on stderr so that tables can be piped; process 0 alone says it."""
     if not processes.leads():
         return
-    print(f"gpz: {text}", file=sys.stderr, flush=True)
+    print(f"gpz: {called(text)}", file=sys.stderr, flush=True)
 
 
 def progress_bar() -> Progress:
@@ -111,6 +112,8 @@ def load_auxiliary(data: DataConfig, *, tell: Callable[[str], None] = say) -> so
 
 def short(path: Path) -> str:
     """A path as one would type it here."""
+    if (name := called(str(path))) != str(path):
+        return name
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 

@@ -72,6 +72,7 @@ def run_from_torch(file: str | Path, config: Config, *, folder: str | None = Non
     ) as run:
         say(f"run folder {run.folder}")
         _write_epoch_0(run, recipe, state, measured, dealt.validation, mesh)
+        runs.push(run.folder)
     _say_how_it_fares(from_torch, measured)
     if dealt.auxiliary.images is dealt.train.images:
         say(

@@ -48,6 +48,7 @@ def probe_run(loaded: LoadedRun, options: ProbeConfig = ProbeConfig(), *, seed: 
     with runs.owned(loaded.run.folder):  # from the first, so that nothing is measured that could not be kept
         found = _probed(loaded, options, rules, seed)
         processes.led(lambda: _store(loaded, options, found))
+        runs.push(loaded.run.folder)
     return found
 
 

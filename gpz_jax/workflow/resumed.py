@@ -1,6 +1,7 @@
 """What a folder that training is to go on in was begun with: ``--resume`` needs no other flags."""
 
 import dataclasses
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,9 @@ def begun(folder: str | None) -> Begun | None:
     Raises:
       UserError: a config.json that cannot be read.
     """
+    if folder and runs.is_remote(folder):
+        with tempfile.TemporaryDirectory() as there:
+            return begun(str(runs.files_of(folder, lambda path: Path(path).name == "config.json", Path(there))))
     path = Path(folder) if folder else None
     if path is None or not path.is_dir():
         return None

@@ -88,9 +88,11 @@ def train_sweep(
         # Again: another process may have begun there meanwhile.
         processes.every(lambda: _check_folders(root, [task.run for task in tasks], resume))
         processes.led(lambda: [runs.write_config(task.run) for task in tasks])
+        runs.push(root.absolute())
         say(f"{len(tasks)} run folders in {short(root.absolute())}")
         train_into(tasks, how=sweep.how_to(how), resume=resume, checkpoint_every=every, placement=placement)
         processes.led(lambda: _write_joint_record(root, [task.run for task in tasks], seeds, alphas))
+        runs.push(root.absolute())
     return Sweep(root.absolute(), tuple(_best(task.run, dealt[task.run.config.seed]) for task in tasks))
 
 

@@ -74,6 +74,7 @@ def train_run(
     ) as run:
         say(f"run folder {run.folder}")
         train_into([Task(run, dealt)], resume=resume, checkpoint_every=every, placement=placement)
+        runs.push(run.folder)
     return run
 
 

@@ -82,6 +82,8 @@ class Saver(NamedTuple):
             yield
             for writer in self.writers:  # once all are saved
                 writer.checkpoints.prune()
+            for writer in self.writers:
+                runs.push(writer.run.folder)
             self.clock.restart()
 
     def due(self, under_way: Any) -> bool:
