@@ -47,8 +47,9 @@ if __name__ == "__main__":
             model=ModelConfig(model="cnn", width=8, dtype="float32"),
             training=TrainingConfig(batch_size=EACH * mesh.size, ls=0.3),
         )
-        recipe = classifier.recipe_for(resolve(config), CLASSES, tpu_compiled.CHANNELS)
-        return tpu_compiled.Setting(recipe, mesh, EACH * mesh.size, 1000, SIDE)
+        config = resolve(config)
+        recipe = classifier.recipe_for(config, CLASSES, tpu_compiled.CHANNELS)
+        return tpu_compiled.Setting(config, recipe, mesh, EACH * mesh.size, 1000, SIDE)
 
     def shape(s, function, *given):
         return s.everywhere(jax.eval_shape(function, *given))
@@ -135,6 +136,7 @@ if __name__ == "__main__":
     s = setting()
     programs = {
         "train": tpu_compiled.PROGRAMS["train"],
+        "train, dealt images": tpu_compiled.PROGRAMS["dealt"],
         "ledger": row,
         "probe": probe,
         "deviations": deviations,

@@ -19,6 +19,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
@@ -32,10 +33,11 @@ import measuring
 import numpy as np
 from jax.sharding import Mesh
 
+from gpz_jax import parallel
 from gpz_jax.analysis import contraction, radius
 from gpz_jax.analysis.views import View
 from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, TrainingConfig, resolve
-from gpz_jax.data.flat_rows import FlatRows
+from gpz_jax.data.flat_rows import DealtRows, FlatRows
 from gpz_jax.taps import tap_shapes
 from gpz_jax.training import classifier
 from gpz_jax.workflow import dry_run_tpu, dry_run_work
@@ -175,14 +177,19 @@ def _forward(s: Setting) -> Any:
     return forward.lower(s.state.variables, s.batch_of_bytes[0])
 
 
-def _train(s: Setting) -> Any:
+def _train(s: Setting, dealt: bool = False) -> Any:
+    """A step; its images on every chip, or dealt to the chips."""
     scalar = {kind: jax.ShapeDtypeStruct((), kind) for kind in (np.int32, np.float32)}
-    images = jax.eval_shape(FlatRows.of, jax.ShapeDtypeStruct((s.images, s.side, s.side, CHANNELS), np.uint8))
+    shape = (s.side, s.side, CHANNELS)
+    images = s.everywhere(jax.eval_shape(FlatRows.of, jax.ShapeDtypeStruct((s.images, *shape), np.uint8)))
+    if dealt:
+        rows = parallel.rounded_up(s.images, s.mesh)
+        images = DealtRows(s.spread(rows, s.side * s.side * CHANNELS, dtype=np.uint8), shape)
     many = jax.ShapeDtypeStruct((s.images,), np.int32)
     key = jax.eval_shape(lambda: jax.random.key(0))
     totals = jax.eval_shape(classifier.Totals.zero)
-    given = s.everywhere((totals, images, many, many, scalar[np.int32], scalar[np.float32], key))
-    return classifier.train_step.lower(s.state, *given, recipe=s.recipe, mesh=s.mesh)
+    totals, *batch = s.everywhere((totals, many, many, scalar[np.int32], scalar[np.float32], key))
+    return classifier.train_step.lower(s.state, totals, images, *batch, recipe=s.recipe, mesh=s.mesh)
 
 
 def _probe(s: Setting) -> Any:
@@ -215,6 +222,7 @@ def _decoder(s: Setting) -> Any:
 PROGRAMS: dict[str, Callable[[Setting], Any]] = {
     "forward": _forward,
     "train": _train,
+    "dealt": partial(_train, dealt=True),
     "probe": _probe,
     "ledger": _ledger,
     "decoder": _decoder,
