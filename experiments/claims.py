@@ -12,19 +12,18 @@ is written from these files.
 
 import dataclasses
 import functools
-import math
 from pathlib import Path
 from typing import Any
 
+import claim_page as page
 import claim_units as units
 import common
-from claim_verdicts import CLAIMS, Claim, Finding, Judged, Record
-from common import Outcome, Row
+from claim_verdicts import CLAIMS, Record
+from common import Outcome
 
 from gpz_jax.atomic import make_folder, write_json
 from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.json_files import read_json
-from gpz_jax.presentation import number
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = Path(__file__).parent / "results" / "claims", ROOT / "docs" / "findings" / "claims.md"
@@ -56,55 +55,13 @@ def experiment(flags: ClaimFlags, out: Path) -> Outcome:
         print(f"{unit.name} is done", flush=True)
     records: dict[str, Record] = {file.stem: read_json(file) for file in sorted(home.glob("*.json"))}
     judged = {claim: claim.judge(claim.records(records)) for claim in CLAIMS}
-    rows = [row for claim, found in judged.items() for row in rows_of(claim, found, records)]
-    page = out / "claims.md" if flags.size == "tiny" or flags.results else PAGE
-    page.write_text(page_of(judged, records))
+    rows = [row for claim, found in judged.items() for row in page.rows_of(claim, found, records)]
+    file = out / "claims.md" if flags.size == "tiny" or flags.results else PAGE
+    file.write_text(page.page_of(judged, records))
     verdict = [f"{claim.name}: {found.verdict}. {found.sentence}" for claim, found in judged.items()]
     for name in flags.rerun:
         verdict += rerun(name, flags, out, records)
-    return Outcome(rows, [common.sheet_of("The paper's claims", rows, COLUMNS, section="claim")], verdict)
-
-
-COLUMNS = {"claim": "claim", "number": "what", "paper": "paper_said", "ours": "ours_said", "verdict": "verdict"}
-
-
-def rows_of(claim: Claim, found: Judged, records: dict[str, Record]) -> list[Row]:
-    """A row a number; one of a claim that was not tested."""
-    seconds = sum(record["seconds"] for record in claim.records(records).values())
-    shared = {"claim": claim.name, "verdict": found.verdict, "seconds": round(seconds)}
-    return [shared | _row(one) for one in found.findings or (Finding("", None, ()),)]
-
-
-def _row(one: Finding) -> Row:
-    low, high = one.interval
-    paper = "" if one.paper is None else number(one.paper, 2)
-    numbers = {"paper": "" if one.paper is None else one.paper, "ours": one.mean, "low": low, "high": high}
-    return {"what": one.what, "paper_said": paper, "ours_said": one.said, **numbers, "seeds": len(one.values)}
-
-
-def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:
-    """docs/findings/claims.md: every claim with its verdict, numbers, command and seconds."""
-    lines = [
-        "# The paper, claim by claim", "",
-        "Written by `python experiments/claims.py` from `experiments/results/claims/`; a test holds the two in step. "
-        "Networks have the paper's full lists of blocks at widths that train on two cores, images of 32x32; CIFAR-10 "
-        "is JPEG-compressed. Numbers are of the best of two attacks (linear, deconvolution) a cut; intervals are 95 % "
-        "over seeds.",
-        "", "| claim | verdict | rerun with | seconds there |", "| --- | --- | --- | --- |",
-    ]  # fmt: skip
-    for claim, found in judged.items():
-        seconds = sum(record["seconds"] for record in claim.records(records).values())
-        command = f"`python experiments/claims.py --data-dir DIR --rerun {claim.name}`"
-        lines.append(f"| [{claim.name}](#{claim.name}) | {found.verdict} | {command} | {seconds:.0f} |")
-    for claim, found in judged.items():
-        lines += ["", f"## {claim.name}", "", f"The paper: {claim.says}", "", f"**{found.verdict}.** {found.sentence}"]
-        if found.findings:
-            lines += ["", "| | paper | ours [95 %] |", "| --- | --- | --- |"]
-        for one in map(_row, found.findings):
-            lines.append(f"| {one['what']} | {one['paper_said']} | {one['ours_said']} |")
-    machines = sorted({(record["machine"], record["date"]) for record in records.values()})
-    lines += ["", "Measured on " + "; ".join(f"{machine}, {date}" for machine, date in machines) + ".", ""]
-    return "\n".join(lines)
+    return Outcome(rows, [common.sheet_of("The paper's claims", rows, page.COLUMNS, section="claim")], verdict)
 
 
 def rerun(name: str, flags: ClaimFlags, out: Path, kept: dict[str, Record]) -> list[str]:
@@ -117,18 +74,7 @@ def rerun(name: str, flags: ClaimFlags, out: Path, kept: dict[str, Record]) -> l
     fresh = {unit.name: units.done(unit, flags, out / "again" / unit.name) for unit in again}
     old, new = (claim.judge(claim.records(records)).findings for records in (kept, fresh))
     known = {one.what: one for one in old}
-    return [
-        f"again, seed {seed}: {one.what}: {number(one.mean)}, kept {_held(known.get(one.what), one)}" for one in new
-    ]
-
-
-def _held(kept: Finding | None, again: Finding) -> str:
-    if kept is None or not kept.values:
-        return "nothing"
-    low, high = kept.interval
-    if math.isnan(low):
-        return kept.said
-    return f"{kept.said}: {'within' if low <= again.mean <= high else 'OUTSIDE'}"
+    return [f"again, seed {seed}: {one.what}: {page.held(known.get(one.what), one)}" for one in new]
 
 
 main: Any = functools.partial(common.run, ClaimFlags, experiment)

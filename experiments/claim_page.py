@@ -1,0 +1,58 @@
+"""The claims as a table, and as docs/findings/claims.md (not an experiment)."""
+
+import math
+
+from claim_verdicts import Claim, Finding, Judged, Record
+from common import Row
+
+from gpz_jax.presentation import number
+
+COLUMNS = {"claim": "claim", "number": "what", "paper": "paper_said", "ours": "ours_said", "verdict": "verdict"}
+
+
+def rows_of(claim: Claim, found: Judged, records: dict[str, Record]) -> list[Row]:
+    """A row a number; one of a claim that was not tested."""
+    seconds = sum(record["seconds"] for record in claim.records(records).values())
+    shared = {"claim": claim.name, "verdict": found.verdict, "seconds": round(seconds)}
+    return [shared | _row(one) for one in found.findings or (Finding("", None, ()),)]
+
+
+def _row(one: Finding) -> Row:
+    low, high = one.interval
+    paper = "" if one.paper is None else number(one.paper, 2)
+    numbers = {"paper": "" if one.paper is None else one.paper, "ours": one.mean, "low": low, "high": high}
+    return {"what": one.what, "paper_said": paper, "ours_said": one.said, **numbers, "seeds": len(one.values)}
+
+
+def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:
+    """docs/findings/claims.md: every claim with its verdict, numbers, command and seconds."""
+    lines = [
+        "# The paper, claim by claim", "",
+        "Written by `python experiments/claims.py` from `experiments/results/claims/`; a test holds the two in step. "
+        "Networks have the paper's full lists of blocks at widths that train on two cores, images of 32x32; CIFAR-10 "
+        "is JPEG-compressed. Numbers are of the best of two attacks (linear, deconvolution) a cut; intervals are 95 % "
+        "over seeds.",
+        "", "| claim | verdict | rerun with | seconds there |", "| --- | --- | --- | --- |",
+    ]  # fmt: skip
+    for claim, found in judged.items():
+        seconds = sum(record["seconds"] for record in claim.records(records).values())
+        command = f"`python experiments/claims.py --data-dir DIR --rerun {claim.name}`"
+        lines.append(f"| [{claim.name}](#{claim.name}) | {found.verdict} | {command} | {seconds:.0f} |")
+    for claim, found in judged.items():
+        lines += ["", f"## {claim.name}", "", f"The paper: {claim.says}", "", f"**{found.verdict}.** {found.sentence}"]
+        if found.findings:
+            lines += ["", "| | paper | ours [95 %] |", "| --- | --- | --- |"]
+        for one in map(_row, found.findings):
+            lines.append(f"| {one['what']} | {one['paper_said']} | {one['ours_said']} |")
+    machines = sorted({(record["machine"], record["date"]) for record in records.values()})
+    lines += ["", "Measured on " + "; ".join(f"{machine}, {date}" for machine, date in machines) + ".", ""]
+    return "\n".join(lines)
+
+
+def held(kept: Finding | None, again: Finding) -> str:
+    """A number that was measured again, beside what is kept of it, and whether it lies in the interval."""
+    if kept is None or not kept.values:
+        return f"{number(again.mean)}, of which nothing is kept"
+    low, high = kept.interval
+    inside = "" if math.isnan(low) else ": within" if low <= again.mean <= high else ": OUTSIDE"
+    return f"{number(again.mean)}, kept {kept.said}{inside}"
