@@ -62,8 +62,9 @@ def kind_of(asked: Asked, images: int, *, on_disk: bool, devices: int, there: in
     """
     each = -(-images // devices)
     if asked == "auto":
-        fits: dict[Kind, int] = {"device": images, "sharded": each}
-        return "stream" if on_disk else next((kind for kind, size in fits.items() if _SHARE * size <= there), "stream")
+        if on_disk:
+            return "stream"
+        return "device" if _SHARE * images <= there else "sharded" if _SHARE * each <= there else "stream"
     needed = {"device": images, "sharded": each, "stream": 0}[asked]
     if needed > there:
         others = "'sharded' or 'stream'" if asked == "device" else "'stream'"
@@ -148,7 +149,7 @@ def _dealt(images: Pool, mesh: Mesh) -> DealtRows:
     """Each process reads the rows of its own devices, and no more."""
     count, width = parallel.rounded_up(len(images), mesh), int(np.prod(images.shape))
 
-    def part(index: tuple[slice, ...]) -> np.ndarray:
+    def part(index: Any) -> np.ndarray:
         places = np.arange(count)[index[0]]
         return images.rows(np.where(places < len(images), places, -1))
 
@@ -168,12 +169,13 @@ def _streamed(
     """The batches of all runs, step by step; the next ones are read while a step runs."""
     place = NamedSharding(mesh, PartitionSpec("data"))
     shape = (batch_size, int(np.prod(images.shape)))
-    own = sorted(part[0].indices(batch_size)[:2] for part in place.addressable_devices_indices_map(shape).values())
+    parts = [part for part in place.addressable_devices_indices_map(shape).values() if part is not None]
+    own = sorted(part[0].indices(batch_size)[:2] for part in parts)
     low, high = own[0][0], own[-1][1]  # of a batch, this process's rows lie side by side
     readers = [_reader(_Batches(images, np.asarray(order), batch_size, low, high), first) for order in orders]
 
     def rows_of(batch: np.ndarray) -> BatchRows:
-        def part(index: tuple[slice, ...]) -> np.ndarray:
+        def part(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(batch_size)
             return batch[start - low : stop - low]
 
