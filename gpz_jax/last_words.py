@@ -1,4 +1,4 @@
-"""What a process says when jax's C++ ends it from within: one line in place of a dozen and a stack of addresses.
+"""What a process says when it is ended from within, by jax's C++ or the system: one line, no stack of addresses.
 
 The coordination service of jax ends a process by ``abort`` where process 0 is gone or does not come, and nothing can be
 asked of it before. So what C++ writes to stderr is kept in a file that has no name, and when the process aborts, it is
@@ -17,7 +17,7 @@ from typing import Any
 
 _ABOUT_OTHERS = re.compile(rb"coordination.?service|distributed service", re.IGNORECASE)
 
-_kept: dict[str, Any] = {}  # of this process: where C++ writes, the true stderr, the handler, and the line
+_kept: dict[str, Any] = {}  # of this process: where C++ writes, the true stderr, the handlers, and the lines
 
 
 def say_on_abort(line: str) -> None:
@@ -35,6 +35,23 @@ def say_on_abort(line: str) -> None:
     _kept["handler"] = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)
     # Not by Python's signal, whose handlers wait for the interpreter's next step: after this there is none.
     ctypes.CDLL(None).signal(signal.SIGABRT, _kept["handler"])
+
+
+def say_on_bus_error(line: str) -> None:
+    """From here on this is said, with status 2, where a file is shorter than what is mapped of it."""
+    _kept["cut short"] = line
+    if "bus" in _kept or not hasattr(signal, "SIGBUS"):
+        return
+
+    def on_bus_error(number: int) -> None:
+        with contextlib.suppress(OSError):
+            os.write(stderr(), f"gpz: error: {_kept['cut short']}\n".encode("utf-8", "replace"))
+        os._exit(2)
+
+    _kept["bus"] = ctypes.CFUNCTYPE(None, ctypes.c_int)(on_bus_error)
+    ctypes.CDLL(None).signal(
+        signal.SIGBUS, _kept["bus"]
+    )  # likewise: reading goes on at the same place, again and again
 
 
 def stderr() -> int:

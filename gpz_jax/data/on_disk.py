@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from gpz_jax import last_words
 from gpz_jax.compile_cache import user_cache_folder
 from gpz_jax.data.unpacked_size import gigabytes
 from gpz_jax.errors import UserError
@@ -16,6 +17,8 @@ from gpz_jax.memory import of_machine
 
 #: Makes room for images, uint8 (N, H, W, C), which whoever asked for it fills.
 Allocate = Callable[[tuple[int, ...]], np.ndarray]
+
+_BEGIN_ANEW = "what this command had saved may be of both: begin anew with the file as it is now"
 
 _LOCAL_HEADER = 30  # bytes before a zip member's name, the lengths of name and extra field at the end of them
 
@@ -87,10 +90,7 @@ class Stamp(NamedTuple):
         except OSError:
             same = False
         if not same:
-            raise UserError(
-                f"{self.path} was changed while images were read from it; the last checkpoint was made before that was "
-                "noticed: begin a new run with the file as it is"
-            )
+            raise UserError(f"{self.path} was changed while images were read from it; {_BEGIN_ANEW}")
 
 
 def check_unchanged(stamps: Sequence[Stamp]) -> None:
@@ -121,6 +121,7 @@ def mapped_member(path: pathlib.Path, member: zipfile.ZipInfo) -> np.ndarray | N
     size = int(np.prod(shape, dtype=np.int64))
     if dtype != np.uint8 or columns_first or offset - begin + size != member.file_size:
         return None
+    last_words.say_on_bus_error(f"{path} was cut short while images were read from it; {_BEGIN_ANEW}")
     return np.memmap(path, np.uint8, "r", offset=offset, shape=shape)
 
 

@@ -171,7 +171,7 @@ def _streamed(
     shape = (batch_size, int(np.prod(images.shape)))
     parts = [part for part in place.addressable_devices_indices_map(shape).values() if part is not None]
     own = sorted(part[0].indices(batch_size)[:2] for part in parts)
-    low, high = own[0][0], own[-1][1]  # of a batch, this process's rows lie side by side
+    low, high = own[0][0], own[-1][1]  # of a batch; on most systems a process's rows lie side by side in it
     readers = [_reader(_Batches(images, np.asarray(order), batch_size, low, high), first) for order in orders]
 
     def rows_of(batch: np.ndarray) -> BatchRows:

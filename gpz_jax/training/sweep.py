@@ -21,6 +21,7 @@ from gpz_jax import parallel
 from gpz_jax.config import Config
 from gpz_jax.data.batches import epoch_order
 from gpz_jax.data.flat_rows import BatchRows
+from gpz_jax.data.on_disk import check_unchanged
 from gpz_jax.data.splits import Split
 from gpz_jax.errors import UserError
 from gpz_jax.training import classifier, ledger
@@ -205,6 +206,7 @@ def fit(
             for run in zip(unpack(carry, how), configs, validation, strict=True)
         ]
         states = [state for state, _ in ended]
+        check_unchanged(placement.files)  # before what was trained, or validated, on them is saved
         after_epoch(epoch + 1, states, [measured for _, measured in ended])
     return states
 

@@ -35,7 +35,7 @@ def place_images(asked: Asked, train: Sequence[Split], files: Sequence[Stamp], m
     kind = kind_asked(asked, size, train[0], devices=mesh.size, there=memory.of_one(mesh))
     if kind != "device":
         say(WORDS[kind])
-    return Placement(kind, tuple(files) if kind == "stream" else ())
+    return Placement(kind, tuple(files))
 
 
 def kind_asked(asked: Asked, size: int, train: Split, *, devices: int, there: int) -> Kind:

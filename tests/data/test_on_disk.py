@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -132,3 +134,20 @@ def test_near_copies_are_not_looked_for_among_too_many(monkeypatch, arrays):
     monkeypatch.setattr(copies, "MOST_COMPARED", 2 * half - 1)
     (said,) = copies.copies_between(parties, "x", allow=True)
     assert said == f"near copies are not looked for among the {2 * half:,} images of 'x', exact ones were"
+
+
+CUT_SHORT = """
+import os, sys
+from gpz_jax.data.npz_file import read_npz
+images = read_npz(sys.argv[1], disk=True).train_images
+os.truncate(sys.argv[1], 4096)
+print(images.sum())
+"""
+
+
+def test_a_file_that_is_cut_short_meanwhile_is_one_line(written):
+    done = subprocess.run([sys.executable, "-c", CUT_SHORT, written()], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("gpz: error: ")
+    assert "some.npz was cut short while images were read from it; " in done.stderr
