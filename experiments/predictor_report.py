@@ -1,0 +1,209 @@
+"""The predictors' table, figure and verdict, of the networks' JSON files (not an experiment)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import common
+import numpy as np
+import predictor_statistics as ps
+from common import Row
+
+from gpz_jax.presentation import number
+from gpz_jax.reporting import figures, tables
+
+#: What is put together out of all cheap ones.
+COMBINED = "combined"
+
+#: Rules of the package, which choose a cut.
+RULES = ("paper", "null")
+
+OUTCOMES = ("ratio", "identified")
+
+
+def scores_of(records: Sequence[ps.Record]) -> dict[str, list[np.ndarray]]:
+    """Predictor -> score of every cut of every network; the combination last."""
+    found = {name: ps.oriented(records, name) for name in ps.PREDICTORS}
+    cheap = [name for name in ps.PREDICTORS if name != ps.YARDSTICK]
+    return found | {COMBINED: ps.combined(records, cheap)}
+
+
+def rows_of(records: Sequence[ps.Record]) -> list[Row]:
+    """A row for each predictor, the combination and each rule, best mean correlation with the ratio first."""
+    scores = scores_of(records)
+    rows = [_row(records, name, made) for name, made in scores.items()]
+    rows.sort(key=lambda row: -row["within_ratio"])
+    return rows + [_row_of_rule(records, rule) for rule in RULES] + [_row_of_chosen(records, scores)]
+
+
+def _row(records: Sequence[ps.Record], name: str, scores: list[np.ndarray]) -> Row:
+    count = len(records)
+    row: Row = {"predictor": name, "label": ps.PREDICTORS[name].label if name in ps.PREDICTORS else "all but ridge"}
+    for outcome in OUTCOMES:
+        each = ps.within(records, scores, outcome)
+        row[f"within_{outcome}"] = float(np.nanmean(each)) if np.isfinite(each).any() else float("nan")
+        row[f"within_{outcome}_low"], row[f"within_{outcome}_high"] = ps.interval(
+            count, lambda at, each=each: float(np.nanmean(each[at])) if np.isfinite(each[at]).any() else np.nan
+        )
+        row[f"across_{outcome}"] = ps.across(records, scores, outcome)
+        leaks = ps.leaks_of(records, scores, outcome)
+        row |= _regrets(leaks, outcome)
+    row["across_ratio_low"], row["across_ratio_high"] = _interval_across(records, scores)
+    said = scores if name == COMBINED else ps.isotonic(records, scores)
+    for key, of in (("error", ps.errors), ("grade", ps.grades)):
+        each = of(records, said)
+        row[key] = float(np.mean(each))
+        row[f"{key}_low"], row[f"{key}_high"] = ps.interval(count, lambda at, each=each: float(np.mean(each[at])))
+    return row
+
+
+def _interval_across(records: Sequence[ps.Record], scores: list[np.ndarray]) -> tuple[float, float]:
+    def of(at: np.ndarray) -> float:
+        return ps.across([records[i] for i in at], [scores[i] for i in at], "ratio")
+
+    return ps.interval(len(records), of)
+
+
+def _regrets(leaks: np.ndarray, outcome: str) -> Row:
+    low, high = ps.interval(len(leaks), lambda at: ps.regret(leaks[at]))
+    return {f"regret_{outcome}": ps.regret(leaks), f"regret_{outcome}_low": low, f"regret_{outcome}_high": high}
+
+
+def _row_of_rule(records: Sequence[ps.Record], rule: str) -> Row:
+    """Of a rule, whose score is whether a cut lies at or behind the onset."""
+    inside = [
+        np.zeros(len(one.resistance["ratio"])) if one.onset[rule] is None
+        else (np.arange(len(one.resistance["ratio"])) >= one.onset[rule]).astype(float)
+        for one in records
+    ]  # fmt: skip
+    row = _row(records, rule, inside) | {"label": f"rule '{rule}'"}
+    for outcome in OUTCOMES:
+        row |= _regrets(ps.leaks_of_rule(records, rule, outcome), outcome)
+    return row
+
+
+def _row_of_chosen(records: Sequence[ps.Record], scores: Mapping[str, list[np.ndarray]]) -> Row:
+    """Of the cheap predictor of least regret on the other data sets, data set by data set."""
+    cheap = [name for name in ps.PREDICTORS if name != ps.YARDSTICK]
+    row: Row = {"predictor": "chosen out of sample", "label": "best of the others"}
+    leaks = {name: {o: ps.leaks_of(records, scores[name], o) for o in OUTCOMES} for name in cheap}
+    taken, found = {}, {outcome: np.zeros_like(leaks[cheap[0]][outcome]) for outcome in OUTCOMES}
+    for data in dict.fromkeys(one.data for one in records):
+        own = np.array([one.data == data for one in records])
+        others = ~own if (~own).any() else own
+        taken[data] = min(cheap, key=lambda name: ps.regret(leaks[name]["ratio"][others]))
+        for outcome in OUTCOMES:
+            found[outcome][own] = leaks[taken[data]][outcome][own]
+    for outcome in OUTCOMES:
+        row |= _regrets(found[outcome], outcome)
+    return row | {"taken": ", ".join(f"{data}: {name}" for data, name in taken.items())}
+
+
+def sheet_of(rows: Sequence[Row], records: Sequence[ps.Record]) -> tables.Sheet:
+    """The table for people."""
+
+    def with_interval(key: str) -> Any:
+        def cell(row: Row) -> str:
+            if key not in row or not np.isfinite(row[key]):
+                return ""
+            return f"{row[key]:.2f} [{row[f'{key}_low']:.2f}, {row[f'{key}_high']:.2f}]"
+
+        return cell
+
+    columns: dict[str, Any] = {
+        "predictor": "label",
+        "within": with_interval("within_ratio"),
+        "across": with_interval("across_ratio"),
+        "regret": with_interval("regret_ratio"),
+        "error": with_interval("error"),
+        "grade": with_interval("grade"),
+        "within, iden-\ntified": with_interval("within_identified"),
+        "regret, iden-\ntified": with_interval("regret_identified"),
+    }
+    title = f"What predicts the leak? {len(records)} networks, {len({one.data for one in records})} data sets"
+    caption = (
+        "within: Spearman over a network's cuts; across: over networks at equal depth; regret: leak at the chosen cut "
+        "over the best allowed one's; error, grade: of the ratio as the other data sets say it; 95 % over networks"
+    )
+    wide = ("within, iden-\ntified", "regret, iden-\ntified")
+    return common.sheet_of(title, rows, columns, caption=caption, wide=wide)
+
+
+def verdict_of(rows: Sequence[Row], records: Sequence[ps.Record]) -> list[str]:
+    """The answer in words."""
+    by_name = {row["predictor"]: row for row in rows}
+    cheap = [row for row in rows if row["predictor"] in ps.PREDICTORS and row["predictor"] != ps.YARDSTICK]
+    ranked = max(cheap, key=lambda row: row["within_ratio"])
+    level = min(cheap, key=lambda row: row["error"])
+    choice = min(cheap, key=lambda row: row["regret_ratio"])
+
+    def regrets(name: str) -> str:
+        row = by_name[name]
+        return f"{row['regret_ratio']:.2f} [{row['regret_ratio_low']:.2f}, {row['regret_ratio_high']:.2f}]"
+
+    constant = float(np.mean(ps.errors(records, ps.constant(records))))
+    return [
+        f"regret, times the best allowed cut's leak: rule 'paper' {regrets('paper')}, rule 'null' {regrets('null')}, "
+        f"the deepest allowed cut {regrets('depth')}, best single predictor {choice['label']} "
+        f"{regrets(choice['predictor'])}, ridge error {regrets('ridge')}",
+        f"regret of what does best on the other data sets: {regrets('chosen out of sample')}; of all cheap ones together "
+        f"{regrets(COMBINED)}",
+        f"regret aside, best ordered within networks is {ranked['label']} (Spearman {ranked['within_ratio']:.2f}; depth "
+        f"{by_name['depth']['within_ratio']:.2f}, ridge {by_name['ridge']['within_ratio']:.2f}); without regret to depth, "
+        f"the ratio itself is best said by {level['label']} (off by {level['error']:.2f}; ridge "
+        f"{by_name['ridge']['error']:.2f}, a constant {constant:.2f})",
+    ]
+
+
+def draw(rows: Sequence[Row], records: Sequence[ps.Record], file: Path) -> None:
+    """Correlations, regrets and errors with their intervals, one line a predictor; dashed: the rules and a constant."""
+    panels = {
+        "within_ratio": "Spearman within networks", "across_ratio": "Spearman across networks, equal depth",
+        "regret_ratio": "regret, times the best allowed cut's leak", "error": "error of the ratio, data set left out",
+    }  # fmt: skip
+    shown = [row for row in rows if "within_ratio" in row][::-1]
+    figure, (axes,) = figures.new_figure(1, len(panels), (3.3 * len(panels), 5.2))
+    for axis, (key, title) in zip(axes, panels.items(), strict=True):
+        values, low, high = (np.array([row[k] for row in shown]) for k in (key, f"{key}_low", f"{key}_high"))
+        for i, row in enumerate(shown):
+            colour = {"depth": "C1", "ridge": "C3", "paper": "C2", "null": "C2"}.get(row["predictor"], "C0")
+            if np.isfinite(values[i]):
+                axis.plot([low[i], high[i]], [i, i], color=colour, linewidth=1.2)
+                axis.plot(values[i], i, "o", color=colour, markersize=4)
+        axis.set_title(title, fontsize=8)
+        axis.set_yticks(range(len(shown)), [row["label"] for row in shown] if axis is axes[0] else [""] * len(shown))
+        axis.tick_params(labelsize=7)
+        axis.grid(axis="x", alpha=0.3)
+    axes[3].axvline(float(np.mean(ps.errors(records, ps.constant(records)))), color="0.5", linestyle="--", linewidth=1)
+    axes[2].axvline(1.0, color="0.5", linestyle="--", linewidth=1)
+    figure.savefig(file, dpi=80)
+
+
+#: Columns of the table.
+KEYS = ("within_ratio", "across_ratio", "regret_ratio", "error", "grade", "within_identified", "regret_identified")
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table of docs/findings/predictors.md."""
+
+    def cell(row: Row, key: str) -> str:
+        if key not in row or not np.isfinite(row[key]):
+            return ""
+        ends = f" [{row[f'{key}_low']:.2f}, {row[f'{key}_high']:.2f}]" if f"{key}_low" in row else ""
+        return f"{row[key]:.2f}{ends}"
+
+    keys = KEYS
+    lines = [
+        "| predictor | within | across | regret | error | grade | within, identified | regret, identified |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    return "\n".join(
+        [*lines, *("| " + " | ".join([row["label"], *(cell(row, key) for key in keys)]) + " |" for row in rows)]
+    )
+
+
+def seconds_of(networks: Sequence[Mapping[str, Any]]) -> str:
+    """How long what took, mean seconds a network."""
+    names = dict.fromkeys(name for network in networks for name in network["seconds"])
+    means = {name: np.mean([network["seconds"].get(name, 0.0) for network in networks]) for name in names}
+    return ", ".join(f"{name} {number(float(value), 2)}" for name, value in means.items())

@@ -1,0 +1,306 @@
+"""How well a number at a cut says what attackers get there: functions of the networks' JSON files (not an experiment).
+
+Every predictor is turned so that more of it should mean less leak. A cut *resists* by the least mse of any attack over
+the class-mean floor's ("ratio"), or by one less the largest share of images that any attack names ("identified").
+
+  within    Spearman's correlation of predictor and resistance over the cuts of a network, mean over networks
+  across    the same over networks, at the cut nearest to a relative depth, mean over the depths 1/4, 1/2, 3/4, 1
+  regret    leak at the cut chosen over leak at the best cut allowed, both means over networks and edge budgets; leak is
+            1 - ratio (not below 0), or the share identified. A budget allows the first 1/4, 1/2, 3/4 or all of the
+            candidates, never the logits, which leave the cloud nothing to do; chosen is where the predictor is largest
+  error     mean absolute error of the ratio that an isotonic regression, fitted on the other data sets, says of a cut
+  grade     share of cuts of which that ratio has the right grade: readable, partly or traces, as in a verdict
+
+Directions that theory gives are fixed; others are those of the mean correlation on the other data sets. Intervals are
+bootstraps over networks.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import isotonic_regression
+from scipy.stats import spearmanr
+
+from gpz_jax.inversion.verdict import PARTLY_RATIO, READABLE_RATIO
+
+#: Shares of the candidates that an edge budget allows, and relative depths at which networks are compared.
+BUDGETS = (0.25, 0.5, 0.75, 1.0)
+
+#: Resamples of the networks behind an interval.
+REPLICATES = 1000
+
+
+class Predictor(NamedTuple):
+    """A number a cut.
+
+    Attributes:
+      label: for people.
+      sign: 1 where more should mean less leak, -1 where less should, 0 where no theory says.
+      of: a cut of a network's JSON and the network -> the number; None where there is none.
+    """
+
+    label: str
+    sign: int
+    of: Callable[[Mapping[str, Any], Mapping[str, Any]], float | None]
+
+
+def _key(name: str) -> Callable[[Mapping[str, Any], Mapping[str, Any]], float | None]:
+    return lambda cut, network: cut[name]
+
+
+def _over(name: str, by: Callable[[Mapping[str, Any], Mapping[str, Any]], float]) -> Callable[..., float | None]:
+    return lambda cut, network: None if cut[name] is None else cut[name] / by(cut, network)
+
+
+def _class_mean(cut: Mapping[str, Any], network: Mapping[str, Any]) -> float:
+    return cut["attacks"]["linear"]["floor_class_mean"]
+
+
+#: Numbers that cost no decoder, and one attack. Bits of the payload as uint8 are 8 D, and rank as D does.
+PREDICTORS = {
+    "depth": Predictor("depth", 1, lambda cut, network: cut["place"] / (len(network["cuts"]) - 1)),
+    "dimension": Predictor("D, payload bits", -1, _key("dimension")),
+    "within": Predictor("raw R_c²", -1, _key("within")),
+    "within_per_dimension": Predictor("R_c²/D", -1, _key("within_per_dimension")),
+    "rho": Predictor("rho", -1, _key("rho")),
+    "evidence": Predictor("evidence", 1, _key("evidence")),
+    "drop": Predictor("drop", 1, lambda cut, network: cut["drop"] or 0.0),
+    "cdnv": Predictor("CDNV", -1, _key("cdnv")),
+    "nc1": Predictor("NC1", -1, _key("nc1")),
+    "effective_dimension": Predictor("effective dimension", -1, _key("effective_dimension")),
+    "probe_accuracy": Predictor("linear probe", 0, _key("probe_accuracy")),
+    "information_ceiling": Predictor("information ceiling", -1, _key("information_ceiling")),
+    "decision_bound": Predictor("decision bound", -1, _key("decision_bound")),
+    "mse_floor": Predictor("1/dFIL", 1, _over("mse_floor", _class_mean)),
+    "nats": Predictor("CEM: H(X|Z)/d", 1, _over("nats", lambda _, network: network["numbers"])),
+    "ridge": Predictor("ridge error", 1, _key("ridge")),
+}  # fmt: skip
+
+#: What a minute buys: an attack itself, on other images.
+YARDSTICK = "ridge"
+
+
+class Record(NamedTuple):
+    """A network's L candidate cuts as arrays.
+
+    Attributes:
+      name: of the network.
+      data: its data set.
+      family: its architecture.
+      values: predictor -> ``(L,)``, as measured.
+      resistance: outcome -> ``(L,)``: "ratio", and "identified", one less the share named.
+      onset: rule -> place of the cut where its zone begins; None for no zone.
+    """
+
+    name: str
+    data: str
+    family: str
+    values: Mapping[str, np.ndarray]
+    resistance: Mapping[str, np.ndarray]
+    onset: Mapping[str, int | None]
+
+    @property
+    def leak(self) -> dict[str, np.ndarray]:
+        """Outcome -> what attackers got, ``(L,)``, 0 or more."""
+        return {name: np.maximum(1 - value, 0.0) for name, value in self.resistance.items()}
+
+
+def record_of(network: Mapping[str, Any]) -> Record:
+    """A network's JSON as arrays."""
+    cuts = network["cuts"]
+    values = {
+        name: np.array([np.nan if (value := one.of(cut, network)) is None else value for cut in cuts], float)
+        for name, one in PREDICTORS.items()
+    }
+    attacks = [list(cut["attacks"].values()) for cut in cuts]
+    resistance = {
+        "ratio": np.array([min(one["ratio"] for one in made) for made in attacks]),
+        "identified": np.array([1 - max(one["identified"] for one in made) for made in attacks]),
+    }
+    names = [cut["cut"] for cut in cuts]
+    onset = {
+        rule: None if zone["onset"] is None else names.index(zone["onset"]) for rule, zone in network["zones"].items()
+    }
+    config = network["config"]
+    return Record(network["name"], config["data"], config["model"], values, resistance, onset)
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's, NaN where fewer than three pairs are known or one of the two never varies."""
+    known = np.isfinite(a) & np.isfinite(b)
+    a, b = a[known], b[known]
+    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return float("nan")
+    return float(spearmanr(a, b).statistic)
+
+
+def direction(records: Sequence[Record], predictor: str) -> int:
+    """1 or -1: the theory's, or that of the mean correlation with the ratio on these networks."""
+    sign = PREDICTORS[predictor].sign
+    if sign:
+        return sign
+    found = [correlation(one.values[predictor], one.resistance["ratio"]) for one in records]
+    return 1 if np.nanmean(found) >= 0 else -1
+
+
+def oriented(records: Sequence[Record], predictor: str) -> list[np.ndarray]:
+    """The predictor on every network, turned as the networks of other data sets say; -inf where it is not known."""
+    signs = {
+        data: direction([one for one in records if one.data != data] or records, predictor)
+        for data in {one.data for one in records}
+    }
+    turned = [signs[one.data] * one.values[predictor] for one in records]
+    return [np.where(np.isfinite(values), values, -np.inf) for values in turned]
+
+
+def within(records: Sequence[Record], scores: Sequence[np.ndarray], outcome: str) -> np.ndarray:
+    """Correlation over the cuts of each network, ``(networks,)``."""
+    return np.array([correlation(s, one.resistance[outcome]) for one, s in zip(records, scores, strict=True)])
+
+
+def across(records: Sequence[Record], scores: Sequence[np.ndarray], outcome: str) -> float:
+    """Correlation over networks at the cuts nearest to each relative depth, mean over the depths."""
+    found = []
+    for depth in BUDGETS:
+        at = [round(depth * (len(s) - 1) - 1e-9) for s in scores]
+        pairs = [(s[i], one.resistance[outcome][i]) for s, i, one in zip(scores, at, records, strict=True)]
+        found.append(correlation(*np.array(pairs).T))
+    return float(np.nanmean(found)) if np.isfinite(found).any() else float("nan")
+
+
+def allowed(cuts: int, budget: float) -> int:
+    """How many of the candidates a budget allows, the first ones; the logits never.
+
+    >>> [allowed(7, budget) for budget in BUDGETS]
+    [2, 4, 5, 6]
+    """
+    return min(int(budget * (cuts - 1) + 1e-9) + 1, cuts - 1)
+
+
+def chosen_by(score: np.ndarray, budget: float) -> int:
+    """The allowed cut of the largest score, the earlier one of a tie."""
+    return int(np.argmax(score[: allowed(len(score), budget)]))
+
+
+def chosen_by_rule(onset: int | None, cuts: int, budget: float) -> int:
+    """Where the zone begins if that is allowed; else, and where there is none, the deepest cut allowed."""
+    deepest = allowed(cuts, budget) - 1
+    return deepest if onset is None or onset > deepest else onset
+
+
+def leaks(record: Record, outcome: str, choose: Callable[[float], int]) -> np.ndarray:
+    """Leak at the chosen cut and at the best one allowed, ``(budgets, 2)``."""
+    leak = record.leak[outcome]
+    return np.array([(leak[choose(b)], leak[: allowed(len(leak), b)].min()) for b in BUDGETS])
+
+
+def leaks_of(records: Sequence[Record], scores: Sequence[np.ndarray], outcome: str) -> np.ndarray:
+    """The same for every network, ``(networks, budgets, 2)``, by a predictor."""
+    pairs = zip(records, scores, strict=True)
+    return np.array([leaks(one, outcome, lambda b, s=s: chosen_by(s, b)) for one, s in pairs])
+
+
+def leaks_of_rule(records: Sequence[Record], rule: str, outcome: str) -> np.ndarray:
+    """The same by a rule."""
+    return np.array(
+        [
+            leaks(one, outcome, lambda b, one=one: chosen_by_rule(one.onset[rule], len(one.leak[outcome]), b))
+            for one in records
+        ]
+    )
+
+
+def regret(found: np.ndarray) -> float:
+    """How many times the leak of the best allowed cuts, from ``(networks, budgets, 2)``.
+
+    >>> regret(np.array([[[0.6, 0.2], [0.2, 0.2]]]))
+    2.0
+    """
+    chosen, best = found.mean(axis=(0, 1))
+    return float(chosen / best) if best > 0 else float("nan")
+
+
+def isotonic(records: Sequence[Record], scores: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """The ratio of every cut of every network as the networks of other data sets say it, by isotonic regression.
+
+    A score between two that they have takes what is said of the lower one; of a single data set it is its own fit.
+    """
+    said: list[np.ndarray] = [np.zeros(0)] * len(records)
+    ratios = [one.resistance["ratio"] for one in records]
+    for data in {one.data for one in records}:
+        others = _others(records, data)
+        x, y = (np.concatenate([values[i] for i in others]) for values in (scores, ratios))
+        xs, place = np.unique(x, return_inverse=True)
+        weights = np.bincount(place).astype(float)
+        fitted = isotonic_regression(np.bincount(place, y) / weights, weights=weights).x
+        for i, one in enumerate(records):
+            if one.data == data:
+                said[i] = fitted[np.clip(np.searchsorted(xs, scores[i], side="right") - 1, 0, None)]
+    return said
+
+
+def _others(records: Sequence[Record], data: str) -> list[int]:
+    """Places of the networks of other data sets; of all where there is one data set only."""
+    return [i for i, one in enumerate(records) if one.data != data] or list(range(len(records)))
+
+
+def errors(records: Sequence[Record], said: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean absolute error of what is said of the ratio of a network's cuts, ``(networks,)``."""
+    pairs = zip(records, said, strict=True)
+    return np.array([np.mean(np.abs(values - one.resistance["ratio"])) for one, values in pairs])
+
+
+def grades(records: Sequence[Record], said: Sequence[np.ndarray]) -> np.ndarray:
+    """Share of a network's cuts whose grade what is said has right, ``(networks,)``."""
+    ends = (READABLE_RATIO, PARTLY_RATIO)
+    pairs = zip(records, said, strict=True)
+    return np.array(
+        [
+            np.mean(np.digitize(v, ends, right=True) == np.digitize(one.resistance["ratio"], ends, right=True))
+            for one, v in pairs
+        ]
+    )
+
+
+def constant(records: Sequence[Record]) -> list[np.ndarray]:
+    """The mean ratio of the other data sets, said of every cut."""
+    return isotonic(records, [np.zeros(len(one.resistance["ratio"])) for one in records])
+
+
+def combined(records: Sequence[Record], names: Sequence[str], penalty: float = 1.0) -> list[np.ndarray]:
+    """The ratio that a ridge regression on ranks says of every cut, fitted on the other data sets.
+
+    Ranks are those among all cuts of the others, 0 to 1; unknown values have rank 0.
+    """
+    said: list[np.ndarray] = [np.zeros(0)] * len(records)
+    columns = {name: oriented(records, name) for name in names}
+    for data in {one.data for one in records}:
+        others = _others(records, data)
+        pools = [np.sort(np.concatenate([columns[name][i] for i in others])) for name in names]
+
+        def ranks(i: int, pools: list[np.ndarray] = pools) -> np.ndarray:
+            found = [
+                np.searchsorted(pool, columns[name][i], "right") / len(pool)
+                for name, pool in zip(names, pools, strict=True)
+            ]
+            return np.stack(found, axis=1)
+
+        x = np.concatenate([ranks(i) for i in others])
+        y = np.concatenate([records[i].resistance["ratio"] for i in others])
+        centre, level = x.mean(axis=0), y.mean()
+        slope = np.linalg.solve(
+            (x - centre).T @ (x - centre) + penalty * np.eye(len(names)), (x - centre).T @ (y - level)
+        )
+        for i, one in enumerate(records):
+            if one.data == data:
+                said[i] = level + (ranks(i) - centre) @ slope
+    return said
+
+
+def interval(count: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> tuple[float, float]:
+    """95 % of a statistic of resampled networks, which it is told by their places."""
+    rng = np.random.default_rng(seed)
+    found = [statistic(rng.integers(count, size=count)) for _ in range(REPLICATES)]
+    low, high = np.nanquantile(found, [0.025, 0.975])
+    return float(low), float(high)
