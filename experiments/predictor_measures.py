@@ -5,30 +5,26 @@ What comes of it is a dict of numbers, words and lists, one JSON file: nothing l
 
 import dataclasses
 import datetime
-import math
 import os
 import platform
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import common
 import jax
 import numpy as np
+from predictor_attacks import Clock, Parties, attacked_through, number_of
 from predictor_networks import Network, Size
 
 from gpz_jax import guarantees_at, probe_network
 from gpz_jax.analysis import collapse
 from gpz_jax.analysis.price import Price, price_cuts
-from gpz_jax.data.batches import Pixels, normalise
+from gpz_jax.data.batches import Pixels, normalise, pixels
 from gpz_jax.defences import NONE
 from gpz_jax.inversion import attacking
-from gpz_jax.inversion.ladder import attacks_of
 from gpz_jax.inversion.payload_noise import noise_of
-from gpz_jax.inversion.protocol import Edge, send
-from gpz_jax.inversion.results import Attempt
+from gpz_jax.inversion.protocol import Edge
 from gpz_jax.inversion.scoring import Exam
 from gpz_jax.taps import TappedNetwork
 from gpz_jax.workflow import LoadedRun
@@ -39,36 +35,8 @@ SCHEMA = 1
 #: Images a batch of the probe, all of one shape.
 BATCH = 100
 
-#: Beside the linear one: the two that a verdict asks for.
-DECODERS = ("deconvolution", "residual")
-
 #: Untrained copies for the evidence.
 NULLS = 5
-
-
-class Clock:
-    """Seconds by name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """Add the time that the block takes."""
-        begun = time.monotonic()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + time.monotonic() - begun, 2)
-
-
-@dataclasses.dataclass(frozen=True)
-class Parties:
-    """Who has which images, pairs of bytes and labels; no two of them share one."""
-
-    fitted: tuple[np.ndarray, np.ndarray]
-    held_out: tuple[np.ndarray, np.ndarray]
-    auxiliary: tuple[np.ndarray, np.ndarray]
-    attacked: tuple[np.ndarray, np.ndarray]
-    probed: tuple[np.ndarray, np.ndarray]
 
 
 def parties(loaded: LoadedRun, size: Size) -> Parties:
@@ -98,26 +66,31 @@ def measured(network: Network, size: Size, folder: str) -> dict[str, Any]:
     dealt = parties(loaded, size)
     with clock.of("probe"):
         per_cut, zones = _probed(loaded, tapped, dealt, network.config.seed)
-    priced = price_cuts(tapped, loaded.variables, jax.ShapeDtypeStruct((1, *dealt.attacked[0].shape[1:]), np.uint8))
+    with clock.of("price"):
+        example = jax.ShapeDtypeStruct((1, *dealt.attacked[0].shape[1:]), np.uint8)
+        priced = price_cuts(tapped, loaded.variables, example)
+    with clock.of("sending"):
+        bytes_of = {field.name: getattr(dealt, field.name)[0] for field in dataclasses.fields(dealt)}
+        sent = {name: _sent(loaded, tapped, images) for name, images in bytes_of.items()}
+        images = {name: np.asarray(pixels(found, loaded.recipe.size)) for name, found in bytes_of.items()}
     with clock.of("exams"):
-        exam, held = (_exam(loaded, tapped, dealt, images) for images in (dealt.attacked, dealt.held_out))
+        exams = {part: _exam(loaded, tapped, dealt, getattr(dealt, part)) for part in ("attacked", "held_out")}
     cuts = []
     for i, price in enumerate(priced):
-        z = {name: _sent(loaded, tapped, price.cut, getattr(dealt, name)[0]) for name in ("probed", "fitted")}
+        z = {name: found[price.cut] for name, found in sent.items()}
         with clock.of("collapse"):
             found = _collapse(z, dealt)
         with clock.of("guarantees"):
             found |= _guaranteed(loaded, tapped, price.cut, dealt, size)
-        found |= _attacked(loaded, tapped, price.cut, dealt, exam, held, size, clock)
+        found |= attacked_through(z, images, exams, size, loaded.run.config.seed, clock)
         cuts.append({**_priced(i, price, priced[-1]), **per_cut[i], **found})
-    assert exam.answers is not None
     return {
         "schema_version": SCHEMA,
         "name": network.name,
         "config": _flat(network),
-        "accuracy": exam.answers.accuracy,
-        "majority": exam.answers.majority,
-        "images": {field.name: len(getattr(dealt, field.name)[0]) for field in dataclasses.fields(dealt)},
+        "accuracy": exams["attacked"].answers.accuracy,
+        "majority": exams["attacked"].answers.majority,
+        "images": {name: len(found) for name, found in bytes_of.items()},
         "numbers": loaded.recipe.size**2 * loaded.run.channels,
         "zones": zones,
         "cuts": cuts,
@@ -130,8 +103,8 @@ def _priced(place: int, price: Price, total: Price) -> dict[str, Any]:
     """What a cut costs; ``depth`` is its place among the candidates, 0 to 1."""
     return {
         "cut": price.cut, "shape": list(price.shape), "dimension": price.values, "payload_bits": 8 * price.values,
-        "place": place, "edge_share": _number(price.edge_parameters / total.edge_parameters),
-        "edge_flops_share": _number(price.edge_flops / total.edge_flops),
+        "place": place, "edge_share": number_of(price.edge_parameters / total.edge_parameters),
+        "edge_flops_share": number_of(price.edge_flops / total.edge_flops),
     }  # fmt: skip
 
 
@@ -168,27 +141,36 @@ def _probed(
     names = ("within", "within_per_dimension", "between", "rho", "evidence", "drop", "feature_bound", "decision_bound",
              "information_ceiling")  # fmt: skip
     columns = {name: getattr(probe, name) for name in names}
-    rows = [{name: _number(values[i]) for name, values in columns.items()} for i in range(len(probe.cuts))]
+    rows = [{name: number_of(values[i]) for name, values in columns.items()} for i in range(len(probe.cuts))]
     zones = {name: {"onset": zone.onset, "cuts": list(zone.cuts)} for name, zone in probe.zones.items()}
     return rows, zones
 
 
-def _sent(loaded: LoadedRun, tapped: TappedNetwork, cut: str, images: np.ndarray) -> np.ndarray:
-    """What is sent of images, z, flattened."""
-    edge = Edge(tapped, cut)
-    found = [np.asarray(send(loaded.variables, images[i : i + BATCH], edge=edge)) for i in range(0, len(images), BATCH)]
-    return np.concatenate(found).reshape(len(images), -1)
+@partial(jax.jit, static_argnames="network")
+def _taps(variables: Any, images: Any, *, network: TappedNetwork) -> dict[str, jax.Array]:
+    return {cut: z.astype(np.float32) for cut, z in network(variables, images)[1].items()}
+
+
+def _sent(loaded: LoadedRun, tapped: TappedNetwork, images: np.ndarray) -> dict[str, np.ndarray]:
+    """What is sent of images at every cut, asked for once."""
+    filled = np.concatenate([images, np.repeat(images[:1], -len(images) % BATCH, axis=0)])
+    parts = [
+        jax.device_get(_taps(loaded.variables, filled[i : i + BATCH], network=tapped))
+        for i in range(0, len(filled), BATCH)
+    ]
+    return {cut: np.concatenate([part[cut] for part in parts])[: len(images)] for cut in tapped.cuts}
 
 
 def _collapse(z: dict[str, np.ndarray], dealt: Parties) -> dict[str, float]:
+    flat = {name: z[name].reshape(len(z[name]), -1) for name in ("probed", "fitted")}
     labels = dealt.probed[1]
     found = {
-        "cdnv": collapse.class_distance_variance(z["probed"], labels),
-        "nc1": collapse.within_class_collapse(z["probed"], labels),
-        "effective_dimension": collapse.participation_ratio(z["probed"]),
-        "probe_accuracy": collapse.linear_probe_accuracy(z["fitted"], dealt.fitted[1], z["probed"], labels),
+        "cdnv": collapse.class_distance_variance(flat["probed"], labels),
+        "nc1": collapse.within_class_collapse(flat["probed"], labels),
+        "effective_dimension": collapse.participation_ratio(flat["probed"]),
+        "probe_accuracy": collapse.linear_probe_accuracy(flat["fitted"], dealt.fitted[1], flat["probed"], labels),
     }
-    return {name: _number(value) for name, value in found.items()}
+    return {name: number_of(value) for name, value in found.items()}
 
 
 def _guaranteed(loaded: LoadedRun, tapped: TappedNetwork, cut: str, dealt: Parties, size: Size) -> dict[str, float]:
@@ -196,11 +178,11 @@ def _guaranteed(loaded: LoadedRun, tapped: TappedNetwork, cut: str, dealt: Parti
     reference = attacking.reference_of(Edge(tapped, cut), loaded.variables, dealt.fitted[0], loaded.mesh)
     found = guarantees_at(
         tapped, loaded.variables, cut, dealt.probed, noise=noise_of(NONE, reference), key=jax.random.key(0),
-        slopes=size.slopes[0], probes=size.slopes[1], pixels=Pixels(loaded.recipe.size), white_box=dataclasses.replace(tapped, prepare=normalise),
-        mesh=loaded.mesh,
+        slopes=size.slopes[0], probes=size.slopes[1], pixels=Pixels(loaded.recipe.size),
+        white_box=dataclasses.replace(tapped, prepare=normalise), mesh=loaded.mesh,
     )  # fmt: skip
     names = ("mse_floor", "information", "nats", "mse_entropy")
-    return {name: _number(getattr(found, name)) for name in names}
+    return {name: number_of(getattr(found, name)) for name in names}
 
 
 def _exam(loaded: LoadedRun, tapped: TappedNetwork, dealt: Parties, images: tuple[np.ndarray, np.ndarray]) -> Exam:
@@ -209,40 +191,3 @@ def _exam(loaded: LoadedRun, tapped: TappedNetwork, dealt: Parties, images: tupl
         tapped, loaded.variables, dealt.auxiliary[0], images, loaded.splits.train.take(),
         pixels=Pixels(loaded.recipe.size), mesh=loaded.mesh,
     )  # fmt: skip
-
-
-def _attacked(
-    loaded: LoadedRun, tapped: TappedNetwork, cut: str, dealt: Parties, exam: Exam, held: Exam, size: Size, clock: Clock
-) -> dict[str, Any]:
-    """The ridge error on images that are not attacked, and what every attack on a cut got."""
-    target = attacking.target_for(
-        tapped, loaded.variables, cut, dealt.auxiliary[0], dealt.fitted[0], key=jax.random.key(loaded.run.config.seed),
-        pixels=Pixels(loaded.recipe.size), white_box=None, settings=size.attack, mesh=loaded.mesh,
-    )  # fmt: skip
-    found, ridge = {}, math.nan
-    for attack in attacks_of(("linear", *DECODERS), size.attack):
-        with clock.of(attack.name):
-            found[attack.name] = _outcome(attacking.make_attempt(target, attack, exam, keep=0))
-        if attack.name == "linear":
-            with clock.of("ridge"):
-                ridge = attacking.make_attempt(target, attack, held, keep=0).scores.ratio
-    return {"ridge": _number(ridge), "attacks": found}
-
-
-def _outcome(attempt: Attempt) -> dict[str, Any]:
-    """What an attack got."""
-    row = attempt.row()
-    names = ("mse", "ratio", "ratio_low", "ratio_high", "ssim", "identified", "identified_within", "chance",
-             "chance_label", "chance_within", "floor_mean_image", "floor_class_mean", "floor_label_only",
-             "prior_collapse", "flattened", "last_gain", "parameters")  # fmt: skip
-    epochs = len(attempt.training.losses) if attempt.training.best_epoch else 0
-    return {name: _number(row[name]) for name in names if name in row} | {"epochs": epochs}
-
-
-def _number(value: Any) -> Any:
-    """A number that JSON has; None where it is not finite. Seven digits: enough for ranks and for people."""
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, int | np.integer):
-        return int(value)
-    return float(f"{float(value):.7g}") if math.isfinite(value) else None

@@ -59,8 +59,8 @@ FAMILIES = {
 
 #: Data sets; CIFAR-10 is the JPEG-compressed half of shared/data, letters are A to J of EMNIST: ten classes as in the
 #: others, so that their networks are the same programs. The last is dealt out behind all the others.
-DATA = ("kmnist", "cifar10", "digits", "letters", "mnist")
-LAST = "chest_xray"
+DATA = ("kmnist", "cifar10", "chest_xray", "letters", "mnist")
+LAST = "digits"
 
 #: Side of the images: thousands of attackers' steps a network have to fit into minutes of two cores.
 SIDE = 16
@@ -92,7 +92,7 @@ class Size:
     attack: AttackSettings
     attacked: int = 300
     probed: int = 600
-    fitted: int = 1000
+    fitted: int = 600
     slopes: tuple[int, int] = (64, 4)
 
 

@@ -8,6 +8,7 @@ import common
 import numpy as np
 import predictor_statistics as ps
 from common import Row
+from predictor_records import PREDICTORS, YARDSTICK, Record
 
 from gpz_jax.presentation import number
 from gpz_jax.reporting import figures, tables
@@ -15,20 +16,23 @@ from gpz_jax.reporting import figures, tables
 #: What is put together out of all cheap ones.
 COMBINED = "combined"
 
+#: What does best on the other data sets.
+TAKEN = "chosen out of sample"
+
 #: Rules of the package, which choose a cut.
 RULES = ("paper", "null")
 
 OUTCOMES = ("ratio", "identified")
 
 
-def scores_of(records: Sequence[ps.Record]) -> dict[str, list[np.ndarray]]:
+def scores_of(records: Sequence[Record]) -> dict[str, list[np.ndarray]]:
     """Predictor -> score of every cut of every network; the combination last."""
-    found = {name: ps.oriented(records, name) for name in ps.PREDICTORS}
-    cheap = [name for name in ps.PREDICTORS if name != ps.YARDSTICK]
+    found = {name: ps.oriented(records, name) for name in PREDICTORS}
+    cheap = [name for name in PREDICTORS if name != YARDSTICK]
     return found | {COMBINED: ps.combined(records, cheap)}
 
 
-def rows_of(records: Sequence[ps.Record]) -> list[Row]:
+def rows_of(records: Sequence[Record]) -> list[Row]:
     """A row for each predictor, the combination and each rule, best mean correlation with the ratio first."""
     scores = scores_of(records)
     rows = [_row(records, name, made) for name, made in scores.items()]
@@ -36,9 +40,9 @@ def rows_of(records: Sequence[ps.Record]) -> list[Row]:
     return rows + [_row_of_rule(records, rule) for rule in RULES] + [_row_of_chosen(records, scores)]
 
 
-def _row(records: Sequence[ps.Record], name: str, scores: list[np.ndarray]) -> Row:
+def _row(records: Sequence[Record], name: str, scores: list[np.ndarray]) -> Row:
     count = len(records)
-    row: Row = {"predictor": name, "label": ps.PREDICTORS[name].label if name in ps.PREDICTORS else "all but ridge"}
+    row: Row = {"predictor": name, "label": PREDICTORS[name].label if name in PREDICTORS else "all but ridge"}
     for outcome in OUTCOMES:
         each = ps.within(records, scores, outcome)
         row[f"within_{outcome}"] = float(np.nanmean(each)) if np.isfinite(each).any() else float("nan")
@@ -57,7 +61,7 @@ def _row(records: Sequence[ps.Record], name: str, scores: list[np.ndarray]) -> R
     return row
 
 
-def _interval_across(records: Sequence[ps.Record], scores: list[np.ndarray]) -> tuple[float, float]:
+def _interval_across(records: Sequence[Record], scores: list[np.ndarray]) -> tuple[float, float]:
     def of(at: np.ndarray) -> float:
         return ps.across([records[i] for i in at], [scores[i] for i in at], "ratio")
 
@@ -69,7 +73,7 @@ def _regrets(leaks: np.ndarray, outcome: str) -> Row:
     return {f"regret_{outcome}": ps.regret(leaks), f"regret_{outcome}_low": low, f"regret_{outcome}_high": high}
 
 
-def _row_of_rule(records: Sequence[ps.Record], rule: str) -> Row:
+def _row_of_rule(records: Sequence[Record], rule: str) -> Row:
     """Of a rule, whose score is whether a cut lies at or behind the onset."""
     inside = [
         np.zeros(len(one.resistance["ratio"])) if one.onset[rule] is None
@@ -82,24 +86,37 @@ def _row_of_rule(records: Sequence[ps.Record], rule: str) -> Row:
     return row
 
 
-def _row_of_chosen(records: Sequence[ps.Record], scores: Mapping[str, list[np.ndarray]]) -> Row:
+def _row_of_chosen(records: Sequence[Record], scores: Mapping[str, list[np.ndarray]]) -> Row:
     """Of the cheap predictor of least regret on the other data sets, data set by data set."""
-    cheap = [name for name in ps.PREDICTORS if name != ps.YARDSTICK]
-    row: Row = {"predictor": "chosen out of sample", "label": "best of the others"}
-    leaks = {name: {o: ps.leaks_of(records, scores[name], o) for o in OUTCOMES} for name in cheap}
-    taken, found = {}, {outcome: np.zeros_like(leaks[cheap[0]][outcome]) for outcome in OUTCOMES}
+    row: Row = {"predictor": TAKEN, "label": "best of the others"}
+    for outcome in OUTCOMES:
+        leaks, taken = chosen_out_of_sample(records, scores, outcome)
+        row |= _regrets(leaks, outcome) | {f"taken_{outcome}": ", ".join(f"{d}: {name}" for d, name in taken.items())}
+    return row
+
+
+def chosen_out_of_sample(
+    records: Sequence[Record], scores: Mapping[str, list[np.ndarray]], outcome: str
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Leaks of each network's cuts by the cheap predictor of least regret on other data sets, and which that is.
+
+    Of equal regret the one of larger mean correlation within those networks.
+    """
+    cheap = [name for name in PREDICTORS if name != YARDSTICK]
+    leaks = {name: ps.leaks_of(records, scores[name], outcome) for name in cheap}
+    orders = {name: ps.within(records, scores[name], outcome) for name in cheap}
+    taken, found = {}, np.zeros_like(leaks[cheap[0]])
     for data in dict.fromkeys(one.data for one in records):
         own = np.array([one.data == data for one in records])
         others = ~own if (~own).any() else own
-        taken[data] = min(cheap, key=lambda name: ps.regret(leaks[name]["ratio"][others]))
-        for outcome in OUTCOMES:
-            found[outcome][own] = leaks[taken[data]][outcome][own]
-    for outcome in OUTCOMES:
-        row |= _regrets(found[outcome], outcome)
-    return row | {"taken": ", ".join(f"{data}: {name}" for data, name in taken.items())}
+        taken[data] = min(
+            cheap, key=lambda name: (round(ps.regret(leaks[name][others]), 6), -np.nanmean(orders[name][others]))
+        )
+        found[own] = leaks[taken[data]][own]
+    return found, taken
 
 
-def sheet_of(rows: Sequence[Row], records: Sequence[ps.Record]) -> tables.Sheet:
+def sheet_of(rows: Sequence[Row], records: Sequence[Record]) -> tables.Sheet:
     """The table for people."""
 
     def with_interval(key: str) -> Any:
@@ -129,33 +146,48 @@ def sheet_of(rows: Sequence[Row], records: Sequence[ps.Record]) -> tables.Sheet:
     return common.sheet_of(title, rows, columns, caption=caption, wide=wide)
 
 
-def verdict_of(rows: Sequence[Row], records: Sequence[ps.Record]) -> list[str]:
+def verdict_of(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     """The answer in words."""
     by_name = {row["predictor"]: row for row in rows}
-    cheap = [row for row in rows if row["predictor"] in ps.PREDICTORS and row["predictor"] != ps.YARDSTICK]
-    ranked = max(cheap, key=lambda row: row["within_ratio"])
-    level = min(cheap, key=lambda row: row["error"])
-    choice = min(cheap, key=lambda row: row["regret_ratio"])
-
-    def regrets(name: str) -> str:
-        row = by_name[name]
-        return f"{row['regret_ratio']:.2f} [{row['regret_ratio_low']:.2f}, {row['regret_ratio_high']:.2f}]"
-
-    constant = float(np.mean(ps.errors(records, ps.constant(records))))
+    cheap = [row for row in rows if row["predictor"] in PREDICTORS and row["predictor"] != YARDSTICK]
+    order, level = max(cheap, key=lambda row: row["within_ratio"]), min(cheap, key=lambda row: row["error"])
+    choice = min(cheap, key=lambda row: (row["regret_ratio"], -row["within_ratio"]))
+    ridge, depth, taken = by_name[YARDSTICK], by_name["depth"], by_name[TAKEN]
+    constant = ps.constant(records)
     return [
-        f"regret, times the best allowed cut's leak: rule 'paper' {regrets('paper')}, rule 'null' {regrets('null')}, "
-        f"the deepest allowed cut {regrets('depth')}, best single predictor {choice['label']} "
-        f"{regrets(choice['predictor'])}, ridge error {regrets('ridge')}",
-        f"regret of what does best on the other data sets: {regrets('chosen out of sample')}; of all cheap ones together "
-        f"{regrets(COMBINED)}",
-        f"regret aside, best ordered within networks is {ranked['label']} (Spearman {ranked['within_ratio']:.2f}; depth "
-        f"{by_name['depth']['within_ratio']:.2f}, ridge {by_name['ridge']['within_ratio']:.2f}); without regret to depth, "
-        f"the ratio itself is best said by {level['label']} (off by {level['error']:.2f}; ridge "
-        f"{by_name['ridge']['error']:.2f}, a constant {constant:.2f})",
+        f"regret: rule 'paper' leaks {_ends(by_name['paper'], 'regret_ratio')} times what the best cut does, "
+        f"rule 'null' {_ends(by_name['null'], 'regret_ratio')}, the deepest allowed cut "
+        f"{_ends(depth, 'regret_ratio')}, the best predictor, {choice['label']}, {_ends(choice, 'regret_ratio')}",
+        f"regret of the predictor that is best on other data sets: {_ends(taken, 'regret_ratio')}; "
+        + "; ".join(f"{words} less it {_duel(records, name)}" for name, words in _AGAINST.items()),
+        f"the predictor that orders a network's cuts best is {order['label']}: Spearman {_ends(order, 'within_ratio')}; "
+        f"depth {_ends(depth, 'within_ratio')}, ridge error {_ends(ridge, 'within_ratio')}",
+        f"the predictor that says the ratio best is {level['label']}: off by {_ends(level, 'error')}; a constant by "
+        f"{np.mean(ps.errors(records, constant)):.2f}, depth by {_ends(depth, 'error')}, ridge error by "
+        f"{_ends(ridge, 'error')}, all cheap ones together by {_ends(by_name[COMBINED], 'error')}",
+        f"the predictor {level['label']} has the grade right at {level['grade']:.0%} of the cuts of an unknown data "
+        f"set, ridge error at {ridge['grade']:.0%}, a constant at {np.mean(ps.grades(records, constant)):.0%}",
     ]
 
 
-def draw(rows: Sequence[Row], records: Sequence[ps.Record], file: Path) -> None:
+def _ends(row: Row, key: str) -> str:
+    return f"{row[key]:.2f} [{row[f'{key}_low']:.2f}, {row[f'{key}_high']:.2f}]"
+
+
+#: Whom what is chosen out of sample has to beat.
+_AGAINST = {"paper": "rule 'paper'", "null": "rule 'null'", "depth": "the deepest"}
+
+
+def _duel(records: Sequence[Record], name: str) -> str:
+    """Regret of a rule, or of the deepest cut, less that of what is chosen out of sample, on the same networks."""
+    scores = scores_of(records)
+    ours, _ = chosen_out_of_sample(records, scores, "ratio")
+    theirs = ps.leaks_of_rule(records, name, "ratio") if name in RULES else ps.leaks_of(records, scores[name], "ratio")
+    low, high = ps.interval(len(records), lambda at: ps.regret(theirs[at]) - ps.regret(ours[at]))
+    return f"{ps.regret(theirs) - ps.regret(ours):+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def draw(rows: Sequence[Row], records: Sequence[Record], file: Path) -> None:
     """Correlations, regrets and errors with their intervals, one line a predictor; dashed: the rules and a constant."""
     panels = {
         "within_ratio": "Spearman within networks", "across_ratio": "Spearman across networks, equal depth",

@@ -20,7 +20,7 @@ import predictor_report as report
 from common import Flags, Outcome
 from predictor_measures import measured
 from predictor_networks import size_of
-from predictor_statistics import record_of
+from predictor_records import record_of
 
 from gpz_jax.atomic import make_folder, write_json
 from gpz_jax.errors import UserError, did_you_mean

@@ -23,6 +23,7 @@ FOUND = {
     "he2019": ("cut attack psnr psnr_published ssim ssim_published", "published PSNR"),
     "tour": ("targets seed cut accuracy radius_test rho_test rho_null zone_null mse ratio", "LS+ over one-hot"),
     "neural_vortex": ("setting targets cut radius_first realised optimiser feature_correlation", "first positive"),
+    "predictors": ("predictor label within_ratio across_ratio regret_ratio error grade", "predictor"),
     "text": ("targets view cut within rho evidence zone_null zone_paper linear decoder label_only unigram", "words"),
 }
 
@@ -37,6 +38,12 @@ SHARED = {
     "text_answer",
     "crashes",
     "crash_runs",
+    "predictor_networks",
+    "predictor_attacks",
+    "predictor_measures",
+    "predictor_records",
+    "predictor_statistics",
+    "predictor_report",
 }
 
 
@@ -63,7 +70,7 @@ def test_every_experiment_is_here():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOUND)
 def test_runs_at_its_tiny_size(name, main_of, targets, tmp_path, capsys):
-    shared = [] if name in ("tour", "neural_vortex", "he2019", "text") else ["--runs", str(targets)]
+    shared = [] if name in ("tour", "neural_vortex", "he2019", "text", "predictors") else ["--runs", str(targets)]
     with jax.numpy_dtype_promotion("standard"):  # as where it is started; optax relies on it
         main_of(name)(["--size", "tiny", "--out", str(tmp_path), *shared])
     columns, verdict = FOUND[name]

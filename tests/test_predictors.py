@@ -1,7 +1,6 @@
-"""The statistics of experiments/predictors.py against oracles, and its findings against the networks that are committed."""
+"""The statistics of experiments/predictors.py against oracles, and its findings against the committed networks."""
 
 import importlib
-import json
 import pathlib
 import sys
 
@@ -29,6 +28,12 @@ def module(monkeypatch):
 def ps(module):
     """The statistics."""
     return module("predictor_statistics")
+
+
+@pytest.fixture
+def report(module):
+    """The table and the verdict."""
+    return module("predictor_report")
 
 
 def made(ps, seed, data, cuts=6, **values):
@@ -67,7 +72,7 @@ def test_a_direction_that_no_theory_gives_comes_from_the_other_data_sets(ps):
     records = [made(ps, i, data, probe_accuracy=lambda r, s=turned[data]: s * r) for i, data in enumerate("aabbcc")]
     scores = ps.oriented(records, "probe_accuracy")
     assert ps.PREDICTORS["probe_accuracy"].sign == 0
-    # c, the odd one, learns from a and b, and is turned wrongly; a and b each see one that agrees and one that does not.
+    # c, the odd one, learns from a and b, and is turned wrongly.
     assert ps.direction(records[:4], "probe_accuracy") == -1
     assert ps.within(records, scores, "ratio")[4:] == pytest.approx([-1, -1])
 

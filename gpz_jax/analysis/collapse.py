@@ -155,11 +155,12 @@ def linear_probe_accuracy(
     y_mean = y.mean(axis=0)
     products = rows @ rows.T
     unit = float(np.trace(products)) / len(rows) or 1.0
-    best, least = np.zeros_like(y), np.inf
+    values, vectors = np.linalg.eigh(products)
+    turned, best, least = vectors.T @ (y - y_mean), np.zeros_like(y), np.inf
     for r in penalties:
-        inverse = np.linalg.inv(products + r * unit * np.eye(len(rows)))
-        c = inverse @ (y - y_mean)
-        error = float(np.mean((c / np.diag(inverse)[:, None]) ** 2))
+        inverse = 1 / (np.maximum(values, 0) + r * unit)  # of A, in its own directions
+        c = vectors @ (inverse[:, None] * turned)
+        error = float(np.mean((c / ((vectors**2) @ inverse)[:, None]) ** 2))
         if error < least:
             best, least = c, error
     answers = names[np.argmax(rows_test @ (rows.T @ best) + y_mean, axis=1)]
