@@ -11,11 +11,11 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-import common
 import jax
 import numpy as np
 from predictor_attacks import Clock, Parties, attacked_through, number_of
 from predictor_networks import Network, Size
+from predictor_training import Trained, trained
 
 from gpz_jax import guarantees_at, probe_network
 from gpz_jax.analysis import collapse
@@ -27,8 +27,6 @@ from gpz_jax.inversion.payload_noise import noise_of
 from gpz_jax.inversion.protocol import Edge
 from gpz_jax.inversion.scoring import Exam
 from gpz_jax.taps import TappedNetwork
-from gpz_jax.workflow import LoadedRun
-from gpz_jax.workflow.probe_command import null_of
 
 SCHEMA = 1
 
@@ -39,7 +37,7 @@ BATCH = 100
 NULLS = 5
 
 
-def parties(loaded: LoadedRun, size: Size) -> Parties:
+def parties(loaded: Trained, size: Size) -> Parties:
     """Deal a run's images out; the predictors are measured on test images that are not attacked."""
 
     def some(pair: tuple[np.ndarray, Any], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
@@ -57,32 +55,31 @@ def parties(loaded: LoadedRun, size: Size) -> Parties:
     )
 
 
-def measured(network: Network, size: Size, folder: str) -> dict[str, Any]:
+def measured(network: Network, size: Size) -> dict[str, Any]:
     """Train a network, measure every predictor at its cuts, attack them; all as one JSON value."""
     clock = Clock()
     with clock.of("training"):
-        loaded = common.train(network.config, folder)
-    tapped = dataclasses.replace(loaded.network, cuts=network.family.cuts)
-    dealt = parties(loaded, size)
+        loaded = trained(network)
+    tapped, dealt = loaded.network, parties(loaded, size)
     with clock.of("probe"):
-        per_cut, zones = _probed(loaded, tapped, dealt, network.config.seed)
+        per_cut, zones = _probed(loaded, dealt)
     with clock.of("price"):
         example = jax.ShapeDtypeStruct((1, *dealt.attacked[0].shape[1:]), np.uint8)
         priced = price_cuts(tapped, loaded.variables, example)
     with clock.of("sending"):
         bytes_of = {field.name: getattr(dealt, field.name)[0] for field in dataclasses.fields(dealt)}
-        sent = {name: _sent(loaded, tapped, images) for name, images in bytes_of.items()}
+        sent = {name: _sent(loaded, images) for name, images in bytes_of.items()}
         images = {name: np.asarray(pixels(found, loaded.recipe.size)) for name, found in bytes_of.items()}
     with clock.of("exams"):
-        exams = {part: _exam(loaded, tapped, dealt, getattr(dealt, part)) for part in ("attacked", "held_out")}
+        exams = {part: _exam(loaded, dealt, getattr(dealt, part)) for part in ("attacked", "held_out")}
     cuts = []
     for i, price in enumerate(priced):
         z = {name: found[price.cut] for name, found in sent.items()}
         with clock.of("collapse"):
             found = _collapse(z, dealt)
         with clock.of("guarantees"):
-            found |= _guaranteed(loaded, tapped, price.cut, dealt, size)
-        found |= attacked_through(z, images, exams, size, loaded.run.config.seed, clock)
+            found |= _guaranteed(loaded, price.cut, dealt, size)
+        found |= attacked_through(z, images, exams, size, loaded.seed, clock)
         cuts.append({**_priced(i, price, priced[-1]), **per_cut[i], **found})
     return {
         "schema_version": SCHEMA,
@@ -91,7 +88,7 @@ def measured(network: Network, size: Size, folder: str) -> dict[str, Any]:
         "accuracy": exams["attacked"].answers.accuracy,
         "majority": exams["attacked"].answers.majority,
         "images": {name: len(found) for name, found in bytes_of.items()},
-        "numbers": loaded.recipe.size**2 * loaded.run.channels,
+        "numbers": loaded.recipe.size**2 * loaded.channels,
         "zones": zones,
         "cuts": cuts,
         "seconds": clock.seconds,
@@ -126,16 +123,14 @@ def _where() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _probed(
-    loaded: LoadedRun, tapped: TappedNetwork, dealt: Parties, seed: int
-) -> tuple[list[dict[str, float]], dict[str, Any]]:
+def _probed(loaded: Trained, dealt: Parties) -> tuple[list[dict[str, float]], dict[str, Any]]:
     """What the probe says of each cut, and where the rules begin their zones."""
     images, labels = dealt.probed
     batches = [(images[i : i + BATCH], labels[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-    key = jax.random.key(seed)
-    nulls = (null_of(loaded, jax.random.fold_in(key, 1000 + number)) for number in range(NULLS))
+    key = jax.random.key(loaded.seed)
+    nulls = (loaded.null(number) for number in range(NULLS))
     probe = probe_network(
-        tapped, loaded.variables, batches, loaded.run.num_classes, nulls=nulls, key=key, bootstrap=200,
+        loaded.network, loaded.variables, batches, loaded.splits.num_classes, nulls=nulls, key=key, bootstrap=200,
         rules=("paper", "null"),
     )  # fmt: skip
     names = ("within", "within_per_dimension", "between", "rho", "evidence", "drop", "feature_bound", "decision_bound",
@@ -151,14 +146,14 @@ def _taps(variables: Any, images: Any, *, network: TappedNetwork) -> dict[str, j
     return {cut: z.astype(np.float32) for cut, z in network(variables, images)[1].items()}
 
 
-def _sent(loaded: LoadedRun, tapped: TappedNetwork, images: np.ndarray) -> dict[str, np.ndarray]:
+def _sent(loaded: Trained, images: np.ndarray) -> dict[str, np.ndarray]:
     """What is sent of images at every cut, asked for once."""
     filled = np.concatenate([images, np.repeat(images[:1], -len(images) % BATCH, axis=0)])
     parts = [
-        jax.device_get(_taps(loaded.variables, filled[i : i + BATCH], network=tapped))
+        jax.device_get(_taps(loaded.variables, filled[i : i + BATCH], network=loaded.network))
         for i in range(0, len(filled), BATCH)
     ]
-    return {cut: np.concatenate([part[cut] for part in parts])[: len(images)] for cut in tapped.cuts}
+    return {cut: np.concatenate([part[cut] for part in parts])[: len(images)] for cut in loaded.network.cuts}
 
 
 def _collapse(z: dict[str, np.ndarray], dealt: Parties) -> dict[str, float]:
@@ -173,21 +168,21 @@ def _collapse(z: dict[str, np.ndarray], dealt: Parties) -> dict[str, float]:
     return {name: number_of(value) for name, value in found.items()}
 
 
-def _guaranteed(loaded: LoadedRun, tapped: TappedNetwork, cut: str, dealt: Parties, size: Size) -> dict[str, float]:
+def _guaranteed(loaded: Trained, cut: str, dealt: Parties, size: Size) -> dict[str, float]:
     """The two guarantees of z as uint8, of the images on which predictors are measured."""
-    reference = attacking.reference_of(Edge(tapped, cut), loaded.variables, dealt.fitted[0], loaded.mesh)
+    reference = attacking.reference_of(Edge(loaded.network, cut), loaded.variables, dealt.fitted[0], loaded.mesh)
     found = guarantees_at(
-        tapped, loaded.variables, cut, dealt.probed, noise=noise_of(NONE, reference), key=jax.random.key(0),
+        loaded.network, loaded.variables, cut, dealt.probed, noise=noise_of(NONE, reference), key=jax.random.key(0),
         slopes=size.slopes[0], probes=size.slopes[1], pixels=Pixels(loaded.recipe.size),
-        white_box=dataclasses.replace(tapped, prepare=normalise), mesh=loaded.mesh,
+        white_box=dataclasses.replace(loaded.network, prepare=normalise), mesh=loaded.mesh,
     )  # fmt: skip
     names = ("mse_floor", "information", "nats", "mse_entropy")
     return {name: number_of(getattr(found, name)) for name in names}
 
 
-def _exam(loaded: LoadedRun, tapped: TappedNetwork, dealt: Parties, images: tuple[np.ndarray, np.ndarray]) -> Exam:
+def _exam(loaded: Trained, dealt: Parties, images: tuple[np.ndarray, np.ndarray]) -> Exam:
     """What attacks are scored with: the same at every cut."""
     return attacking.exam_for(
-        tapped, loaded.variables, dealt.auxiliary[0], images, loaded.splits.train.take(),
+        loaded.network, loaded.variables, dealt.auxiliary[0], images, loaded.splits.train.take(),
         pixels=Pixels(loaded.recipe.size), mesh=loaded.mesh,
     )  # fmt: skip

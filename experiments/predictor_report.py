@@ -49,23 +49,17 @@ def _row(records: Sequence[Record], name: str, scores: list[np.ndarray]) -> Row:
         row[f"within_{outcome}_low"], row[f"within_{outcome}_high"] = ps.interval(
             count, lambda at, each=each: float(np.nanmean(each[at])) if np.isfinite(each[at]).any() else np.nan
         )
-        row[f"across_{outcome}"] = ps.across(records, scores, outcome)
+        ends = ("", "_low", "_high")
+        found = ps.across(records, scores, outcome)
+        row |= {f"across_{outcome}{end}": value for end, value in zip(ends, found, strict=True)}
         leaks = ps.leaks_of(records, scores, outcome)
         row |= _regrets(leaks, outcome)
-    row["across_ratio_low"], row["across_ratio_high"] = _interval_across(records, scores)
     said = scores if name == COMBINED else ps.isotonic(records, scores)
     for key, of in (("error", ps.errors), ("grade", ps.grades)):
         each = of(records, said)
         row[key] = float(np.mean(each))
         row[f"{key}_low"], row[f"{key}_high"] = ps.interval(count, lambda at, each=each: float(np.mean(each[at])))
     return row
-
-
-def _interval_across(records: Sequence[Record], scores: list[np.ndarray]) -> tuple[float, float]:
-    def of(at: np.ndarray) -> float:
-        return ps.across([records[i] for i in at], [scores[i] for i in at], "ratio")
-
-    return ps.interval(len(records), of)
 
 
 def _regrets(leaks: np.ndarray, outcome: str) -> Row:
@@ -160,8 +154,9 @@ def verdict_of(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
         f"{_ends(depth, 'regret_ratio')}, the best predictor, {choice['label']}, {_ends(choice, 'regret_ratio')}",
         f"regret of the predictor that is best on other data sets: {_ends(taken, 'regret_ratio')}; "
         + "; ".join(f"{words} less it {_duel(records, name)}" for name, words in _AGAINST.items()),
-        f"the predictor that orders a network's cuts best is {order['label']}: Spearman {_ends(order, 'within_ratio')}; "
-        f"depth {_ends(depth, 'within_ratio')}, ridge error {_ends(ridge, 'within_ratio')}",
+        f"the predictor that orders a network's cuts best is {order['label']}: Spearman "
+        f"{_ends(order, 'within_ratio')}; depth {_ends(depth, 'within_ratio')}, ridge error "
+        f"{_ends(ridge, 'within_ratio')}",
         f"the predictor that says the ratio best is {level['label']}: off by {_ends(level, 'error')}; a constant by "
         f"{np.mean(ps.errors(records, constant)):.2f}, depth by {_ends(depth, 'error')}, ridge error by "
         f"{_ends(ridge, 'error')}, all cheap ones together by {_ends(by_name[COMBINED], 'error')}",

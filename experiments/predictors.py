@@ -34,7 +34,7 @@ class PredictorFlags(Flags):
     """Flags of the experiment."""
 
     out: str = "runs/predictors"
-    """Folder for the trained networks, the table and the figure."""
+    """Folder for the table and the figure."""
     results: str | None = None
     """Folder of the networks' JSON files. Default: results/predictors beside this file (tiny: OUT/results)."""
     rerun: tuple[str, ...] = ()
@@ -55,7 +55,7 @@ def experiment(flags: PredictorFlags, out: Path) -> Outcome:
     files = {network.name: results / f"{network.name}.json" for network in size.networks}
     missing = [network for network in size.networks if network.name in flags.rerun or not files[network.name].is_file()]
     for network in missing[: flags.most]:
-        found = measured(network, size, str(out / network.name))
+        found = measured(network, size)
         write_json(files[network.name], found)
         print(f"{network.name}: accuracy {found['accuracy']:.3f}, {sum(found['seconds'].values()):.0f} s", flush=True)
     networks: list[dict[str, Any]] = [read_json(file) for file in files.values() if file.is_file()]
