@@ -10,7 +10,8 @@ import predictor_statistics as ps
 from common import Row
 from predictor_records import PREDICTORS, YARDSTICK, Record
 
-from gpz_jax.presentation import number
+from gpz_jax.atomic import write_text
+from gpz_jax.errors import UserError
 from gpz_jax.reporting import figures, tables
 
 #: What is put together out of all cheap ones.
@@ -199,6 +200,7 @@ def draw(rows: Sequence[Row], records: Sequence[Record], file: Path) -> None:
                 axis.plot(values[i], i, "o", color=colour, markersize=4)
         axis.set_title(title, fontsize=8)
         axis.set_yticks(range(len(shown)), [row["label"] for row in shown] if axis is axes[0] else [""] * len(shown))
+        axis.set_ylim(-0.7, len(shown) - 0.3)
         axis.tick_params(labelsize=7)
         axis.grid(axis="x", alpha=0.3)
     axes[3].axvline(float(np.mean(ps.errors(records, ps.constant(records)))), color="0.5", linestyle="--", linewidth=1)
@@ -229,8 +231,28 @@ def markdown(rows: Sequence[Row]) -> str:
     )
 
 
-def seconds_of(networks: Sequence[Mapping[str, Any]]) -> str:
-    """How long what took, mean seconds a network."""
-    names = dict.fromkeys(name for network in networks for name in network["seconds"])
-    means = {name: np.mean([network["seconds"].get(name, 0.0) for network in networks]) for name in names}
-    return ", ".join(f"{name} {number(float(value), 2)}" for name, value in means.items())
+#: Between these two lines of the findings' page lies what is made of the networks.
+BEGIN, END = "<!-- made by predictors.py --page: begin -->", "<!-- end -->"
+
+
+def block_of(networks: Sequence[Mapping[str, Any]], rows: Sequence[Row], records: Sequence[Record]) -> str:
+    """What the page says of these networks: how many, the table, the verdict."""
+    data, families = (list(dict.fromkeys(getattr(one, name) for one in records)) for name in ("data", "family"))
+    seconds = [sum(network["seconds"].values()) for network in networks]
+    cuts = sum(len(network["cuts"]) for network in networks)
+    head = (
+        f"{len(records)} networks ({len(families)} families: {', '.join(families)}; {len(data)} data sets: "
+        f"{', '.join(data)}), {cuts} cuts, {3 * cuts} attacks; {np.mean(seconds):.0f} s a network (mean)."
+    )
+    verdict = "\n".join(f"verdict: {line}" for line in verdict_of(rows, records))
+    return f"{BEGIN}\n{head}\n\n{markdown(rows)}\n\n```\n{verdict}\n```\n{END}"
+
+
+def refresh(page: Path, block: str) -> None:
+    """Put a block in the place of the page's. Raises :class:`UserError` for a page without one."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise UserError(f"{page} has no line {BEGIN!r} with {END!r} behind it", field="page")
+    write_text(page, before + block + after)

@@ -39,6 +39,8 @@ class PredictorFlags(Flags):
     """Folder of the networks' JSON files. Default: results/predictors beside this file (tiny: OUT/results)."""
     rerun: tuple[str, ...] = ()
     """Network whose JSON is made again; repeat the flag for several."""
+    page: str | None = None
+    """Page whose block of results is made anew, such as docs/findings/predictors.md."""
     most: int | None = None
     """Measure at most so many networks that have no JSON yet; 0: none. Default: all."""
 
@@ -64,8 +66,8 @@ def experiment(flags: PredictorFlags, out: Path) -> Outcome:
     records = [record_of(network) for network in networks]
     rows = report.rows_of(records)
     report.draw(rows, records, out / "predictors.png")
-    (out / "predictors.md").write_text(report.markdown(rows) + "\n")
-    print(f"mean seconds a network: {report.seconds_of(networks)}")
+    if flags.page:
+        report.refresh(Path(flags.page), report.block_of(networks, rows, records))
     return Outcome(rows, [report.sheet_of(rows, records)], report.verdict_of(rows, records))
 
 

@@ -1,6 +1,7 @@
 """The statistics of experiments/predictors.py against oracles, and its findings against the committed networks."""
 
 import importlib
+import json
 import pathlib
 import sys
 
@@ -9,6 +10,8 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import Ridge
+
+from gpz_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "predictors"
@@ -139,3 +142,48 @@ def test_interval_of_a_mean(ps):
     low, high = ps.interval(400, lambda at: float(np.mean(values[at])))
     half = 1.96 * values.std() / 20
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.15 * half)
+
+
+@pytest.fixture
+def committed(module, tmp_path):
+    """The committed networks, in the order of the list."""
+    names = [network.name for network in module("predictor_networks").size_of("laptop", "nowhere", tmp_path).networks]
+    files = {path.stem: path for path in RESULTS.glob("*.json")}
+    assert set(files) <= set(names)
+    return [json.loads(files[name].read_text()) for name in names if name in files]
+
+
+def test_the_list_is_balanced(module, tmp_path):
+    networks = module("predictor_networks").size_of("laptop", "nowhere", tmp_path).networks
+    pairs = {(n.config.data.data, n.config.model.model) for n in networks}
+    assert len(networks) == len(pairs) == 36
+    for data in {pair[0] for pair in pairs}:
+        alphas = sorted(n.config.training.ls for n in networks if n.config.data.data == data)
+        assert alphas == [-0.05, 0, 0, 0, 0.3, 0.3]
+    assert all(len(n.family.cuts) >= 6 and n.family.cuts[-1] == "logits" for n in networks)
+
+
+def test_committed_networks_are_whole(committed, module):
+    predictors = module("predictor_records").PREDICTORS
+    for network in committed:
+        for cut in network["cuts"]:
+            assert set(cut["attacks"]) == {"linear", "deconvolution", "residual"}
+            assert all(0 < one["ratio"] < 3 and 0 <= one["identified"] <= 1 for one in cut["attacks"].values())
+            unknown = [name for name, one in predictors.items() if one.of(cut, network) is None]
+            assert unknown == [], (network["name"], cut["cut"])
+
+
+def test_the_findings_are_those_of_the_committed_networks(committed, module, report):
+    records = [module("predictor_records").record_of(network) for network in committed]
+    page = (ROOT / "docs" / "findings" / "predictors.md").read_text()
+    rows = report.rows_of(records)
+    assert report.block_of(committed, rows, records) in page
+
+
+def test_a_page_keeps_what_lies_around_its_block(report, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.refresh(page, f"{report.BEGIN}\nnew\n{report.END}")
+    assert page.read_text() == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter\n"
+    with pytest.raises(UserError, match="has no line"):
+        report.refresh(tmp_path / "none.md", "")
