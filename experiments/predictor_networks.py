@@ -145,6 +145,7 @@ def size_of(size: str, data_dir: str, out: Path) -> Size:
         tiny = tuple(
             dataclasses.replace(
                 made := _network("digits", "cnn", targets, seed, data_dir),
+                family=made.family._replace(cuts=("block_2", "block_4", "logits")),
                 config=dataclasses.replace(
                     made.config, model=ModelConfig(model="cnn", width=4), training=TrainingConfig(epochs=1, ls=ls)
                 ),

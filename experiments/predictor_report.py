@@ -146,13 +146,14 @@ def verdict_of(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     by_name = {row["predictor"]: row for row in rows}
     cheap = [row for row in rows if row["predictor"] in PREDICTORS and row["predictor"] != YARDSTICK]
     order, level = max(cheap, key=lambda row: row["within_ratio"]), min(cheap, key=lambda row: row["error"])
-    choice = min(cheap, key=lambda row: (row["regret_ratio"], -row["within_ratio"]))
+    measured = [row for row in cheap if row["predictor"] != "depth"]
+    choice = min(measured, key=lambda row: (round(row["regret_ratio"], 6), -row["within_ratio"]))
     ridge, depth, taken = by_name[YARDSTICK], by_name["depth"], by_name[TAKEN]
     constant = ps.constant(records)
     return [
         f"regret: rule 'paper' leaks {_ends(by_name['paper'], 'regret_ratio')} times what the best cut does, "
         f"rule 'null' {_ends(by_name['null'], 'regret_ratio')}, the deepest allowed cut "
-        f"{_ends(depth, 'regret_ratio')}, the best predictor, {choice['label']}, {_ends(choice, 'regret_ratio')}",
+        f"{_ends(depth, 'regret_ratio')}, the best predictor that is measured, {choice['label']}, {_ends(choice, 'regret_ratio')}",
         f"regret of the predictor that is best on other data sets: {_ends(taken, 'regret_ratio')}; "
         + "; ".join(f"{words} less it {_duel(records, name)}" for name, words in _AGAINST.items()),
         f"the predictor that orders a network's cuts best is {order['label']}: Spearman "
@@ -163,7 +164,20 @@ def verdict_of(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
         f"{_ends(ridge, 'error')}, all cheap ones together by {_ends(by_name[COMBINED], 'error')}",
         f"the predictor {level['label']} has the grade right at {level['grade']:.0%} of the cuts of an unknown data "
         f"set, ridge error at {ridge['grade']:.0%}, a constant at {np.mean(ps.grades(records, constant)):.0%}",
+        f"no predictor of the end of leaking: {'; '.join(_at_onset(records, rule) for rule in RULES)}",
     ]
+
+
+def _at_onset(records: Sequence[Record], rule: str) -> str:
+    """What the best attack is left with where a rule's zone begins."""
+    found = ps.ratios_at_onset(records, rule)
+    if not len(found):
+        return f"rule {rule!r} names no zone"
+    low, high = ps.interval(len(found), lambda at: float(np.mean(found[at])))
+    return (
+        f"where the zone of rule {rule!r} begins ({len(found)} of {len(records)} networks) the ratio is "
+        f"{np.mean(found):.2f} [{low:.2f}, {high:.2f}], from {found.min():.2f} to {found.max():.2f}"
+    )
 
 
 def _ends(row: Row, key: str) -> str:

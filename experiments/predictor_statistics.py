@@ -133,6 +133,11 @@ def leaks_of_rule(records: Sequence[Record], rule: str, outcome: str) -> np.ndar
     )
 
 
+def ratios_at_onset(records: Sequence[Record], rule: str) -> np.ndarray:
+    """The ratio at the cut where a rule's zone begins, of the networks that have one."""
+    return np.array([one.resistance["ratio"][one.onset[rule]] for one in records if one.onset[rule] is not None])
+
+
 def regret(found: np.ndarray) -> float:
     """How many times the leak of the best allowed cuts, from ``(networks, budgets, 2)``; mean over the budgets.
 

@@ -58,7 +58,7 @@ class Trained(NamedTuple):
 
 
 def trained(network: Network) -> Trained:
-    """Train a network of the list; the very steps of ``gpz train``, its best epoch by validation loss."""
+    """Train a network of the list; by the steps of ``gpz train``; kept is the epoch of least validation loss."""
     config = resolve_here(network.config)
     splits, _ = load_data(config.data, config.seed)
     channels, mesh = splits.train.images.shape[-1], parallel.data_mesh()

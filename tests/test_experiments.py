@@ -41,6 +41,7 @@ SHARED = {
     "predictor_networks",
     "predictor_attacks",
     "predictor_measures",
+    "predictor_training",
     "predictor_records",
     "predictor_statistics",
     "predictor_report",

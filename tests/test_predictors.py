@@ -104,6 +104,8 @@ def test_regret_of_a_network_by_hand(ps):
     np.testing.assert_allclose(ps.leaks_of_rule([one], "paper", "ratio")[0, :, 0], [0.6, 0.7, 0.7, 0.7])
     np.testing.assert_allclose(ps.leaks_of_rule([one], "null", "ratio")[0, :, 0], [0.6, 0.7, 0.2, 0.2])
     np.testing.assert_allclose(ps.leaks_of([one], [score], "identified")[0, 2], [0.4, 0.1])
+    assert ps.ratios_at_onset([one], "paper").tolist() == [0.3]
+    assert ps.ratios_at_onset([one], "null").tolist() == []
 
 
 def test_isotonic_is_scikit_learns_on_the_other_data_sets(ps, records):
