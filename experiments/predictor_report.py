@@ -153,7 +153,8 @@ def verdict_of(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     return [
         f"regret: rule 'paper' leaks {_ends(by_name['paper'], 'regret_ratio')} times what the best cut does, "
         f"rule 'null' {_ends(by_name['null'], 'regret_ratio')}, the deepest allowed cut "
-        f"{_ends(depth, 'regret_ratio')}, the best predictor that is measured, {choice['label']}, {_ends(choice, 'regret_ratio')}",
+        f"{_ends(depth, 'regret_ratio')}, the best predictor that is measured, {choice['label']}, "
+        f"{_ends(choice, 'regret_ratio')}",
         f"regret of the predictor that is best on other data sets: {_ends(taken, 'regret_ratio')}; "
         + "; ".join(f"{words} less it {_duel(records, name)}" for name, words in _AGAINST.items()),
         f"the predictor that orders a network's cuts best is {order['label']}: Spearman "
@@ -228,21 +229,14 @@ KEYS = ("within_ratio", "across_ratio", "regret_ratio", "error", "grade", "withi
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table of docs/findings/predictors.md."""
-
-    def cell(row: Row, key: str) -> str:
-        if key not in row or not np.isfinite(row[key]):
-            return ""
-        ends = f" [{row[f'{key}_low']:.2f}, {row[f'{key}_high']:.2f}]" if f"{key}_low" in row else ""
-        return f"{row[key]:.2f}{ends}"
-
-    keys = KEYS
     lines = [
         "| predictor | within | across | regret | error | grade | within, identified | regret, identified |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    return "\n".join(
-        [*lines, *("| " + " | ".join([row["label"], *(cell(row, key) for key in keys)]) + " |" for row in rows)]
-    )
+    for row in rows:
+        cells = [_ends(row, key) if np.isfinite(row.get(key, np.nan)) else "" for key in KEYS]
+        lines.append("| " + " | ".join([row["label"].replace("|", "\\|"), *cells]) + " |")
+    return "\n".join(lines)
 
 
 #: Between these two lines of the findings' page lies what is made of the networks.
