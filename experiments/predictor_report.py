@@ -70,11 +70,10 @@ def _regrets(leaks: np.ndarray, outcome: str) -> Row:
 
 def _row_of_rule(records: Sequence[Record], rule: str) -> Row:
     """Of a rule, whose score is whether a cut lies at or behind the onset."""
-    inside = [
-        np.zeros(len(one.resistance["ratio"])) if one.onset[rule] is None
-        else (np.arange(len(one.resistance["ratio"])) >= one.onset[rule]).astype(float)
-        for one in records
-    ]  # fmt: skip
+    inside = []
+    for one in records:
+        cuts, onset = len(one.resistance["ratio"]), one.onset[rule]
+        inside.append((np.arange(cuts) >= (cuts if onset is None else onset)).astype(float))
     row = _row(records, rule, inside) | {"label": f"rule '{rule}'"}
     for outcome in OUTCOMES:
         row |= _regrets(ps.leaks_of_rule(records, rule, outcome), outcome)

@@ -78,7 +78,7 @@ def across(
     b = np.array([one.resistance[outcome][i] for one, i in zip(records, at, strict=True)]).T
     drawn = np.random.default_rng(seed).integers(len(scores), size=(REPLICATES, 1, len(scores)))
     picked = (np.take_along_axis(np.broadcast_to(v, (REPLICATES, *v.shape)), drawn, axis=2) for v in (a, b))
-    return (_mean_of_ranked(a, b), *_ends(_mean_of_ranked(*picked)))
+    return (float(_mean_of_ranked(a, b)), *_ends(_mean_of_ranked(*picked)))
 
 
 def _mean_of_ranked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
