@@ -148,7 +148,7 @@ def verdict_of(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
     measured = [row for row in cheap if row["predictor"] != "depth"]
     choice = min(measured, key=lambda row: (round(row["regret_ratio"], 6), -row["within_ratio"]))
     ridge, depth, taken = by_name[YARDSTICK], by_name["depth"], by_name[TAKEN]
-    constant = ps.constant(records)
+    constant, as_it_is = ps.constant(records), [one.values[YARDSTICK] for one in records]
     return [
         f"regret: rule 'paper' leaks {_ends(by_name['paper'], 'regret_ratio')} times what the best cut does, "
         f"rule 'null' {_ends(by_name['null'], 'regret_ratio')}, the deepest allowed cut "
@@ -163,7 +163,9 @@ def verdict_of(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
         f"{np.mean(ps.errors(records, constant)):.2f}, depth by {_ends(depth, 'error')}, ridge error by "
         f"{_ends(ridge, 'error')}, all cheap ones together by {_ends(by_name[COMBINED], 'error')}",
         f"the predictor {level['label']} has the grade right at {level['grade']:.0%} of the cuts of an unknown data "
-        f"set, ridge error at {ridge['grade']:.0%}, a constant at {np.mean(ps.grades(records, constant)):.0%}",
+        f"set, ridge error at {ridge['grade']:.0%}, a constant at {np.mean(ps.grades(records, constant)):.0%}; ridge "
+        f"error taken at its word is off by {np.mean(ps.errors(records, as_it_is)):.2f}, right at "
+        f"{np.mean(ps.grades(records, as_it_is)):.0%}",
         f"no predictor of the end of leaking: {'; '.join(_at_onset(records, rule) for rule in RULES)}",
     ]
 
