@@ -33,6 +33,8 @@ RESULTS = Path(__file__).parent / "results" / "predictors"
 class PredictorFlags(Flags):
     """Flags of the experiment."""
 
+    seed: int = 0
+    """Not used: every network of the list has a seed of its own."""
     out: str = "runs/predictors"
     """Folder for the table and the figure."""
     results: str | None = None
