@@ -70,12 +70,11 @@ def test_linear_probe_is_the_best_ridge_by_leaving_one_out(n):
     unit, errors, answers = np.sum(centred**2) / n, [], []
     for r in (1e-3, 1e-2, 1e-1, 1.0):
         # The mean stays that of all rows, as where the rows are centred once.
-        made = [
-            Ridge(alpha=r * unit, fit_intercept=False).fit(np.delete(centred, i, 0), np.delete(y[fit] - y[fit].mean(0), i, 0))
-            for i in range(n)
-        ]  # fmt: skip
+        y_centred = y[fit] - y[fit].mean(0)
+        left = [(np.delete(centred, i, 0), np.delete(y_centred, i, 0)) for i in range(n)]
+        made = [Ridge(alpha=r * unit, fit_intercept=False).fit(*pair) for pair in left]
         out = np.array([one.predict(centred[i : i + 1])[0] for i, one in enumerate(made)])
-        errors.append(np.mean((out - (y[fit] - y[fit].mean(0))) ** 2))
+        errors.append(np.mean((out - y_centred) ** 2))
         answers.append(np.argmax(Ridge(alpha=r * unit).fit(z[fit], y[fit]).predict(z[test]), 1) * 3)
     expected = np.mean(answers[int(np.argmin(errors))] == labels[test])
     assert 0.3 < expected < 1
