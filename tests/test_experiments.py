@@ -24,6 +24,7 @@ FOUND = {
     "tour": ("targets seed cut accuracy radius_test rho_test rho_null zone_null mse ratio", "LS+ over one-hot"),
     "neural_vortex": ("setting targets cut radius_first realised optimiser feature_correlation", "first positive"),
     "claims": ("claim what paper ours low high seeds verdict seconds", ": "),
+    "predictors": ("predictor label within_ratio across_ratio regret_ratio error grade", "predictor"),
     "text": ("targets view cut within rho evidence zone_null zone_paper linear decoder label_only unigram", "words"),
 }
 
@@ -41,6 +42,13 @@ SHARED = {
     "claim_units",
     "claim_verdicts",
     "claim_page",
+    "predictor_networks",
+    "predictor_attacks",
+    "predictor_measures",
+    "predictor_training",
+    "predictor_records",
+    "predictor_statistics",
+    "predictor_report",
 }
 
 
@@ -67,7 +75,7 @@ def test_every_experiment_is_here():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOUND)
 def test_runs_at_its_tiny_size(name, main_of, targets, tmp_path, capsys):
-    shared = [] if name in ("tour", "neural_vortex", "he2019", "text", "claims") else ["--runs", str(targets)]
+    shared = [] if name in ("tour", "neural_vortex", "he2019", "text", "claims", "predictors") else ["--runs", str(targets)]
     with jax.numpy_dtype_promotion("standard"):  # as where it is started; optax relies on it
         main_of(name)(["--size", "tiny", "--out", str(tmp_path), *shared])
     columns, verdict = FOUND[name]

@@ -1,0 +1,79 @@
+"""Of all cheap numbers at a cut, which one says what an attacker gets there?
+
+    python experiments/predictors.py --most 0                  # of the networks in results/predictors; seconds
+    python experiments/predictors.py --data-dir DIR            # trains and attacks those that are missing
+    python experiments/predictors.py --data-dir DIR --rerun NAME
+
+Small networks of six families on six data sets, under three label distributions, each cut at six or seven places.
+Every cut is measured by sixteen numbers and attacked by a linear map and two decoders. Which number orders the cuts of
+a network, and networks at equal depth, as the attacks do? How much more leaks at the cut that it chooses within an edge
+budget than at the best one? One small JSON a network, written whole: a killed experiment continues with the next.
+"""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Any
+
+import common
+import predictor_report as report
+from common import Flags, Outcome
+from predictor_measures import measured
+from predictor_networks import size_of
+from predictor_records import record_of
+
+from gpz_jax.atomic import make_folder, write_json
+from gpz_jax.errors import UserError, did_you_mean
+from gpz_jax.json_files import read_json
+
+RESULTS = Path(__file__).parent / "results" / "predictors"
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictorFlags(Flags):
+    """Flags of the experiment."""
+
+    seed: int = 0
+    """Not used: every network of the list has a seed of its own."""
+    out: str = "runs/predictors"
+    """Folder for the table and the figure."""
+    results: str | None = None
+    """Folder of the networks' JSON files. Default: results/predictors beside this file (tiny: OUT/results)."""
+    rerun: tuple[str, ...] = ()
+    """Network whose JSON is made again; repeat the flag for several."""
+    page: str | None = None
+    """Page whose block of results is made anew, such as docs/findings/predictors.md."""
+    most: int | None = None
+    """Measure at most so many networks that have no JSON yet; 0: none. Default: all."""
+
+
+def experiment(flags: PredictorFlags, out: Path) -> Outcome:
+    """Measure what is missing, and hold every predictor against the attacks."""
+    size = size_of(flags.size, flags.data_dir, out)
+    results = Path(flags.results) if flags.results else out / "results" if flags.size == "tiny" else RESULTS
+    make_folder(results)
+    names = [network.name for network in size.networks]
+    for name in flags.rerun:
+        if name not in names:
+            raise UserError(f"unknown network {name!r}{did_you_mean(name, names)}", field="rerun")
+    files = {network.name: results / f"{network.name}.json" for network in size.networks}
+    missing = [network for network in size.networks if network.name in flags.rerun or not files[network.name].is_file()]
+    for network in missing[: flags.most]:
+        found = measured(network, size)
+        write_json(files[network.name], found)
+        print(f"{network.name}: accuracy {found['accuracy']:.3f}, {sum(found['seconds'].values()):.0f} s", flush=True)
+    networks: list[dict[str, Any]] = [read_json(file) for file in files.values() if file.is_file()]
+    if len(networks) < 2:
+        raise UserError(f"{results} holds {len(networks)} networks of the list; measure two or more (--most)")
+    records = [record_of(network) for network in networks]
+    rows = report.rows_of(records)
+    report.draw(rows, records, out / "predictors.png")
+    if flags.page:
+        report.refresh(Path(flags.page), report.block_of(networks, rows, records))
+    return Outcome(rows, [report.sheet_of(rows, records)], report.verdict_of(rows, records))
+
+
+main = functools.partial(common.run, PredictorFlags, experiment)
+
+if __name__ == "__main__":
+    main()
