@@ -75,7 +75,8 @@ def test_every_experiment_is_here():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOUND)
 def test_runs_at_its_tiny_size(name, main_of, targets, tmp_path, capsys):
-    shared = [] if name in ("tour", "neural_vortex", "he2019", "text", "claims", "predictors") else ["--runs", str(targets)]
+    alone = ("tour", "neural_vortex", "he2019", "text", "claims", "predictors")
+    shared = [] if name in alone else ["--runs", str(targets)]
     with jax.numpy_dtype_promotion("standard"):  # as where it is started; optax relies on it
         main_of(name)(["--size", "tiny", "--out", str(tmp_path), *shared])
     columns, verdict = FOUND[name]

@@ -12,6 +12,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import Ridge
 
 from gpz_jax.errors import UserError
+from gpz_jax.workflow import advice
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "experiments" / "results" / "predictors"
@@ -189,3 +190,19 @@ def test_a_page_keeps_what_lies_around_its_block(report, tmp_path):
     assert page.read_text() == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter\n"
     with pytest.raises(UserError, match="has no line"):
         report.refresh(tmp_path / "none.md", "")
+
+
+def test_what_cuts_says_of_numbers_without_an_attack_is_what_was_found(committed, module, report):
+    """``workflow.advice.TRUST``: by rho no better than by a constant, by the linear attack within a few hundredths."""
+    ps = module("predictor_statistics")
+    records = [module("predictor_records").record_of(network) for network in committed]
+    scores = report.scores_of(records)
+    told = {name: np.mean(ps.errors(records, ps.isotonic(records, scores[name]))) for name in ("rho", "ridge")}
+    by_nothing = np.mean(ps.errors(records, ps.constant(records)))
+    assert abs(told["rho"] - by_nothing) < 0.05
+    assert 0.25 < told["rho"] < 0.35
+    assert told["ridge"] < 0.03
+    assert "off by about 0.3" in advice.TRUST
+    assert "by 0.02" in advice.TRUST
+    # Within a network rho orders the cuts as depth does.
+    assert np.mean(ps.within(records, scores["rho"], "ratio")) > 0.95
