@@ -138,7 +138,7 @@ def in_one_line(error: Exception) -> str | None:
     return None
 
 
-_OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|out of memory|can't start new thread", re.IGNORECASE)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

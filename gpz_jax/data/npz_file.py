@@ -156,7 +156,8 @@ def _left_on_disk(path: pathlib.Path, file: Any, key: str) -> np.ndarray:
         raise UserError(f"{path}: {key} is damaged ({why(error)}); copy or write the file again") from error
     if found is None:
         raise UserError(
-            f"{path}: {key} is not uint8 in rows, as what is left on disk must be; store it so, with numpy.savez"
+            f"{path}: {key} is not uint8 in C order, as images that are left on disk must be; store it as "
+            "numpy.ascontiguousarray of bytes 0..255, or let images be read into memory"
         )
     return as_uint8(found, f"{path}: {key}")
 

@@ -42,21 +42,21 @@ def on_disk(shape: tuple[int, ...]) -> np.ndarray:
     """
     size, folder = int(np.prod(shape, dtype=np.int64)), _folder()
     try:
-        with tempfile.TemporaryFile(dir=folder) as file:
+        with tempfile.TemporaryFile("w+b", dir=folder) as file:
             if hasattr(os, "posix_fallocate"):  # else a full disk would end the process while it writes to the mapping
                 os.posix_fallocate(file.fileno(), 0, max(size, 1))
             return np.memmap(file, np.uint8, "w+", shape=shape)
     except OSError as error:
         raise UserError(
-            f"{gigabytes(size)} of images do not fit into a file in {folder} ({error.strerror or error});"
-            " TMPDIR names another folder"
+            f"{gigabytes(size)} of images cannot be put into a file in {folder} ({error.strerror or error}); let "
+            "TMPDIR name a folder with room"
         ) from error
 
 
 def _folder() -> pathlib.Path:
     """Of files without names: what ``TMPDIR`` names, else the user's cache, since /tmp often lies in memory."""
-    if os.environ.get("TMPDIR"):
-        return pathlib.Path(tempfile.gettempdir())
+    if asked := os.environ.get("TMPDIR"):  # not by tempfile, which takes /tmp where this one cannot be written to
+        return pathlib.Path(asked)
     try:
         folder = user_cache_folder() / "gpz_jax"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -76,20 +76,24 @@ class Stamp(NamedTuple):
     path: pathlib.Path
     size: int
     changed: int
+    inode: int
 
     @staticmethod
     def of(path: pathlib.Path) -> "Stamp":
         """As it is now."""
         about = path.stat()
-        return Stamp(path, about.st_size, about.st_mtime_ns)
+        return Stamp(path, about.st_size, about.st_mtime_ns, about.st_ino)
 
     def check(self) -> None:
-        """Raise :class:`UserError` where the file is another by now."""
+        """Raise :class:`UserError` where someone has written to the file.
+
+        One that was moved away, or replaced by another of its name, is still there for whoever has mapped it.
+        """
         try:
-            same = Stamp.of(self.path) == self
+            now = Stamp.of(self.path)
         except OSError:
-            same = False
-        if not same:
+            return
+        if now.inode == self.inode and now != self:
             raise UserError(f"{self.path} was changed while images were read from it; {_BEGIN_ANEW}")
 
 

@@ -22,6 +22,9 @@ from gpz_jax.presentation import is_text, printable
 #: Scheme of a URL -> the package that reads it, and the extra that installs that. The last two are for trying things.
 SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "memory": ("fsspec", ""), "file": ("fsspec", "")}
 
+#: What is no folder that anyone means: ``s3:/bucket/run``.
+_MISTYPED = re.compile("(s3|gs|gcs|az|https?|file|memory):/?(?!/)[^/]", re.IGNORECASE)
+
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 
 
@@ -78,9 +81,16 @@ class Store(Protocol):
 def is_remote(place: str | None) -> bool:
     """Whether a run is named by a URL.
 
+    Raises:
+      UserError: it is neither, but begins like one.
+
     >>> is_remote("gs://bucket/run"), is_remote("runs/a"), is_remote(None)
     (True, False, False)
     """
+    if place is not None and _MISTYPED.match(place):
+        raise UserError(
+            f"run {printable(place)!r} is neither a folder nor a URL; buckets are s3://BUCKET/NAME", field="run"
+        )
     return place is not None and _URL.match(place) is not None
 
 
@@ -100,6 +110,8 @@ def parts_of(url: str) -> tuple[str, tuple[str, ...]]:
         raise UserError(f"run {printable(url)!r}: give s3://BUCKET/NAME, gs://BUCKET/NAME or a folder", field="run")
     path = path.removesuffix("/")
     parts = tuple((path.removeprefix("/") if scheme in ("file", "memory") else path).split("/"))
+    if scheme in ("s3", "gs") and len(parts) < 2:
+        raise UserError(f"run {printable(url)!r} names no run; give {scheme}://{printable(path)}/NAME", field="run")
     if not is_text(path) or any(part in ("", ".", "..") for part in parts) or set(path) & set("\\?#*[]"):
         raise UserError(f"run {printable(url)!r} is no place in a bucket; give one as s3://BUCKET/NAME", field="run")
     return scheme, parts

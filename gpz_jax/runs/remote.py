@@ -6,6 +6,7 @@ are brought up on their way by :func:`push`, which for a run that lies in a loca
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from gpz_jax.runs import manifest as manifests
 from gpz_jax.runs.lease import Lease
 from gpz_jax.runs.object_store import Bucket, is_remote, parts_of
 from gpz_jax.runs.working_copy import Tell, WorkingCopy
+
+#: What makes a URL name a place in another store than Amazon's or Google's.
+_OTHER_STORES = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "STORAGE_EMULATOR_HOST")
 
 _OPEN: dict[str, WorkingCopy] = {}  # by the run's URL; of several processes in the first alone
 _FOLDERS: dict[str, Path] = {}  # of the same, in all processes
@@ -142,7 +146,8 @@ def _home(url: str) -> Iterator[Path]:
     import filelock
 
     try:
-        above = user_cache_folder() / "gpz_jax" / "remote" / hashlib.sha256(url.encode()).hexdigest()[:16]
+        which = " ".join([url, *filter(None, map(os.environ.get, _OTHER_STORES))])
+        above = user_cache_folder() / "gpz_jax" / "remote" / hashlib.sha256(which.encode()).hexdigest()[:16]
     except RuntimeError as error:
         raise UserError(f"there is no folder to work on {url} in ({error}); XDG_CACHE_HOME names one") from None
     for number in range(1, 100):

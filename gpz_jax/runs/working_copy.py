@@ -123,6 +123,10 @@ class WorkingCopy:
         self._seen = {} if known is None else known["files"]
         self._times = {} if known is None else known["times"]
         local = self._scan()
+        if local and not there.number and (known is None or known["files"]):
+            # It was there and is not: emptied, or not the same store. This may be the last copy.
+            self._set_aside()
+            local, known = {}, None
         ahead = known is None or known["ahead"]
         ahead = ahead and any(there.files.get(path) != local.get(path) for path in {**local, **self._seen})
         if ahead and known is not None and there.turn in known["turns"] and not self._is_torn(local):

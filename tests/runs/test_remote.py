@@ -14,10 +14,10 @@ from gpz_jax import runs
 from gpz_jax.errors import UserError
 from gpz_jax.runs import lease as leases
 from gpz_jax.runs import manifest as manifests
-from gpz_jax.runs import working_copy
+from gpz_jax.runs import remote, working_copy
 from gpz_jax.runs.lease import Lease
 from gpz_jax.runs.manifest import Content
-from gpz_jax.runs.object_store import StoreError, parts_of
+from gpz_jax.runs.object_store import StoreError, is_remote, parts_of
 from gpz_jax.runs.working_copy import WorkingCopy
 
 OLD = {"config.json": "1", "metrics.jsonl": "a", "checkpoints/1/state": "one", "figures/t.png": "p", "report.html": "h"}
@@ -166,6 +166,59 @@ def test_what_another_machine_went_on_with_is_the_truth_and_nothing_is_overwritt
         f"{tmp_path / 'a/aside'}"
     )
     assert (tmp_path / "a/aside/metrics.jsonl").read_text() == "mine"
+
+
+@pytest.mark.parametrize("unsent", [False, True])
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_bucket_that_holds_the_run_no_more_costs_nothing_that_lies_here(store, tmp_path, writes, unsent):
+    """It was emptied, or another store answers under the same name: what lies here may be the last copy."""
+    copy = begun(store, tmp_path / "a")
+    copy.close()
+    if unsent:
+        copy = owner(store, tmp_path / "a")
+        lay(copy.folder, NEW)  # and is killed before it gets up
+    store.objects.clear()
+    said = []
+    again = (
+        owner(store, tmp_path / "a", said.append) if writes else WorkingCopy(store, tmp_path / "a", tell=said.append)
+    )
+    again.close()
+    assert said == [
+        "s3://bucket/runs/a: what lay here, not brought up, does not follow on what is there now; it is in "
+        f"{tmp_path / 'a/aside'}"
+    ]
+    kept = {name: data.decode() for name, data in tiny_runs.snapshot(tmp_path / "a/aside").items()}
+    assert kept == (NEW if unsent else OLD)
+    assert read(store, tmp_path / "b") == {}
+
+
+def test_what_never_got_up_is_gone_on_with(store, tmp_path):
+    copy = owner(store, tmp_path / "a")
+    lay(copy.folder, OLD)  # and is killed, or the network was away from the beginning
+    again = owner(store, tmp_path / "a")
+    again.close()
+    assert read(store, tmp_path / "b") == OLD
+
+
+def test_another_store_of_the_same_name_has_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    homes = []
+    for endpoint in ("http://127.0.0.1:1", "http://127.0.0.1:2", "http://127.0.0.1:1"):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+        with remote._home("s3://bucket/runs/a") as home:
+            homes.append(home)
+    assert homes[0] == homes[2] != homes[1]
+
+
+@pytest.mark.parametrize("place", ["s3:/bucket/a", "gs:bucket/a", "https:/bucket/a"])
+def test_a_mistyped_url_is_no_folder(place):
+    with pytest.raises(UserError, match="is neither a folder nor a URL"):
+        is_remote(place)
+
+
+@pytest.mark.parametrize("place", ["runs/a", "C:/runs/a", "s3/a", "./s3:/a"])
+def test_a_folder_is_a_folder(place):
+    assert not is_remote(place)
 
 
 def test_a_cache_that_somebody_cleared_takes_nothing_away_from_the_bucket(store, tmp_path):
@@ -340,7 +393,19 @@ def test_what_the_disk_does_not_hold_is_not_brought_down(store, tmp_path, monkey
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://b/a", "s3://", "s3:///a", "s3://b/../a", "s3://b//a", "gs://b/a?x", "s3://b/a*", "s3://b/\x1b"]
+    "url",
+    [
+        "ftp://b/a",
+        "s3://",
+        "s3://b",
+        "gs://b/",
+        "s3:///a",
+        "s3://b/../a",
+        "s3://b//a",
+        "gs://b/a?x",
+        "s3://b/a*",
+        "s3://b/\x1b",
+    ],
 )
 def test_a_url_that_is_none_is_refused(url):
     with pytest.raises(UserError):
