@@ -22,6 +22,9 @@ from gpz_jax.presentation import is_text, printable
 #: Scheme of a URL -> the package that reads it, and the extra that installs that. The last two are for trying things.
 SCHEMES = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs"), "memory": ("fsspec", ""), "file": ("fsspec", "")}
 
+#: Schemes whose first part is a bucket.
+BUCKETS = ("s3", "gs")
+
 #: What is no folder that anyone means: ``s3:/bucket/run``.
 _MISTYPED = re.compile("(s3|gs|gcs|az|https?|file|memory):/?(?!/)[^/]", re.IGNORECASE)
 
@@ -110,7 +113,7 @@ def parts_of(url: str) -> tuple[str, tuple[str, ...]]:
         raise UserError(f"run {printable(url)!r}: give s3://BUCKET/NAME, gs://BUCKET/NAME or a folder", field="run")
     path = path.removesuffix("/")
     parts = tuple((path.removeprefix("/") if scheme in ("file", "memory") else path).split("/"))
-    if scheme in ("s3", "gs") and len(parts) < 2:
+    if scheme in BUCKETS and len(parts) < 2:
         raise UserError(f"run {printable(url)!r} names no run; give {scheme}://{printable(path)}/NAME", field="run")
     if not is_text(path) or any(part in ("", ".", "..") for part in parts) or set(path) & set("\\?#*[]"):
         raise UserError(f"run {printable(url)!r} is no place in a bucket; give one as s3://BUCKET/NAME", field="run")

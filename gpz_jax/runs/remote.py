@@ -16,7 +16,7 @@ from gpz_jax.compile_cache import user_cache_folder
 from gpz_jax.errors import UserError
 from gpz_jax.runs import manifest as manifests
 from gpz_jax.runs.lease import Lease
-from gpz_jax.runs.object_store import Bucket, is_remote, parts_of
+from gpz_jax.runs.object_store import BUCKETS, Bucket, is_remote, parts_of
 from gpz_jax.runs.working_copy import Tell, WorkingCopy
 
 #: What makes a URL name a place in another store than Amazon's or Google's.
@@ -103,7 +103,7 @@ def _root_of(place: str) -> list[str]:
     """The URL whose manifest a run is in, and the run's path below it: that of its sweep where it is of one."""
     scheme, parts = parts_of(place)
     start = f"{scheme}:///" if scheme == "file" else f"{scheme}://"
-    for count in range(len(parts), 0, -1):
+    for count in range(len(parts), 1 if scheme in BUCKETS else 0, -1):  # no run lies in a bucket itself
         url, inside = start + "/".join(parts[:count]), "/".join(parts[count:])
         found = manifests.latest(Bucket(url))
         if found.number and (not inside or any(path.startswith(f"{inside}/") for path in found.files)):
