@@ -57,7 +57,9 @@ DATA = {"cifar10": 12_000, "kmnist": 8_000, "facescrub20": None}
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much of everything: side of the images, test images that are attacked, how attackers are made ready."""
+    """How much of everything: side of the images, of how many cuts one is attacked, how attackers are made ready, and
+    resamples and untrained copies of the probe.
+    """
 
     side: int
     attacked_every: int

@@ -320,7 +320,9 @@ def edge_cost(records: Records) -> Judged:
         f"entry 30: the paper's 2.5 % fits entry 18 of this network ({100 * findings[2].mean:.1f} %), or entry 30 of a "
         "VGG19 with another head, of 139.6 M parameters."
     )
-    return Judged(_verdict(holds, 2), sentence, findings)
+    return Judged(
+        _verdict(holds, seeds=2), sentence, findings
+    )  # shapes have no seed: nothing is held back for want of one
 
 
 #: In the order of the paper.

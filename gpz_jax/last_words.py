@@ -49,9 +49,8 @@ def say_on_bus_error(line: str) -> None:
         os._exit(2)
 
     _kept["bus"] = ctypes.CFUNCTYPE(None, ctypes.c_int)(on_bus_error)
-    ctypes.CDLL(None).signal(
-        signal.SIGBUS, _kept["bus"]
-    )  # likewise: reading goes on at the same place, again and again
+    # Not by Python's signal either: reading goes on at the same place, again and again, before a handler would run.
+    ctypes.CDLL(None).signal(signal.SIGBUS, _kept["bus"])
 
 
 def stderr() -> int:

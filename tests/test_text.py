@@ -206,6 +206,7 @@ def test_words_that_are_no_text(capsys, flags, said):
         (MemoryError(), "out of memory; a smaller --batch-size"),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 123456789 bytes."), "asked for 123456789 bytes"),
         (RuntimeError("INTERNAL: Error dispatching computation: Out of memory allocating 3.2GiB"), "asked for 3.2GiB"),
+        (RuntimeError("can't start new thread"), "out of memory; a smaller --batch-size"),
         (RecursionError("maximum recursion depth"), "nested too deep"),
         (OSError(28, "No space left on device", "a/b"), "No space left on device: a/b; what was finished"),
     ],

@@ -11,7 +11,7 @@ import numpy as np
 from gpz_jax.data.arrays import Source, from_arrays
 from gpz_jax.data.byte_scale import as_uint8
 from gpz_jax.data.class_names import checked_names, names_beside, names_of_array
-from gpz_jax.data.on_disk import Stamp, is_too_much, mapped_member, on_disk, read_member
+from gpz_jax.data.on_disk import VERSIONS, Stamp, header_of, is_too_much, mapped_member, on_disk, read_member
 from gpz_jax.data.unpacked_size import check_unpacked, gigabytes
 from gpz_jax.errors import UserError
 from gpz_jax.presentation import printable, why
@@ -189,15 +189,14 @@ def _check_sizes(path: pathlib.Path, file: Any, keys: list[str], disk: bool | No
 
 def _claimed_bytes(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int | None:
     """Bytes of an array by its header, itself included; None where numpy will refuse it anyway, or read no array."""
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         with archive.open(member) as stream:
             version = np.lib.format.read_magic(stream)
             length = int.from_bytes(stream.read(2 if version == (1, 0) else 4), "little")
-            if length > _LONGEST_HEADER or version not in read:
+            if length > _LONGEST_HEADER or version not in VERSIONS:
                 return -1
-            stream.seek(8)
-            shape, _, dtype = read[version](stream)
+            stream.seek(0)
+            shape, _, dtype = header_of(stream)
             header = stream.tell()
     except Exception:  # damaged, or no array: reading it says how
         return None

@@ -18,7 +18,10 @@ from gpz_jax.memory import of_machine
 #: Makes room for images, uint8 (N, H, W, C), which whoever asked for it fills.
 Allocate = Callable[[tuple[int, ...]], np.ndarray]
 
-_BEGIN_ANEW = "what this command had saved may be of both: begin anew with the file as it is now"
+_BEGIN_ANEW = "what was read last may be of both: begin anew with the file as it is now"
+
+#: Version of the format .npy -> what reads the rest of its header.
+VERSIONS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 _LOCAL_HEADER = 30  # bytes before a zip member's name, the lengths of name and extra field at the end of them
 
@@ -154,7 +157,6 @@ def read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, allocate: All
 def header_of(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, whether columns come first, and dtype of an .npy. Raises ``ValueError`` for what is none."""
     version = np.lib.format.read_magic(stream)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in read:
+    if version not in VERSIONS:
         raise ValueError(f"version {version} of the format .npy is not known")
-    return read[version](stream)
+    return VERSIONS[version](stream)

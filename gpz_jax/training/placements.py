@@ -31,8 +31,8 @@ _SHARE = 4
 
 _THREADS, _READ_AHEAD = 4, 8  # of one run's reader; batches
 
-#: (places of every run's images in an epoch's order, packed; the first step) -> what each step from there on is given
-#: of the images.
+#: (of every run the places of its images in an epoch's order, int ``(N,)``; the first step) -> what each step from
+#: there on is given of the images.
 Feed = Callable[[Sequence[Array], int], Iterator[Any]]
 
 

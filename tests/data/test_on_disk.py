@@ -12,6 +12,7 @@ from gpz_jax.data import copies, on_disk
 from gpz_jax.data.image_folder import read_folder
 from gpz_jax.data.npz_file import read_npz
 from gpz_jax.data.sources import fingerprint, load
+from gpz_jax.data.tfds import _stack
 from gpz_jax.errors import UserError
 
 
@@ -119,6 +120,16 @@ def test_a_folder_is_decoded_into_a_file_without_a_name(tmp_path, arrays):
     assert on_disk_images(read) == [False, False]
     assert fingerprint(kept) == fingerprint(read)
     assert kept.files == ()  # nothing that anyone can write to
+
+
+@pytest.mark.parametrize("disk", [True, False])
+def test_records_of_tensorflow_datasets_are_stacked_there_or_in_memory(arrays, disk):
+    pairs = zip(arrays["train_images"], arrays["train_labels"], strict=True)
+    records = ({"image": image, "label": label} for image, label in pairs)
+    found = _stack("mnist", len(arrays["train_labels"]), records, disk)
+    assert isinstance(found["images"], np.memmap) == disk
+    np.testing.assert_array_equal(found["images"], arrays["train_images"])
+    np.testing.assert_array_equal(found["labels"], arrays["train_labels"])
 
 
 def test_a_full_disk_is_one_line(monkeypatch, tmp_path):
