@@ -277,10 +277,11 @@ def make_attempt(
     """Fit one attack, let it rebuild the test inputs, and score that."""
     best = best_of(before) if before and attack.follows else None
     fitted = attack.fit(target, best=best, progress=progress)
-    x = rows_of(exam.x, slice(attack.test_images(target.settings)))
+    most = attack.test_images(target.settings)
+    x = rows_of(exam.x, slice(most))
     tally = Tally(exam, keep, chosen=chosen_images(batch_size(x) or 0, target.seed))
     at, afterwards = 0, []
-    for originals, z in target.batches(x, target.test_key()):
+    for originals, z in target.batches(x, target.test_key(), "test" if most is None else None):
         start = None if best is None else jnp.asarray(best.reconstructions[at : at + len(z)])
         found = fitted.reconstruct(z, start if start is not None and len(start) == len(z) else None)
         tally, at = tally.add(originals, found.x), at + len(z)

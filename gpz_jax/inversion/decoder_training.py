@@ -6,7 +6,6 @@ the classifier has trained on.
 """
 
 import math
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -278,16 +277,10 @@ def _begin(target: Target, decoder: Decoder, key: Array) -> tuple[State, _Images
     state, images = parallel.replicate((state, FlatRows.of(fit)), target.mesh)
     if 4 * math.prod(target.z_shape) * (batch_size(target.auxiliary) or 0) > KEPT_BYTES:
         return state, _Images(images, None, selection, None)
-    sent_selection = [z for z, _ in _sent(target, selection)]
-    whole = [parallel.in_turn(parallel.everywhere(z, target.mesh))[:count] for z, count in _sent(target, fit)]
+    sent_selection = [z for _, z, _ in target.sent(selection, "selection")]
+    whole = [parallel.in_turn(parallel.everywhere(z, target.mesh))[:count] for _, z, count in target.sent(fit, "fit")]
     sent = parallel.replicate(FlatRows.of(jnp.concatenate(whole)), target.mesh)
     return state, _Images(images, sent, selection, sent_selection)
-
-
-def _sent(target: Target, x: np.ndarray) -> Iterator[tuple[Array, int]]:
-    """What the edge has for inputs before its defence, batch by batch, padded, and how many of them count."""
-    for piece, count in pieces(x, mesh=target.mesh):
-        yield send(target.variables, piece, edge=target.edge), count
 
 
 def _selection_loss(target: Target, decoder: Decoder, variables: Any, images: _Images, key: Array) -> float:

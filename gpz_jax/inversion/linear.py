@@ -9,7 +9,6 @@ Both are the same map, the least of ||X - Z W||² + λ ||W||² (Hoerl and Kennar
 Vovk 1998), and equal scikit-learn's ``Ridge(alpha=λ)``. No training, no seed: what it rebuilds, anybody can.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
 from gpz_jax import parallel
 from gpz_jax.errors import UserError
@@ -84,13 +83,25 @@ class _Normal(NamedTuple):
 
     def solve(self, penalty: float) -> Ridge:
         """Raises ``LinAlgError`` where the matrix is not positive definite in floating point."""
+        c = self._solved(penalty, self.targets)
+        return Ridge(self.z_mean, self.x_mean, self.basis, self.place(jnp.asarray(np.asarray(c, np.float32))))
+
+    def answers(self, penalty: float, rows: Float64[np.ndarray, "S M"]) -> Float64[np.ndarray, "S P"]:
+        """x_hat of a few z, without the whole map: ``rows`` are these as :meth:`against` has them."""
+        return self._solved(penalty, rows.T).T @ self.targets + np.asarray(parallel.fetch(self.x_mean), np.float64)
+
+    def against(self, z: Array, counts: Array | None) -> Array:
+        """A block of z, centred, in the primal form; in the dual its products with the basis."""
+        centred = _counted(z.astype(jnp.float32) - self.z_mean, counts)
+        return centred if self.basis is None else _products(centred, self.basis)
+
+    def _solved(self, penalty: float, right: np.ndarray) -> np.ndarray:
         import scipy.linalg  # here, for importing it takes longer than all of this package
 
         matrix = self.gram.copy()
         matrix[np.diag_indices_from(matrix)] += penalty
         factor = scipy.linalg.cho_factor(matrix, lower=True, overwrite_a=True, check_finite=False)
-        c = scipy.linalg.cho_solve(factor, self.targets, check_finite=False)
-        return Ridge(self.z_mean, self.x_mean, self.basis, self.place(jnp.asarray(np.asarray(c, np.float32))))
+        return scipy.linalg.cho_solve(factor, right, check_finite=False)
 
 
 def fit(
@@ -167,21 +178,23 @@ def fit_best(
         raise UserError("there are no selection images to choose the penalty on")
     normal = _normal(z, x)
     unit = float(np.trace(normal.gram)) / len(normal.gram) or 1.0
-    best, errors = None, {}
+    # Of each penalty only what it answers to the selection images is worked out: they are fewer than the pixels.
+    rows, pixels = _selection(normal, z_selection, x_selection)
+    errors = {}
     for r in penalties:
         try:
-            ridge = normal.solve(r * unit)
+            found = normal.answers(r * unit, rows)
         except np.linalg.LinAlgError:
             errors[r] = float("inf")
             continue
-        errors[r] = _selection_error(ridge, z_selection, x_selection, clip)
-        if best is None or errors[r] < errors[best[1]]:
-            best = ridge, r
-    if best is None:
+        errors[r] = float(np.mean(((np.clip(found, 0, 1) if clip else found) - pixels) ** 2))
+    solved = [r for r in penalties if errors[r] != float("inf")]
+    if not solved:
         raise UserError(f"none of the penalties {tuple(penalties)} makes the system solvable; add a larger one")
-    if not np.isfinite(errors[best[1]]):
+    if not all(np.isfinite(errors[r]) for r in solved):
         raise UserError("the selection images or their representations have values that are not finite")
-    return *best, errors
+    best = min(solved, key=lambda r: errors[r])
+    return normal.solve(best * unit), best, errors
 
 
 def _normal(z: Rows, x: Rows) -> _Normal:
@@ -259,19 +272,12 @@ def _products(block, basis):
     return jnp.matmul(block, basis.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def _selection_error(ridge: Ridge, z: Rows, x: Rows, clip: bool) -> float:
-    blocks = zip(_blocks(z), _blocks(x), strict=True)
-    sums = [
-        parallel.in_turn(_squared_error(ridge, rows, pixels, counts, clip=clip))
-        for (rows, counts), (pixels, _) in blocks
-    ]
-    return float(np.sum(np.asarray(parallel.fetch(sums), np.float64))) / math.prod(x.shape)
-
-
-@partial(jax.jit, static_argnames="clip")
-def _squared_error(ridge, z, x, counts, *, clip):
-    z, x = (rows if counts is None else rows.reshape(-1, rows.shape[-1]) for rows in (z, x))
-    difference = (ridge.pixels(z) if clip else ridge(z)) - x.astype(jnp.float32)
-    if counts is not None:
-        difference = jnp.where(counts.reshape(-1, 1), difference, 0)
-    return jnp.sum(difference**2)
+def _selection(normal: _Normal, z: Rows, x: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """The selection images as :meth:`_Normal.against` has them, and their pixels; host float64, alike in order."""
+    found = []
+    for (rows, counts), (pixels, _) in zip(_blocks(z), _blocks(x), strict=True):
+        pair = normal.against(rows, counts), _counted(pixels, counts)
+        which = slice(None) if counts is None else np.flatnonzero(parallel.fetch(counts))
+        found.append([np.asarray(parallel.fetch(part), np.float64)[which] for part in pair])
+    rows, pixels = map(np.concatenate, zip(*found, strict=True))
+    return rows, pixels

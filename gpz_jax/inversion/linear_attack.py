@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from gpz_jax import parallel
 from gpz_jax.inversion import linear
 from gpz_jax.inversion.dealt_rows import Dealt
-from gpz_jax.inversion.protocol import Attack, Fitted, Progress, Reconstruction, Target, silent
+from gpz_jax.inversion.protocol import Attack, Fitted, Part, Progress, Reconstruction, Target, silent
 from gpz_jax.inversion.results import Attempt, Training
 from gpz_jax.taps.batch_axis import batch_size, rows_of
 
@@ -36,8 +36,10 @@ class LinearAttack(Attack):
     def fit(self, target: Target, *, best: Attempt | None = None, progress: Progress = silent) -> Fitted:
         """Solve for the map."""
         fit, selection = target.fit_and_selection()
-        fit, key = rows_of(fit, slice(MOST)), jax.random.fold_in(target.key, 3)
-        pairs = [_received(target, x, jax.random.fold_in(key, i)) for i, x in enumerate((fit, selection))]
+        whole, key = (batch_size(fit) or 0) <= MOST, jax.random.fold_in(target.key, 3)
+        fit = rows_of(fit, slice(MOST))
+        parts = ((fit, "fit" if whole else None), (selection, "selection"))
+        pairs = [_received(target, x, jax.random.fold_in(key, i), part) for i, (x, part) in enumerate(parts)]
         mesh = target.mesh
         z_shape, shape = target.z_shape, target.x_shape
         tokens = len(z_shape) == len(shape) == 2 and z_shape[0] == shape[0]
@@ -62,9 +64,9 @@ class LinearAttack(Attack):
         )
 
 
-def _received(target: Target, x: Any, key: Array) -> tuple[list[Array], list[Array]]:
+def _received(target: Target, x: Any, key: Array, part: Part | None) -> tuple[list[Array], list[Array]]:
     """What is received of inputs, and what is to be rebuilt, ``(N, …)`` each; batch by batch on several devices."""
-    originals, z = map(list, zip(*target.batches(x, key), strict=True))
+    originals, z = map(list, zip(*target.batches(x, key, part), strict=True))
     if target.mesh.size > 1:
         return z, originals
     return [jnp.concatenate(z)], [jnp.concatenate(originals)]

@@ -179,6 +179,11 @@ def lpips(weights: Weights, x: Float[Array, "N H W C"], x_hat: Float[Array, "N H
     [0.0]
     """
     _check(x, x_hat)
+    return _lpips(weights, x, x_hat)
+
+
+@jax.jit  # one program of what would be a hundred
+def _lpips(weights, x, x_hat):
     distance = jnp.zeros(len(x), jnp.float32)
     for f, f_hat, linear in zip(features(weights, x), features(weights, x_hat), weights.linear, strict=True):
         distance += layer_distance(f, f_hat, linear)

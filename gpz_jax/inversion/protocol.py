@@ -6,9 +6,9 @@ and nobody asks which one it is: a new attack is a class as in ``linear_attack.p
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,9 @@ from gpz_jax.taps.batch_axis import batch_size, rows_of, with_batch
 
 #: Inputs a forward pass, over all devices: the unit in which a defence draws its noise, whatever devices there are.
 BATCH = 256
+
+#: Which inputs: the attacker's that it trains on, those on which it chooses, or those that are rebuilt.
+Part = Literal["fit", "selection", "test"]
 
 #: Told how far an attack is: (done, of how many, a word on how it goes).
 Progress = Callable[[int, int, str], None]
@@ -121,6 +124,7 @@ class Target:
       images: whether images in [0, 1] are rebuilt, and not just numbers.
       mesh: devices.
       pause: asked after every step of long work, which can be left there and gone on with.
+      captured: z of a part's inputs at a cut where it has been asked for already, see ``capture.Capture``; None: ask.
     """
 
     edge: Edge
@@ -133,6 +137,7 @@ class Target:
     images: bool = True
     mesh: Mesh = dataclasses.field(default_factory=parallel.data_mesh)
     pause: Pause = NEVER
+    captured: Callable[[Part, str], Sequence[Array] | None] | None = None
 
     @property
     def cut(self) -> str:
@@ -164,14 +169,24 @@ class Target:
         held = max(1, round(self.settings.selection_fraction * len(shuffled)))
         return rows_of(self.auxiliary, shuffled[held:]), rows_of(self.auxiliary, shuffled[:held])
 
-    def batches(self, x: Any, key: Array) -> Iterator[tuple[Array, Array]]:
+    def sent(self, x: Any, part: Part | None = None) -> Iterator[tuple[Any, Array, int]]:
+        """:func:`pieces` of inputs, z of each before its defence, and how many count.
+
+        Args:
+          x: inputs.
+          part: which they are, all of them, so that what was captured of these serves.
+        """
+        known = None if self.captured is None or part is None else self.captured(part, self.cut)
+        for i, (piece, count) in enumerate(pieces(x, mesh=self.mesh)):
+            yield piece, send(self.variables, piece, edge=self.edge) if known is None else known[i], count
+
+    def batches(self, x: Any, key: Array, part: Part | None = None) -> Iterator[tuple[Array, Array]]:
         """(what is to be rebuilt, z as received) of inputs, up to 256 at a time; the key is of the edge's noise.
 
         Spread over the devices, but for a last batch that does not divide: it is on every one. The noise depends on the
-        key and the place of the input alone.
+        key and the place of the input alone. ``part`` as in :meth:`sent`.
         """
-        for i, (piece, count) in enumerate(pieces(x, mesh=self.mesh)):
-            z = send(self.variables, piece, edge=self.edge)
+        for i, (piece, z, count) in enumerate(self.sent(x, part)):
             z = receive(z, jax.random.fold_in(key, i), self.reference, edge=self.edge.receiver)
             yield parallel.first((images_of(piece, pixels=self.edge.pixels), z), count, self.mesh)
 

@@ -14,6 +14,7 @@ from gpz_jax.atomic import make_folder
 from gpz_jax.config import AttackConfig, check_attack, resolve
 from gpz_jax.data.batches import Pixels, normalise
 from gpz_jax.inversion import attacking, lpips
+from gpz_jax.inversion.capture import captured_together
 from gpz_jax.inversion.ladder import attacks_of, with_linear
 from gpz_jax.inversion.protocol import Attack, Target
 from gpz_jax.inversion.results import AttackResult, Attempt
@@ -69,7 +70,7 @@ def attack_run(
     defences.parse(options.defence)
     cuts = cuts_to_attack(loaded, options.cut)
     exam = _exam(loaded, options)
-    targets = _targets(loaded, options, cuts, jax.random.key(seed))
+    targets = captured_together(_targets(loaded, options, cuts, jax.random.key(seed)), exam.x)
     for target in targets:
         attacking.check_attacks(target, attacks)
     with runs.owned(loaded.run.folder):
