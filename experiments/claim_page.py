@@ -2,7 +2,7 @@
 
 import math
 
-from claim_verdicts import Claim, Finding, Judged, Record
+from claim_numbers import Claim, Finding, Judged, Record
 from common import Row
 
 from gpz_jax.presentation import number

@@ -2,12 +2,13 @@
 that train on two cores, each trained, probed at every cut and attacked at every third one.
 
 A unit is one network under one label distribution and one seed, or one other piece of work. What comes of it is a dict
-of numbers and words, kept as one JSON file: claims are judged from these alone.
+of numbers and words, kept as one JSON file: claims are judged from these alone. The cuts that the paper names are
+attacked by its stronger attackers too, and scored with LPIPS; of a network under smoothed labels those alone are
+attacked, and the last ones.
 """
 
 import dataclasses
 import datetime
-import math
 import os
 import platform
 import time
@@ -16,18 +17,23 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import claim_drift
+import claim_dynamics
 import common
 import jax
-import numpy as np
-from common import ALPHAS, Flags
+from common import ALPHAS, Flags, json_number
 
 from gpz_jax import workflow
 from gpz_jax.analysis.probe_result import Probe
 from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, ProbeConfig, TrainingConfig
 from gpz_jax.inversion.results import AttackResult
-from gpz_jax.workflow import BareModel
+from gpz_jax.workflow import BareModel, LoadedRun
 
 SCHEMA = 1
+
+
+#: On every attacked cut; and what is tried besides on those that the paper names: its better attacker, its enriched z.
+ATTACKS, STRONGER = ("linear", "deconvolution"), ("attention", "enriched")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,10 +48,12 @@ class Network:
 #: On two cores. IR-152 has its 51 blocks, VGG19 its 53 entries, ResNet-50 its 18, ResNet-18 its 10, ViT its 6 blocks.
 NETWORKS = {
     "ir152": Network(
-        ModelConfig("ir152", width=16), TrainingConfig(epochs=8, lr=0.003), ("block_40", "block_49", "block_50")
+        ModelConfig("ir152", width=16),
+        TrainingConfig(epochs=8, lr=0.003),
+        ("block_40", "block_48", "block_49", "block_50"),
     ),
     "vgg19": Network(ModelConfig("vgg19", width=16), TrainingConfig(epochs=14, lr=0.001), ("layer_30", "layer_39")),
-    "resnet50": Network(ModelConfig("resnet50", width=8), TrainingConfig(epochs=8, lr=0.003)),
+    "resnet50": Network(ModelConfig("resnet50", width=8), TrainingConfig(epochs=6, lr=0.003)),
     "resnet18": Network(ModelConfig("resnet18", width=16), TrainingConfig(epochs=10, lr=0.003)),
     "vit": Network(ModelConfig("vit", width=64, patch=4, heads=4), TrainingConfig(epochs=14, lr=0.001)),
     "cnn": Network(ModelConfig("cnn", width=16), TrainingConfig(epochs=20)),
@@ -101,6 +109,24 @@ def price_unit() -> Unit:
     return Unit("prices", work)
 
 
+def dynamics_unit(network: str, targets: str, seed: int) -> Unit:
+    """A network that keeps its ledger while it trains on MNIST."""
+
+    def work(flags: Flags, folder: Path) -> dict[str, Any]:
+        return claim_dynamics.measured(NETWORKS[network].model, targets, seed, flags, folder) | {"network": network}
+
+    return Unit(f"dynamics-{network}-{targets}-seed{seed}", work)
+
+
+def drift_unit(seed: int) -> Unit:
+    """What a network of KMNIST is rebuilt as by attackers who have digits or letters."""
+
+    def work(flags: Flags, folder: Path) -> dict[str, Any]:
+        return claim_drift.measured(seed, flags, folder)
+
+    return Unit(f"drift-seed{seed}", work)
+
+
 def done(unit: Unit, flags: Flags, folder: Path) -> dict[str, Any]:
     """Do a unit's work; what came of it, with where and how long it took."""
     begun = time.monotonic()
@@ -145,13 +171,9 @@ def measured(network: str, data: str, targets: str, seed: int, flags: Flags, fol
         "test": workflow.probe_run(loaded, options),
         "train": workflow.probe_run(loaded, dataclasses.replace(options, split="train", null_seeds=0, bootstrap=1)),
     }
-    weights = Path(flags.data_dir) / "lpips_alex.npz"
-    attack = dataclasses.replace(
-        size.attack, cut=tuple(cuts_to_attack(probes["test"], network, size.attacked_every)),
-        attack=("linear", "deconvolution"), lpips_weights=str(weights) if weights.is_file() else None,
-    )  # fmt: skip
+    cuts = cuts_to_attack(probes["test"], network, size.attacked_every if targets == "one-hot" else None)
     begun = time.monotonic()
-    results = {result.cut: result for result in workflow.attack_run(loaded, attack, resume=True)}
+    results = attacked(loaded, network, cuts, targets, size, flags)
     return {
         "network": network, "data": data, "targets": targets, "seed": seed, "accuracy": accuracy,
         "auxiliary": len(loaded.splits.auxiliary), "attack_seconds": round(time.monotonic() - begun, 1),
@@ -160,11 +182,35 @@ def measured(network: str, data: str, targets: str, seed: int, flags: Flags, fol
     }  # fmt: skip
 
 
-def cuts_to_attack(probe: Probe, network: str, every: int) -> list[str]:
-    """Every third cut of those that may be taken, from the first, the paper's, and the last two; in order."""
+def cuts_to_attack(probe: Probe, network: str, every: int | None) -> list[str]:
+    """Of the cuts that may be taken the paper's, the last two, and every so many from the first; in order."""
     valid = [cut for cut, good in zip(probe.cuts, probe.valid, strict=True) if good and cut not in probe.dead]
-    chosen = {*valid[::every], *valid[-2:], *(cut for cut in NETWORKS[network].named if cut in valid)}
+    chosen = {
+        *(valid[::every] if every else ()),
+        *valid[-2:],
+        *(cut for cut in NETWORKS[network].named if cut in valid),
+    }
     return [cut for cut in valid if cut in chosen]
+
+
+def attacked(
+    loaded: LoadedRun, network: str, cuts: list[str], targets: str, size: Size, flags: Flags
+) -> dict[str, AttackResult]:
+    """Attacks on the cuts; under one-hot labels the stronger ones too, and LPIPS, on those that the paper names."""
+    weights = Path(flags.data_dir) / "lpips_alex.npz"
+    named = [cut for cut in cuts if cut in NETWORKS[network].named and targets == "one-hot"]
+    asked = {
+        tuple(cut for cut in cuts if cut not in named): dataclasses.replace(size.attack, attack=ATTACKS),
+        tuple(named): dataclasses.replace(
+            size.attack, attack=ATTACKS + STRONGER, lpips_weights=str(weights) if weights.is_file() else None
+        ),
+    }
+    return {
+        result.cut: result
+        for some, options in asked.items()
+        if some
+        for result in workflow.attack_run(loaded, dataclasses.replace(options, cut=some), resume=True)
+    }
 
 
 def _rows(probes: dict[str, Probe], results: dict[str, AttackResult]) -> Iterator[dict[str, Any]]:
@@ -175,8 +221,8 @@ def _rows(probes: dict[str, Probe], results: dict[str, AttackResult]) -> Iterato
             "cut": cut, "dimension": int(test.dimension[i]), "depth": round(i / last, 4), "valid": bool(test.valid[i]),
         }  # fmt: skip
         for split, probe in probes.items():
-            row[split] = {name: number(getattr(probe, name)[i]) for name in ("within", "between", "rho")}
-        row["test"] |= {name: number(getattr(test, name)[i]) for name in ("evidence", "drop")}
+            row[split] = {name: json_number(getattr(probe, name)[i]) for name in ("within", "between", "rho")}
+        row["test"] |= {name: json_number(getattr(test, name)[i]) for name in ("evidence", "drop")}
         if cut in results:
             row["attacks"] = {attempt.attack: _outcome(attempt.row()) for attempt in results[cut].attempts}
         yield row
@@ -185,7 +231,7 @@ def _rows(probes: dict[str, Probe], results: dict[str, AttackResult]) -> Iterato
 def _outcome(row: dict[str, Any]) -> dict[str, Any]:
     names = ("mse", "mse_paper", "ratio", "ratio_low", "ratio_high", "psnr", "ssim", "lpips", "identified",
              "chance_label", "flattened")  # fmt: skip
-    return {name: number(row[name]) for name in names if name in row}
+    return {name: json_number(row[name]) for name in names if name in row}
 
 
 def _prices(name: str) -> list[dict[str, Any]]:
@@ -193,22 +239,17 @@ def _prices(name: str) -> list[dict[str, Any]]:
     kept = {"cut": "cut", "edge_parameters": "parameters", "edge_share": "share", "values": "values", "edge_ms": "ms"}
     rows = workflow.price_model(name, BareModel(size=64)).rows
     return [
-        {short: row[long] if isinstance(row[long], str) else number(row[long]) for long, short in kept.items()}
+        {short: row[long] if isinstance(row[long], str) else json_number(row[long]) for long, short in kept.items()}
         for row in rows
     ]
-
-
-def number(value: Any) -> Any:
-    """A number that JSON has; None where it is not finite."""
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    return float(f"{float(value):.6g}") if math.isfinite(value) else None
 
 
 def units_of(seeds: Iterable[int]) -> list[Unit]:
     """All units, those first without which a claim has no number at all."""
     found = [price_unit()]
     for seed in seeds:
+        found += [dynamics_unit(name, targets, seed) for name in ("vgg19", "ir152") for targets in ("one-hot", "LS+")]
+        found.append(drift_unit(seed))
         found += [network_unit(name, "cifar10", "one-hot", seed) for name in ("vgg19", "ir152")]
         found += [network_unit(name, "cifar10", "LS+", seed) for name in ("cnn", "vgg19")]
         found += [network_unit(name, "cifar10", "one-hot", seed) for name in ("cnn", "vit", "resnet50", "resnet18")]

@@ -18,7 +18,8 @@ from typing import Any
 import claim_page as page
 import claim_units as units
 import common
-from claim_verdicts import CLAIMS, Record
+from claim_numbers import Record
+from claim_verdicts import CLAIMS
 from common import Outcome
 
 from gpz_jax.atomic import make_folder, write_json
@@ -49,7 +50,7 @@ def experiment(flags: ClaimFlags, out: Path) -> Outcome:
     make_folder(home)
     wanted = units.units_of(flags.seeds())
     if flags.size == "tiny":
-        wanted = [unit for unit in wanted if unit.name.startswith("cnn")]
+        wanted = [unit for unit in wanted if unit.name.startswith(("cnn", "dynamics-vgg19-LS+"))]
     for unit in [unit for unit in wanted if not (home / f"{unit.name}.json").is_file()][: flags.most]:
         write_json(home / f"{unit.name}.json", units.done(unit, flags, out / unit.name))
         print(f"{unit.name} is done", flush=True)

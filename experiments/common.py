@@ -5,6 +5,7 @@ this file says how to write one, template.py is the shortest.
 """
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -109,6 +110,19 @@ def without_linear(results: Iterable[AttackResult]) -> list[AttackResult]:
         return dataclasses.replace(result, attempts=tuple(a for a in result.attempts if a.attack != "linear"))
 
     return [others(result) for result in results]
+
+
+def json_number(value: Any) -> Any:
+    """A number that JSON has; None where it is not finite. Seven digits: enough for ranks and for people.
+
+    >>> json_number(np.float32(0.1)), json_number(np.bool_(True)), json_number(float("nan"))
+    (0.1, True, None)
+    """
+    if isinstance(value, bool | np.bool_):
+        return bool(value)
+    if isinstance(value, int | np.integer):
+        return int(value)
+    return float(f"{float(value):.7g}") if math.isfinite(value) else None
 
 
 def write_table(rows: Sequence[Row], file: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import numpy as np
+from common import json_number
 from predictor_networks import Size
 
 from gpz_jax.inversion import attacking
@@ -131,16 +132,7 @@ def attacked_through(
         if attack.name == "linear":
             with clock.of("ridge"):
                 ridge = attacking.make_attempt(target, ready, own["held_out"], keep=0).scores.ratio
-    return {"ridge": number_of(ridge), "attacks": found}
-
-
-def number_of(value: Any) -> Any:
-    """A number that JSON has; None where it is not finite. Seven digits: enough for ranks and for people."""
-    if isinstance(value, bool | np.bool_):
-        return bool(value)
-    if isinstance(value, int | np.integer):
-        return int(value)
-    return float(f"{float(value):.7g}") if math.isfinite(value) else None
+    return {"ridge": json_number(ridge), "attacks": found}
 
 
 def _outcome(attempt: Attempt) -> dict[str, Any]:
@@ -150,4 +142,4 @@ def _outcome(attempt: Attempt) -> dict[str, Any]:
              "chance_label", "chance_within", "floor_mean_image", "floor_class_mean", "floor_label_only",
              "prior_collapse", "flattened", "last_gain", "parameters")  # fmt: skip
     epochs = len(attempt.training.losses) if attempt.training.best_epoch else 0
-    return {name: number_of(row[name]) for name in names if name in row} | {"epochs": epochs}
+    return {name: json_number(row[name]) for name in names if name in row} | {"epochs": epochs}

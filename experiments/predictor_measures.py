@@ -13,7 +13,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from predictor_attacks import Clock, Parties, attacked_through, number_of
+from common import json_number
+from predictor_attacks import Clock, Parties, attacked_through
 from predictor_networks import Network, Size
 from predictor_training import Trained, trained
 
@@ -100,8 +101,8 @@ def _priced(place: int, price: Price, total: Price) -> dict[str, Any]:
     """What a cut costs; ``depth`` is its place among the candidates, 0 to 1."""
     return {
         "cut": price.cut, "shape": list(price.shape), "dimension": price.values, "payload_bits": 8 * price.values,
-        "place": place, "edge_share": number_of(price.edge_parameters / total.edge_parameters),
-        "edge_flops_share": number_of(price.edge_flops / total.edge_flops),
+        "place": place, "edge_share": json_number(price.edge_parameters / total.edge_parameters),
+        "edge_flops_share": json_number(price.edge_flops / total.edge_flops),
     }  # fmt: skip
 
 
@@ -136,7 +137,7 @@ def _probed(loaded: Trained, dealt: Parties) -> tuple[list[dict[str, float]], di
     names = ("within", "within_per_dimension", "between", "rho", "evidence", "drop", "feature_bound", "decision_bound",
              "information_ceiling")  # fmt: skip
     columns = {name: getattr(probe, name) for name in names}
-    rows = [{name: number_of(values[i]) for name, values in columns.items()} for i in range(len(probe.cuts))]
+    rows = [{name: json_number(values[i]) for name, values in columns.items()} for i in range(len(probe.cuts))]
     zones = {name: {"onset": zone.onset, "cuts": list(zone.cuts)} for name, zone in probe.zones.items()}
     return rows, zones
 
@@ -165,7 +166,7 @@ def _collapse(z: dict[str, np.ndarray], dealt: Parties) -> dict[str, float]:
         "effective_dimension": collapse.participation_ratio(flat["probed"]),
         "probe_accuracy": collapse.linear_probe_accuracy(flat["fitted"], dealt.fitted[1], flat["probed"], labels),
     }
-    return {name: number_of(value) for name, value in found.items()}
+    return {name: json_number(value) for name, value in found.items()}
 
 
 def _guaranteed(loaded: Trained, cut: str, dealt: Parties, size: Size) -> dict[str, float]:
@@ -177,7 +178,7 @@ def _guaranteed(loaded: Trained, cut: str, dealt: Parties, size: Size) -> dict[s
         white_box=dataclasses.replace(loaded.network, prepare=normalise), mesh=loaded.mesh,
     )  # fmt: skip
     names = ("mse_floor", "information", "nats", "mse_entropy")
-    return {name: number_of(getattr(found, name)) for name in names}
+    return {name: json_number(getattr(found, name)) for name in names}
 
 
 def _exam(loaded: Trained, dealt: Parties, images: tuple[np.ndarray, np.ndarray]) -> Exam:

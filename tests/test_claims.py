@@ -5,16 +5,19 @@ import math
 import pathlib
 import sys
 
+import numpy
 import pytest
 from scipy import stats
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "experiments"))
 
+import claim_drift  # noqa: E402
+import claim_numbers as numbers  # noqa: E402
 import claim_page  # noqa: E402
-import claim_verdicts as verdicts  # noqa: E402
 import claims  # noqa: E402
-from claim_verdicts import CLAIMS, Finding  # noqa: E402
+from claim_numbers import Finding  # noqa: E402
+from claim_verdicts import CLAIMS  # noqa: E402
 
 
 def cut(name, depth, ratio, *, within=1.0, rho=0.5, mse=None):
@@ -48,14 +51,14 @@ def test_the_interval_is_students():
 def test_where_a_curve_bends_and_how_much_of_it_is_one_step():
     jump = record("x", 0, [cut(f"block_{i}", i / 4, ratio) for i, ratio in enumerate((0.1, 0.1, 0.1, 0.9, 0.9))])
     slope = record("x", 0, [cut(f"block_{i}", i / 4, ratio) for i, ratio in enumerate((0.1, 0.3, 0.5, 0.7, 0.9))])
-    assert verdicts.bend_of(jump) == pytest.approx(0.625)
-    assert verdicts.bend_of(slope) == pytest.approx(0.5)
-    assert verdicts.steepest_share(jump) == pytest.approx(1.0)
-    assert verdicts.steepest_share(slope) == pytest.approx(0.25)
+    assert numbers.bend_of(jump) == pytest.approx(0.625)
+    assert numbers.bend_of(slope) == pytest.approx(0.5)
+    assert numbers.steepest_share(jump) == pytest.approx(1.0)
+    assert numbers.steepest_share(slope) == pytest.approx(0.25)
 
 
 def test_the_best_attack_counts_by_its_error():
-    assert verdicts.best(cut("a", 0.0, 0.2, mse=0.1), "mse_paper") == pytest.approx(0.3)
+    assert numbers.best(cut("a", 0.0, 0.2, mse=0.1), "mse_paper") == pytest.approx(0.3)
 
 
 def networks(shallow, deep, seed, steps=3):
@@ -147,3 +150,97 @@ def test_the_page_says_what_the_files_hold():
     assert records
     judged_now = {claim: claim.judge(claim.records(records)) for claim in CLAIMS}
     assert claim_page.page_of(judged_now, records) == claims.PAGE.read_text()
+
+
+def dynamics(turn, growth, entropy, bound, predicted):
+    """IR-152 and VGG19, one-hot and LS+, with numbers of LS+; one-hot has 1.2, 0.1 nats and a bound of 50."""
+
+    def of(network, targets, turn, growth, entropy, bound, predicted):
+        change = growth - 1
+        last = {"cut": "b", "radius_first": 2.0, "radius_last": 2 * growth, "decision_bound": bound}
+        last |= {"correct": predicted * change / 2, "wrong": predicted * change / 2, "realised": change}
+        about = {"network": network, "data": "mnist", "targets": targets, "turn": turn, "past_flip": 0.3}
+        return [
+            about | {"seed": seed, "output_entropy": entropy, "cuts": [last, last], "seconds": 1} for seed in (0, 1)
+        ]
+
+    return {
+        f"dynamics-{network}-{record['targets']}-seed{record['seed']}": record
+        for network in ("vgg19", "ir152")
+        for record in (
+            *of(network, "one-hot", None, 1.2, 0.1, 50.0, 1.0),
+            *of(network, "LS+", turn, growth, entropy, bound, predicted),
+        )
+    }
+
+
+@pytest.mark.parametrize(
+    ("numbers", "verdict"),
+    [
+        ((100, 0.7, 0.9, 20.0, 0.9), "confirmed"),
+        ((None, 0.7, 0.9, 20.0, 0.02), "partly"),  # contraction, but neither a change of sign nor by these terms
+        ((None, 1.3, 0.05, 60.0, 0.02), "refuted"),
+    ],
+)
+def test_the_neural_vortex(numbers, verdict):
+    claim = next(claim for claim in CLAIMS if claim.name == "neural-vortex")
+    assert claim.judge(claim.records(dynamics(*numbers))).verdict == verdict
+
+
+def enhanced(plain, stronger):
+    """Both networks: the error at the deep cut over that at the shallow one, of the plain decoder and of the others."""
+    names = {"ir152": ("block_40", "block_50"), "vgg19": ("layer_30", "layer_39")}
+    made = []
+    for network, (shallow, deep) in names.items():
+        one, other = cut(shallow, 0.0, 0.1), cut(deep, 1.0, 0.1)
+        for row, times in ((one, (1.0, 1.0)), (other, (plain, stronger))):
+            values = {"deconvolution": times[0], "attention": times[1], "enriched": times[1], "linear": 9.0}
+            row["attacks"] = {name: {"mse": 0.01 * value, "ratio": value} for name, value in values.items()}
+        made += [record(network, seed, [one, other]) for seed in (0, 1)]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("plain", "stronger", "verdict"), [(4.5, 4.2, "confirmed"), (4.5, 2.0, "refuted"), (3.5, 3.2, "partly")]
+)
+def test_the_advantage_under_stronger_attackers(plain, stronger, verdict):
+    assert judged("advantage", enhanced(plain, stronger)).verdict == verdict
+
+
+def dropping(at):
+    """A VGG19 whose curve jumps at the fifth cut, with its largest drop elsewhere or there."""
+    cuts = [cut(f"layer_{i}", i / 10, 0.1 if i < 5 else 0.9) | {"valid": True} for i in range(11)]
+    for i, row in enumerate(cuts):
+        row["test"] = row["test"] | {"drop": 0.9 if i == at else 0.1}
+    return [record("vgg19", seed, cuts) for seed in (0, 1)]
+
+
+@pytest.mark.parametrize(("at", "verdict"), [(5, "confirmed"), (4, "partly"), (10, "refuted")])
+def test_where_the_largest_drop_lies(at, verdict):
+    assert judged("drop-locates", dropping(at)).verdict == verdict
+
+
+def drifted(digit, letter):
+    def row(auxiliary, expected, name):
+        shares = {"expected": expected, "share": 0.5, "commonest": name, "commonest_share": 0.5}
+        about = {"level": "decision", "auxiliary": auxiliary, "prior_collapse": 0.4}
+        return about | {"reconstructions": shares, "originals": shares}
+
+    rows = [row("mnist", "0", digit), row("emnist_letters", "D", letter)]
+    return {f"drift-seed{seed}": {"rows": rows, "seed": seed, "seconds": 1} for seed in (0, 1)}
+
+
+@pytest.mark.parametrize(
+    ("names", "verdict"), [(("0", "D"), "confirmed"), (("0", "L"), "partly"), (("1", "L"), "refuted")]
+)
+def test_drift_to_the_attackers_prior(names, verdict):
+    claim = next(claim for claim in CLAIMS if claim.name == "drift")
+    assert claim.judge(drifted(*names)).verdict == verdict
+
+
+def test_how_a_row_of_drift_is_counted():
+    flags = claim_drift.aux_shift.Flags()
+    counts = {what: numpy.eye(10, dtype=int)[1] * 3 + numpy.eye(10, dtype=int)[0] for what in ("reconstructions",)}
+    scores = {name: 0.5 for name in ("mse", "ratio", "identified", "prior_collapse")}
+    row = claim_drift._row(flags, {"cut": "c", "level": "decision", "auxiliary": "mnist", "counts": counts, **scores})
+    assert row["reconstructions"] == {"expected": "0", "share": 0.25, "commonest": "1", "commonest_share": 0.75}

@@ -1,0 +1,230 @@
+"""Claims of what attackers get, judged from the units' numbers alone (not an experiment)."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from claim_numbers import (
+    Finding,
+    Judged,
+    Record,
+    Records,
+    attacked,
+    bend_of,
+    best,
+    curve_of,
+    finding,
+    not_tested,
+    onset_depth,
+    row_of,
+    seeds_of,
+    steepest_share,
+    verdict_of,
+)
+
+from gpz_jax.presentation import number
+
+
+def main_table(records: Records) -> Judged:
+    """The error at a decision-level cut over that at a feature-level one, as large as the paper's; and a jump."""
+    ir, vgg = seeds_of(records, "ir152"), seeds_of(records, "vgg19")
+    if not (ir and vgg):
+        return not_tested("IR-152 and VGG19 on CIFAR-10")
+
+    def over(record: Record, deep: str, shallow: str) -> float:
+        return best(row_of(record, deep), "mse") / best(row_of(record, shallow), "mse")
+
+    def level(cut: str) -> Callable[[Record], float]:
+        return lambda record: best(row_of(record, cut), "mse_paper")
+
+    gaps = (
+        finding("IR-152: MSE at block 50 over block 40", 0.057 / 0.018, ir, lambda r: over(r, "block_50", "block_40")),
+        finding("VGG19: MSE at entry 39 over entry 30", 0.137 / 0.066, vgg, lambda r: over(r, "layer_39", "layer_30")),
+    )
+    levels = tuple(
+        finding(f"{name} {cut}: MSE, the paper's convention", paper, of, level(cut))
+        for name, of, cut, paper in (
+            ("IR-152", ir, "block_40", 0.018),
+            ("IR-152", ir, "block_50", 0.057),
+            ("VGG19", vgg, "layer_30", 0.066),
+            ("VGG19", vgg, "layer_39", 0.137),
+        )
+    )
+    jumps = (
+        finding("IR-152: share of the curve's rise in its steepest step (a jump: 1)", None, ir, steepest_share),
+        finding("VGG19: the same", None, vgg, steepest_share),
+    )
+    holds = [_reaches(gap) for gap in gaps] + [jump.mean > 0.5 for jump in jumps]
+    sentence = (
+        f"The error grows by {number(gaps[0].mean, 2)} and {number(gaps[1].mean, 2)} between the paper's cuts "
+        f"(the paper: {number(gaps[0].paper or 0, 2)} and {number(gaps[1].paper or 0, 2)}); the steepest of the steps "
+        f"between attacked cuts takes {100 * jumps[0].mean:.0f} and {100 * jumps[1].mean:.0f} % of the curve's rise, "
+        f"so it {'is a jump' if jumps[0].mean > 0.5 and jumps[1].mean > 0.5 else 'is no single jump'}."
+    )
+    return Judged(verdict_of(holds, min(len(ir), len(vgg))), sentence, (*gaps, *levels, *jumps))
+
+
+def _reaches(found: Finding) -> bool:
+    """Whether the paper's number lies within or below our interval; of one seed, below our number."""
+    high = found.interval[1]
+    return (found.mean if math.isnan(high) else high) >= (found.paper or 0)
+
+
+def delay(records: Records) -> Judged:
+    """The attack's curve bends later in networks with residual connections, and least in the ViT."""
+    of = {name: seeds_of(records, name) for name in ("vgg19", "resnet50", "ir152", "vit")}
+    if not all(of.values()):
+        return not_tested(f"{', '.join(name for name, found in of.items() if not found)} on CIFAR-10")
+    bends = {name: finding(f"{name}: relative depth of the bend", None, found, bend_of) for name, found in of.items()}
+    ends = {
+        name: finding(f"{name}: error over the class mean's at the last block", None, found, _at_last_block)
+        for name, found in of.items()
+    }
+    later = [bends[name].mean > bends["vgg19"].mean for name in ("resnet50", "ir152")]
+    none = [ends["vit"].mean < 0.5 * ends["vgg19"].mean]
+    said = ", ".join(f"{name} {number(bend.mean, 2)}" for name, bend in bends.items())
+    at_end = ", ".join(f"{name} {number(end.mean, 2)}" for name, end in ends.items())
+    sentence = (
+        f"The curve bends at relative depth {said}; behind the last block the error over the class mean's is {at_end}."
+    )
+    return Judged(
+        verdict_of([*later, *none], min(map(len, of.values()))), sentence, (*bends.values(), *ends.values())
+    )  # fmt: skip
+
+
+def _at_last_block(record: Record) -> float:
+    """The error over the class mean's at the deepest attacked cut that is a block or an entry of the paper's list."""
+    rows = [row for row in attacked(record) if row["cut"].startswith(("block_", "layer_"))]
+    return best(rows[-1])
+
+
+def data_moves(records: Records) -> Judged:
+    """On FaceScrub the zone begins earlier than on CIFAR-10, on KMNIST later: by rules, and by the attack's curve."""
+    of = {data: seeds_of(records, "vgg19", data) for data in ("facescrub20", "cifar10", "kmnist")}
+    if not all(of.values()):
+        return not_tested(f"VGG19 on {', '.join(name for name, found in of.items() if not found)}")
+    ways = {
+        "by rule paper": lambda record: onset_depth(record, "paper"),
+        "by rule null": lambda record: onset_depth(record, "null"),
+        "by the attack's curve": bend_of,
+    }
+    findings, holds, said = [], [], []
+    for way, value in ways.items():
+        three = [finding(f"{data}: relative depth {way}", None, found, value) for data, found in of.items()]
+        face, cifar, kmnist = (one.mean for one in three)
+        holds += [face < cifar, cifar < kmnist]
+        said.append(f"{way} {number(face, 2)}, {number(cifar, 2)}, {number(kmnist, 2)}")
+        findings += three
+    sentence = f"VGG19 on FaceScrub, CIFAR-10 and KMNIST: the zone begins at relative depth {'; '.join(said)}."
+    return Judged(verdict_of(holds, min(map(len, of.values()))), sentence, tuple(findings))
+
+
+#: The paper's two cuts of each network: at the feature level, and at the decision level.
+PAIRS = {"ir152": ("block_40", "block_50"), "vgg19": ("layer_30", "layer_39")}
+
+#: Who attacks: the plain decoder, one with attention, one on enriched z, and the best of these and the linear map.
+ATTACKERS = {"plain": ("deconvolution",), "attention": ("attention",), "enriched": ("enriched",), "best": ()}
+
+
+def advantage(records: Records) -> Judged:
+    """The error at the decision level is four times that at the feature level, 66 % of it whoever attacks."""
+    of = {name: seeds_of(records, name) for name in PAIRS}
+    if not all(of.values()):
+        return not_tested("IR-152 and VGG19 on CIFAR-10, attacked by the stronger attackers too")
+
+    def errors(record: Record, attacker: str) -> tuple[float, float]:
+        shallow, deep = (row_of(record, cut) for cut in PAIRS[record["network"]])
+        return tuple(best(row, "mse", ATTACKERS[attacker]) for row in (shallow, deep))  # pyright: ignore
+
+    def share(attacker: str) -> Callable[[Record], float]:
+        return lambda record: 1 - errors(record, attacker)[0] / errors(record, attacker)[1]
+
+    times = {
+        name: finding(
+            f"{name}: MSE at {PAIRS[name][1]} over {PAIRS[name][0]}, best attacker", paper, found, _times(errors)
+        )
+        for (name, found), paper in zip(of.items(), (4.0, None), strict=True)
+    }
+    shares = {
+        (name, attacker): finding(
+            f"{name}: 1 - MSE({PAIRS[name][0]})/MSE({PAIRS[name][1]}), {attacker}", 0.66, found, share(attacker)
+        )
+        for name, found in of.items()
+        for attacker in ATTACKERS
+    }
+    holds = [times["ir152"].mean >= 4, *(shares[name, "best"].mean >= 0.66 for name in PAIRS)]
+    holds += [shares[name, "best"].mean >= shares[name, "plain"].mean - 0.05 for name in PAIRS]
+    said = "; ".join(
+        f"{name}: {number(times[name].mean, 2)} times, {100 * shares[name, 'best'].mean:.0f} % with the best attacker "
+        f"at each cut, {100 * shares[name, 'plain'].mean:.0f} % with the plain decoder"
+        for name in PAIRS
+    )
+    sentence = f"Error at the decision level over that at the feature level, and the part of it that is gained: {said}."
+    seeds = min(map(len, of.values()))
+    return Judged(verdict_of(holds, seeds), sentence, (*times.values(), *shares.values()))
+
+
+def _times(errors: Callable[[Record, str], tuple[float, float]]) -> Callable[[Record], float]:
+    return lambda record: errors(record, "best")[1] / errors(record, "best")[0]
+
+
+def drop_locates(records: Records) -> Judged:
+    """The cut at which R_c² drops most lies where the attack's curve rises most."""
+    named = {(r["network"], r["data"]): [] for r in records.values() if len(r.get("cuts", ())) > 2}
+    for record in records.values():
+        if (record.get("network"), record.get("data")) in named and len(attacked(record)) > 3:
+            named[record["network"], record["data"]].append(record)
+    of = {key: found for key, found in named.items() if found}
+    if not of:
+        return not_tested("a network whose curve of attacks is known")
+    far = [
+        finding(f"{name} on {data}: depth between the largest drop and the steepest rise", None, found, _distance)
+        for (name, data), found in of.items()
+    ]
+    every = [record for found in of.values() for record in found]
+    inside, chance = np.mean([_in_steepest(record) for record in every]), np.mean([_chance(record) for record in every])
+    guess = float(np.mean([_distance_by_chance(record) for record in every]))
+    distance = float(np.mean([one.mean for one in far]))
+    sentence = (
+        f"In {100 * inside:.0f} % of {len(every)} networks the largest drop of R_c² lies in the steepest step of the "
+        f"attack's curve (of a cut drawn by lot: {100 * chance:.0f} %); between the two lie {number(distance, 2)} of "
+        f"the depth on average (by lot: {number(guess, 2)}). What a cut chosen by it costs: [which number predicts]"
+        "(predictors.md)."
+    )
+    holds = [inside > 0.5, distance < 0.5 * guess]
+    return Judged(verdict_of(holds, min(map(len, of.values()))), sentence, tuple(far))
+
+
+def _steepest(record: Record) -> tuple[float, float]:
+    """Depths between which the attack's curve, made rising, rises most."""
+    depth, ratio = curve_of(record)
+    at = int(np.argmax(np.diff(np.maximum.accumulate(ratio))))
+    return float(depth[at]), float(depth[at + 1])
+
+
+def _drops(record: Record) -> list[tuple[float, float]]:
+    """Depth, and the share of R_c² that is lost since the cut before, of every cut that may be taken."""
+    rows = [row for row in record["cuts"] if row["valid"] and row["test"].get("drop") is not None]
+    return [(row["depth"], row["test"]["drop"]) for row in rows]
+
+
+def _largest_drop(record: Record) -> float:
+    return max(_drops(record), key=lambda pair: pair[1])[0]
+
+
+def _distance(record: Record) -> float:
+    return abs(_largest_drop(record) - float(np.mean(_steepest(record))))
+
+
+def _distance_by_chance(record: Record) -> float:
+    return float(np.mean([abs(depth - np.mean(_steepest(record))) for depth, _ in _drops(record)]))
+
+
+def _in_steepest(record: Record) -> bool:
+    low, high = _steepest(record)
+    return low < _largest_drop(record) <= high
+
+
+def _chance(record: Record) -> float:
+    low, high = _steepest(record)
+    return float(np.mean([low < depth <= high for depth, _ in _drops(record)]))

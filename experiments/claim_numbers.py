@@ -1,0 +1,158 @@
+"""What a claim is and what it is judged by: the units' numbers, read and put in words (not an experiment)."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from gpz_jax.presentation import number
+
+Record = dict[str, Any]
+Records = Mapping[str, Record]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One number of a claim: the paper's, and ours of every seed.
+
+    Attributes:
+      what: it is.
+      paper: the paper's number, or None.
+      values: ours, one a seed.
+      exact: whether it is no measurement, so that it has no seed.
+    """
+
+    what: str
+    paper: float | None
+    values: tuple[float, ...]
+    exact: bool = False
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return float(np.mean(self.values)) if self.values else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 %, by Student's t; NaN of fewer than two seeds.
+
+        >>> Finding("x", None, (1.0, 2.0, 3.0)).interval
+        (-0.484..., 4.484...)
+        """
+        n = len(self.values)
+        if n < 2:
+            return math.nan, math.nan
+        half = float(stats.t.ppf(0.975, n - 1)) * float(np.std(self.values, ddof=1)) / math.sqrt(n)
+        return self.mean - half, self.mean + half
+
+    @property
+    def said(self) -> str:
+        """``mean [low, high], n seeds``."""
+        if not self.values:
+            return "not measured"
+        if self.exact:
+            return number(self.mean)
+        low, high = self.interval
+        between = "" if math.isnan(low) else f" [{number(low)}, {number(high)}]"
+        return f"{number(self.mean)}{between}, {len(self.values)} seed{'s' if len(self.values) > 1 else ''}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A claim's verdict, a sentence, and the numbers behind it."""
+
+    verdict: str
+    sentence: str
+    findings: tuple[Finding, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A claim of the paper.
+
+    Attributes:
+      name: short, for ``--rerun``.
+      says: the paper, in a sentence.
+      units: prefixes of the names of the units that it is judged by.
+      judge: the verdict, from the units that there are.
+    """
+
+    name: str
+    says: str
+    units: tuple[str, ...]
+    judge: Callable[[Records], Judged]
+
+    def records(self, every: Records) -> Records:
+        """The units of this claim among all."""
+        return {name: record for name, record in every.items() if name.startswith(self.units)}
+
+
+def seeds_of(records: Records, network: str, data: str = "cifar10", targets: str = "one-hot") -> list[Record]:
+    """A network's records, one a seed, in the order of the seeds."""
+    found = [
+        record
+        for record in records.values()
+        if (record.get("network"), record.get("data"), record.get("targets")) == (network, data, targets)
+    ]
+    return sorted(found, key=lambda record: record["seed"])
+
+
+def row_of(record: Record, cut: str) -> Record:
+    """What a record says of a cut."""
+    return next(row for row in record["cuts"] if row["cut"] == cut)
+
+
+def attacked(record: Record) -> list[Record]:
+    """The rows of a record that were attacked, in order."""
+    return [row for row in record["cuts"] if "attacks" in row]
+
+
+def best(row: Record, name: str = "ratio", among: Sequence[str] = ()) -> float:
+    """A number of the attack of least error on a cut; among all, or those that are named."""
+    attacks = {key: found for key, found in row["attacks"].items() if not among or key in among}
+    return float(min(attacks.values(), key=lambda found: found["mse"])[name])
+
+
+def curve_of(record: Record) -> tuple[np.ndarray, np.ndarray]:
+    """Depth (0 to 1) and the best attack's error over the class mean's, along the attacked cuts."""
+    rows = attacked(record)
+    return np.array([row["depth"] for row in rows]), np.array([best(row) for row in rows])
+
+
+def bend_of(record: Record) -> float:
+    """Depth at which the attack's curve, made rising, first passes the middle between its first and highest value."""
+    depth, ratio = curve_of(record)
+    rising = np.maximum.accumulate(ratio)
+    return float(np.interp((rising[0] + rising[-1]) / 2, rising, depth))
+
+
+def steepest_share(record: Record) -> float:
+    """Share of the curve's whole rise that its steepest step between two attacked cuts takes: 1 is a jump."""
+    rising = np.maximum.accumulate(curve_of(record)[1])
+    return float(np.diff(rising).max() / (rising[-1] - rising[0])) if rising[-1] > rising[0] else math.nan
+
+
+def onset_depth(record: Record, rule: str) -> float:
+    """Depth of a rule's onset; 1 where it finds no zone."""
+    onset = record["zones"].get(rule, {}).get("onset")
+    return row_of(record, onset)["depth"] if onset else 1.0
+
+
+def finding(what: str, paper: float | None, records: Iterable[Record], value: Callable[[Record], float]) -> Finding:
+    """A number of every record."""
+    return Finding(what, paper, tuple(value(record) for record in records))
+
+
+def not_tested(needs: str) -> Judged:
+    """The verdict on a claim whose numbers there are not."""
+    return Judged("not tested", f"It needs {needs}.", ())
+
+
+def verdict_of(confirmed: Sequence[bool], seeds: int) -> str:
+    """All parts hold: confirmed, of one seed partly; some: partly; none: refuted."""
+    if not any(confirmed):
+        return "refuted"
+    return "confirmed" if all(confirmed) and seeds > 1 else "partly"
