@@ -109,6 +109,8 @@ def test_flops_and_bytes_are_those_of_a_product():
     assert said.seconds > 0
     assert math.isnan(said.estimate)
     assert math.isnan(compiled(asked, 100, run=True).seconds)  # what does not fit is not run
+    beside = compiled(asked._replace(beside=2**20), 2**30)
+    assert (beside.held, beside.peak) == (said.held + 2**20, said.peak + 2**20)
 
 
 @pytest.mark.thorough

@@ -60,7 +60,7 @@ class Capture:
         """
         self._ask = partial(_at_cuts, variables, network=network)
         self._inputs, self._mesh = inputs, mesh
-        self.groups = _groups(network, variables, cuts, inputs, most)
+        self.groups = groups_of(_sizes(network, variables, cuts, inputs), most)
         self._held: dict[str, dict[Part, list[Array]]] = {}
 
     def __call__(self, part: Part, cut: str) -> list[Array] | None:
@@ -82,18 +82,24 @@ class Capture:
         return found
 
 
-def _groups(
-    network: TappedNetwork, variables: Any, cuts: Sequence[str], inputs: Mapping[Part, Any], most: int
-) -> tuple[tuple[str, ...], ...]:
-    """Neighbouring cuts whose z fit together; without those that alone do not."""
+def _sizes(network: TappedNetwork, variables: Any, cuts: Sequence[str], inputs: Mapping[Part, Any]) -> dict[str, int]:
+    """Bytes of z of all inputs at every cut."""
     number = sum(batch_size(x) or 0 for x in inputs.values())
     some = next(iter(inputs.values()))
     example = with_batch(some, batch_size(some), 2)
     shapes = jax.eval_shape(lambda x: network(variables, x)[1], example)
+    return {cut: 4 * number * math.prod(shapes[cut].shape[1:]) for cut in cuts}
+
+
+def groups_of(sizes: Mapping[str, int], most: int) -> tuple[tuple[str, ...], ...]:
+    """Neighbouring cuts whose z fit together, from the bytes of each; without those that alone do not.
+
+    >>> groups_of({"a": 9, "b": 2, "c": 1, "d": 3}, 4)
+    (('b', 'c'), ('d',))
+    """
     groups: list[list[str]] = []
     left = 0
-    for cut in cuts:
-        size = 4 * number * math.prod(shapes[cut].shape[1:])
+    for cut, size in sizes.items():
         if size > most:
             continue
         if size > left:

@@ -34,7 +34,7 @@ def compiled(asked: Asked, memory: int, *, hertz: float = NAN, run: bool = False
     """
     begun = time.perf_counter()
     common = {name: getattr(asked, name) for name in ("name", "images", "times", "parameters")}
-    held = sum(_bytes(leaf) for leaf in jax.tree.leaves(asked.given))
+    held = sum(_bytes(leaf) for leaf in jax.tree.leaves(asked.given)) + asked.beside
     try:
         made = asked.function.lower(**asked.given, **asked.static).compile()
     except Exception as error:
@@ -45,7 +45,7 @@ def compiled(asked: Asked, memory: int, *, hertz: float = NAN, run: bool = False
     taken = time.perf_counter() - begun
     sizes, costs, text = made.memory_analysis(), made.cost_analysis() or {}, made.as_text()
     peak = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
-    peak -= sizes.alias_size_in_bytes
+    peak += asked.beside - sizes.alias_size_in_bytes
     return Program(
         **common,
         held=held,

@@ -17,7 +17,7 @@ from gpz_jax.data.batches import Pixels, num_batches
 from gpz_jax.data.flat_rows import BatchRows, DealtRows, FlatRows
 from gpz_jax.defences import Reference, parse
 from gpz_jax.errors import UserError
-from gpz_jax.inversion import decoder_training
+from gpz_jax.inversion import capture, decoder_training
 from gpz_jax.inversion.decoder_attack import DecoderAttack
 from gpz_jax.inversion.ladder import attacks_of
 from gpz_jax.inversion.protocol import Edge
@@ -35,7 +35,7 @@ class Work:
       kind: train, probe or attack.
       config: of the run, resolved; the dtype is that of the devices which it would run on.
       attack: settings of the attack.
-      train, validation, auxiliary, measured: numbers of images; the last are those that a probe is made on.
+      train, validation, auxiliary, measured: numbers of images; the last are those that are probed or rebuilt.
       shape: (height, width, channels) of an image as it is kept.
       auxiliary_shape: of the attacker's.
       num_classes: K.
@@ -56,7 +56,10 @@ class Work:
 
 
 class Asked(NamedTuple):
-    """A program to be compiled: a jitted function, shapes and places of its arguments, and its static ones."""
+    """A program to be compiled: a jitted function, shapes and places of its arguments, and its static ones.
+
+    ``beside``: bytes that a device holds meanwhile and that are no argument.
+    """
 
     name: str
     images: int
@@ -65,6 +68,7 @@ class Asked(NamedTuple):
     function: Any
     given: dict[str, Any]
     static: dict[str, Any]
+    beside: int = 0
 
 
 class Place(NamedTuple):
@@ -249,9 +253,13 @@ def _of_attack(work: Work, network: TappedNetwork, recipe: classifier.Recipe, me
     variables = classifier.abstract_variables(recipe, work.shape[2])
     example = jax.ShapeDtypeStruct((2, *work.auxiliary_shape), np.uint8)
     shapes = tap_shapes(network, variables, example)
+    sizes = {cut: 4 * (work.auxiliary + work.measured) * math.prod(shapes[cut]) for cut in options.cut}
+    groups = capture.groups_of(sizes, capture.MOST_BYTES) if mesh.size == 1 else ()
+    held = {cut: sum(sizes[each] for each in group) for group in groups for cut in group}
     for cut in options.cut:
         for attack in decoders:
-            yield _decoder(work, attack, cut, shapes[cut], variables, network, recipe, mesh)
+            asked = _decoder(work, attack, cut, shapes[cut], variables, network, recipe, mesh)
+            yield asked._replace(beside=held.get(cut, 0))
 
 
 def _decoder(work: Work, attack: DecoderAttack, cut: str, z_shape, variables, network, recipe, mesh: Mesh) -> Asked:
