@@ -80,6 +80,11 @@ def delay(records: Records) -> Judged:
         name: finding(f"{name}: error over the class mean's at the last block", None, found, _at_last_block)
         for name, found in of.items()
     }
+    views = tuple(
+        finding(f"vit: relative depth of rule null's onset, view {view}", None, of["vit"], _onset_by_view(view))
+        for view in ("tokens", "mean", "first")
+        if all("views" in record for record in of["vit"])
+    )
     later = [bends[name].mean > bends["vgg19"].mean for name in ("resnet50", "ir152")]
     none = [ends["vit"].mean < 0.5 * ends["vgg19"].mean]
     said = ", ".join(f"{name} {number(bend.mean, 2)}" for name, bend in bends.items())
@@ -87,9 +92,18 @@ def delay(records: Records) -> Judged:
     sentence = (
         f"The curve bends at relative depth {said}; behind the last block the error over the class mean's is {at_end}."
     )
+    if views:
+        by_view = ", ".join(number(one.mean, 2) for one in views)
+        sentence += (
+            f" Rule null sees a zone of the ViT from depth {by_view} by its tokens, their mean, the class token."
+        )
     return Judged(
-        verdict_of([*later, *none], min(map(len, of.values()))), sentence, (*bends.values(), *ends.values())
+        verdict_of([*later, *none], min(map(len, of.values()))), sentence, (*bends.values(), *ends.values(), *views)
     )  # fmt: skip
+
+
+def _onset_by_view(view: str) -> Callable[[Record], float]:
+    return lambda record: onset_depth(record, "null", view)
 
 
 def _at_last_block(record: Record) -> float:

@@ -135,9 +135,10 @@ def steepest_share(record: Record) -> float:
     return float(np.diff(rising).max() / (rising[-1] - rising[0])) if rising[-1] > rising[0] else math.nan
 
 
-def onset_depth(record: Record, rule: str) -> float:
-    """Depth of a rule's onset; 1 where it finds no zone."""
-    onset = record["zones"].get(rule, {}).get("onset")
+def onset_depth(record: Record, rule: str, view: str = "") -> float:
+    """Depth of a rule's onset, where that was measured of a view of tokens; 1 where it finds no zone."""
+    zones = record["views"][view] if view else record["zones"]
+    onset = zones.get(rule, {}).get("onset")
     return row_of(record, onset)["depth"] if onset else 1.0
 
 

@@ -171,15 +171,24 @@ def measured(network: str, data: str, targets: str, seed: int, flags: Flags, fol
         "test": workflow.probe_run(loaded, options),
         "train": workflow.probe_run(loaded, dataclasses.replace(options, split="train", null_seeds=0, bootstrap=1)),
     }
+    views = {}
+    if network == "vit" and targets == "one-hot":  # what of its tokens is measured may decide where a zone begins
+        every = (dataclasses.replace(options, view=view, bootstrap=1) for view in ("mean", "first"))
+        views = {"tokens": _zones(probes["test"])} | {
+            one.view: _zones(workflow.probe_run(loaded, one)) for one in every
+        }
     cuts = cuts_to_attack(probes["test"], network, size.attacked_every if targets == "one-hot" else None)
     begun = time.monotonic()
     results = attacked(loaded, network, cuts, targets, size, flags)
     return {
         "network": network, "data": data, "targets": targets, "seed": seed, "accuracy": accuracy,
         "auxiliary": len(loaded.splits.auxiliary), "attack_seconds": round(time.monotonic() - begun, 1),
-        "zones": {rule: {"onset": zone.onset, "cuts": list(zone.cuts)} for rule, zone in probes["test"].zones.items()},
-        "cuts": list(_rows(probes, results)),
+        "zones": _zones(probes["test"]), **({"views": views} if views else {}), "cuts": list(_rows(probes, results)),
     }  # fmt: skip
+
+
+def _zones(probe: Probe) -> dict[str, Any]:
+    return {rule: {"onset": zone.onset, "cuts": list(zone.cuts)} for rule, zone in probe.zones.items()}
 
 
 def cuts_to_attack(probe: Probe, network: str, every: int | None) -> list[str]:

@@ -6,8 +6,8 @@
 
 Networks have the paper's full lists of blocks (IR-152's 51, VGG19's 53), at widths that train on two cores, on CIFAR-10
 (JPEG-compressed), KMNIST and FaceScrub of twenty people. Each is trained, probed at every cut and attacked at every
-third. One small JSON a network and seed is kept, written whole; a killed call continues with the next. docs/claims.md
-is written from these files.
+third. One small JSON a network and seed is kept, written whole; a killed call continues with the next.
+docs/findings/claims.md is written from these files; curves.png in --out draws every network's curve of attacks.
 """
 
 import dataclasses
@@ -15,6 +15,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import claim_figure
 import claim_page as page
 import claim_units as units
 import common
@@ -59,6 +60,7 @@ def experiment(flags: ClaimFlags, out: Path) -> Outcome:
     rows = [row for claim, found in judged.items() for row in page.rows_of(claim, found, records)]
     file = out / "claims.md" if flags.size == "tiny" or flags.results else PAGE
     file.write_text(page.page_of(judged, records))
+    claim_figure.draw(records, out / "curves.png")
     verdict = [f"{claim.name}: {found.verdict}. {found.sentence}" for claim, found in judged.items()]
     for name in flags.rerun:
         verdict += rerun(name, flags, out, records)

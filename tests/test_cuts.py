@@ -261,7 +261,7 @@ def test_a_real_runs_table_carries_price_probe_and_attack(capsys, tmp_path):
 def test_a_runs_table_carries_price_probe_and_attack(copy, capsys):
     said = assert_table_carries_price_probe_and_attack(copy, capsys)
     assert "no cut is recommended: none that could be has been tested enough." in said
-    assert "Begin with fc (the lowest rho, 0.5, in the null rule's zone): " in said
+    assert "Begin with fc, the deepest of them: " in said
 
 
 def assert_table_carries_price_probe_and_attack(copy, capsys):

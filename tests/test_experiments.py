@@ -41,6 +41,7 @@ SHARED = {
     "crash_runs",
     "claim_attacks",
     "claim_drift",
+    "claim_figure",
     "claim_dynamics",
     "claim_numbers",
     "claim_training",
