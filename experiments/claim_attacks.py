@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 from claim_numbers import (
+    PAIRS,
     Finding,
     Judged,
     Record,
@@ -132,9 +133,6 @@ def data_moves(records: Records) -> Judged:
     sentence = f"VGG19 on FaceScrub, CIFAR-10 and KMNIST: the zone begins at relative depth {'; '.join(said)}."
     return Judged(verdict_of(holds, min(map(len, of.values()))), sentence, tuple(findings))
 
-
-#: The paper's two cuts of each network: at the feature level, and at the decision level.
-PAIRS = {"ir152": ("block_40", "block_50"), "vgg19": ("layer_30", "layer_39")}
 
 #: Who attacks: the plain decoder, one with attention, one on enriched z, and the best of these and the linear map.
 ATTACKERS = {"plain": ("deconvolution",), "attention": ("attention",), "enriched": ("enriched",), "best": ()}

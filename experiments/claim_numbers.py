@@ -10,6 +10,9 @@ from scipy import stats
 
 from gpz_jax.presentation import number
 
+#: The paper's two cuts of each network: at the feature level, and at the decision level.
+PAIRS = {"ir152": ("block_40", "block_50"), "vgg19": ("layer_30", "layer_39")}
+
 Record = dict[str, Any]
 Records = Mapping[str, Record]
 

@@ -3,8 +3,8 @@ that train on two cores, each trained, probed at every cut and attacked at every
 
 A unit is one network under one label distribution and one seed, or one other piece of work. What comes of it is a dict
 of numbers and words, kept as one JSON file: claims are judged from these alone. The cuts that the paper names are
-attacked by its stronger attackers too, and scored with LPIPS; of a network under smoothed labels those alone are
-attacked, and the last ones.
+scored with LPIPS, its two of each network attacked by its stronger attackers too; of a network under smoothed labels
+those that it names alone are attacked, and the last ones.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ import claim_drift
 import claim_dynamics
 import common
 import jax
+from claim_numbers import PAIRS
 from common import ALPHAS, Flags, json_number
 
 from gpz_jax import workflow
@@ -32,7 +33,7 @@ from gpz_jax.workflow import BareModel, LoadedRun
 SCHEMA = 1
 
 
-#: On every attacked cut; and what is tried besides on those that the paper names: its better attacker, its enriched z.
+#: On every attacked cut; and what is tried besides on the paper's two: its better attacker, its enriched z.
 ATTACKS, STRONGER = ("linear", "deconvolution"), ("attention", "enriched")
 
 
@@ -205,14 +206,17 @@ def cuts_to_attack(probe: Probe, network: str, every: int | None) -> list[str]:
 def attacked(
     loaded: LoadedRun, network: str, cuts: list[str], targets: str, size: Size, flags: Flags
 ) -> dict[str, AttackResult]:
-    """Attacks on the cuts; under one-hot labels the stronger ones too, and LPIPS, on those that the paper names."""
+    """Attacks on the cuts; under one-hot labels LPIPS on those that the paper names, the stronger ones on its pair."""
     weights = Path(flags.data_dir) / "lpips_alex.npz"
-    named = [cut for cut in cuts if cut in NETWORKS[network].named and targets == "one-hot"]
+    plain = dataclasses.replace(size.attack, attack=ATTACKS)
+    scored = dataclasses.replace(plain, lpips_weights=str(weights) if weights.is_file() else None)
+    whole = targets == "one-hot"
+    pair = tuple(cut for cut in PAIRS.get(network, ()) if whole and cut in cuts)
+    named = tuple(cut for cut in cuts if whole and cut in NETWORKS[network].named and cut not in pair)
     asked = {
-        tuple(cut for cut in cuts if cut not in named): dataclasses.replace(size.attack, attack=ATTACKS),
-        tuple(named): dataclasses.replace(
-            size.attack, attack=ATTACKS + STRONGER, lpips_weights=str(weights) if weights.is_file() else None
-        ),
+        tuple(cut for cut in cuts if cut not in named + pair): plain,
+        named: scored,
+        pair: dataclasses.replace(scored, attack=ATTACKS + STRONGER),
     }
     return {
         result.cut: result
