@@ -180,7 +180,8 @@ def test_the_null_model_is_attacked_apart_and_is_another(run, climbed, tmp_path)
     loaded = workflow.load_run(str(folder))
     options = AttackConfig(cut=("logits",), attack=("linear",), likelihood_images=12)
     (trained,) = workflow.attack_run(loaded, options)
-    (null,) = workflow.attack_run(loaded, AttackConfig(**{**vars(options), "null": True}))
+    (null,) = workflow.attack_run(loaded, AttackConfig(**{**vars(options), "null": True}), guarantees=False)
+    assert [(folder / home / "guarantees.json").is_file() for home in ("attacks", "attacks-null")] == [True, False]
     assert (folder / "attacks-null" / "logits-linear" / "result.json").is_file()
     assert null.floors == trained.floors  # those of the images and the trained classifier
     assert null.best.scores.mse != trained.best.scores.mse
