@@ -18,10 +18,10 @@ from gpz_jax.config import Config, DataConfig, ModelConfig, TrackConfig, Trainin
 LIMIT, EPOCHS, EVERY = 6000, 8, 5
 
 
-def config_of(model: ModelConfig, targets: str, seed: int, flags: Flags) -> Config:
+def config_of(model: ModelConfig, lr: float, targets: str, seed: int, flags: Flags) -> Config:
     """The configuration of a run; tiny: one epoch of the narrowest CNN on the digits."""
     data = DataConfig("mnist", data_dir=flags.data_dir, aux="held-out", size=32, train_limit=LIMIT)
-    training = TrainingConfig(ls=ALPHAS[targets], epochs=EPOCHS)
+    training = TrainingConfig(ls=ALPHAS[targets], epochs=EPOCHS, lr=lr)
     if flags.size == "tiny":
         model, training = ModelConfig("cnn", width=4), dataclasses.replace(training, epochs=1)
         data = dataclasses.replace(data, data="digits", size=16, train_limit=None)
@@ -31,13 +31,13 @@ def config_of(model: ModelConfig, targets: str, seed: int, flags: Flags) -> Conf
     return Config(data=data, model=model, training=training, track=track, seed=seed)
 
 
-def measured(model: ModelConfig, targets: str, seed: int, flags: Flags, folder: Path) -> dict[str, Any]:
+def measured(model: ModelConfig, lr: float, targets: str, seed: int, flags: Flags, folder: Path) -> dict[str, Any]:
     """Train; what the ledger says of the second half of the steps, as a whole and cut by cut.
 
     R_c² is given where the second half begins and at the end; the sums of the paper's two terms and of what came of it
     are parts of R_c² at the beginning.
     """
-    loaded = common.train(config_of(model, targets, seed, flags), str(folder))
+    loaded = common.train(config_of(model, lr, targets, seed, flags), str(folder))
     curves = workflow.read_ledgers([str(folder)])[0].curves
     late = slice(curves.sizes["step"] // 2, curves.sizes["step"])
     last = curves.isel(step=-1)

@@ -30,8 +30,9 @@ def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:
         "# The paper, claim by claim", "",
         "Written by `python experiments/claims.py` from `experiments/results/claims/`; a test holds the two in step. "
         "Networks have the paper's full lists of blocks at widths that train on two cores, images of 32x32; CIFAR-10 "
-        "is JPEG-compressed. Numbers are of the best of two attacks (linear, deconvolution) a cut; intervals are 95 % "
-        "over seeds.",
+        "is JPEG-compressed. Numbers are of the best of two attacks (linear, deconvolution) a cut, of four where a "
+        "claim says so; intervals are 95 % over seeds. So a verdict is on these networks, as far as they were trained "
+        "(the last table), and not on the paper's.",
         "", "| claim | verdict | rerun with | seconds there |", "| --- | --- | --- | --- |",
     ]  # fmt: skip
     for claim, found in judged.items():
@@ -44,6 +45,11 @@ def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:
             lines += ["", "| | paper | ours [95 %] |", "| --- | --- | --- |"]
         for one in map(_row, found.findings):
             lines.append(f"| {one['what']} | {one['paper_said']} | {one['ours_said']} |")
+    lines += ["", "## What was trained", "", "| unit | accuracy on test images | seconds |", "| --- | --- | --- |"]
+    for name, record in records.items():
+        accuracy = number(record["accuracy"], 2) if "accuracy" in record else ""
+        lines.append(f"| {name} | {accuracy} | {record['seconds']:.0f} |")
+    lines += ["", "![every network's curve of attacks, by relative depth](../images/claims.png)"]
     machines = sorted({(record["machine"], record["date"]) for record in records.values()})
     lines += ["", "Measured on " + "; ".join(f"{machine}, {date}" for machine, date in machines) + ".", ""]
     return "\n".join(lines)

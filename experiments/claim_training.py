@@ -23,39 +23,53 @@ from gpz_jax.presentation import number
 
 def smoothing(records: Records) -> Judged:
     """LS+ shrinks R_c² at the logits and costs no accuracy; LS- does the opposite."""
-    networks = [name for name in ("cnn", "vgg19", "ir152") if _all_targets(records, name)]
+    networks = [name for name in ("cnn", "vgg19", "ir152") if {"one-hot", "LS+"} <= set(_by_targets(records, name))]
     if not networks:
-        return not_tested("a network under all three label distributions")
+        return not_tested("a network under one-hot labels and LS+")
     findings: list[Finding] = []
     holds: list[bool] = []
-    said = []
+    said, seeds = [], []
     for name in networks:
-        of = {targets: seeds_of(records, name, targets=targets) for targets in ALPHAS}
-        for what, value in (
-            ("accuracy", lambda record: record["accuracy"]),
-            ("R_c² at the logits, test", lambda record: row_of(record, "logits")["test"]["within"]),
-            ("R_c² at the logits, train", lambda record: row_of(record, "logits")["train"]["within"]),
-            ("rho at the logits, test", lambda record: row_of(record, "logits")["test"]["rho"]),
-            ("rho at the logits, train", lambda record: row_of(record, "logits")["train"]["rho"]),
-            ("error over the class mean's at the logits", lambda record: best(row_of(record, "logits"))),
-        ):
-            findings += [finding(f"{name}, {targets}: {what}", None, found, value) for targets, found in of.items()]
-        mean = {one.what: one.mean for one in findings}
-        radius = [mean[f"{name}, {targets}: R_c² at the logits, test"] for targets in ("LS+", "one-hot", "LS-")]
-        accuracy = [mean[f"{name}, {targets}: accuracy"] for targets in ("LS+", "one-hot")]
-        rho = [mean[f"{name}, {targets}: rho at the logits, test"] for targets in ("LS+", "one-hot")]
-        holds += [radius[0] < radius[1] < radius[2], accuracy[0] > accuracy[1] - 0.01, rho[0] < rho[1]]
+        of = _by_targets(records, name)
+        found = {
+            what: {targets: finding(f"{name}, {targets}: {what}", None, some, value) for targets, some in of.items()}
+            for what, value in _SMOOTHED.items()
+        }
+        findings += [one for every in found.values() for one in every.values()]
+        radius, accuracy, rho = (found[what] for what in (_RADIUS, _ACCURACY, _RHO))
+        order = [radius[targets].mean for targets in ("LS+", "one-hot", "LS-") if targets in of]
+        holds += [
+            order == sorted(order),
+            accuracy["LS+"].mean > accuracy["one-hot"].mean - 0.01,
+            rho["LS+"].mean < rho["one-hot"].mean,
+        ]
+        others = "".join(f", {number(one.mean)} {targets}" for targets, one in radius.items() if targets != "LS+")
         said.append(
-            f"{name}: R_c² on test images {number(radius[0])} under LS+, {number(radius[1])} one-hot, "
-            f"{number(radius[2])} LS-; its share of the scatter, rho, {number(rho[0])} and {number(rho[1])}; accuracy "
-            f"{number(accuracy[0])} and {number(accuracy[1])}"
+            f"{name}: R_c² on test images {number(radius['LS+'].mean)} under LS+{others}; its share of the scatter, "
+            f"rho, {number(rho['LS+'].mean)} against {number(rho['one-hot'].mean)} one-hot; accuracy "
+            f"{number(accuracy['LS+'].mean)} against {number(accuracy['one-hot'].mean)}"
         )
-    seeds = min(len(seeds_of(records, name, targets=targets)) for name in networks for targets in ALPHAS)
-    return Judged(verdict_of(holds, seeds), "; ".join(said) + ".", tuple(findings))
+        seeds += map(len, of.values())
+    return Judged(verdict_of(holds, min(seeds)), "; ".join(said) + ".", tuple(findings))
 
 
-def _all_targets(records: Records, network: str) -> bool:
-    return all(seeds_of(records, network, targets=targets) for targets in ALPHAS)
+def _by_targets(records: Records, network: str) -> dict[str, list[Record]]:
+    """Label distribution -> the network's records under it, of those that there are."""
+    found = {targets: seeds_of(records, network, targets=targets) for targets in ALPHAS}
+    return {targets: some for targets, some in found.items() if some}
+
+
+_ACCURACY, _RADIUS, _RHO = "accuracy", "R_c² at the logits, test", "rho at the logits, test"
+
+_SMOOTHED: dict[str, Callable[[Record], float]] = {
+    _ACCURACY: lambda record: record["accuracy"],
+    _RADIUS: lambda record: row_of(record, "logits")["test"]["within"],
+    "R_c² at the logits, train": lambda record: row_of(record, "logits")["train"]["within"],
+    _RHO: lambda record: row_of(record, "logits")["test"]["rho"],
+    "rho at the logits, train": lambda record: row_of(record, "logits")["train"]["rho"],
+    "error over the class mean's at the logits": lambda record: best(row_of(record, "logits")),
+    "share of images identified from the logits": lambda record: best(row_of(record, "logits"), "identified"),
+}
 
 
 def edge_cost(records: Records) -> Judged:
@@ -92,20 +106,17 @@ def edge_cost(records: Records) -> Judged:
 
 def vortex(records: Records) -> Judged:
     """Under LS+ the coefficient changes sign, the output's entropy rises, and R_c² and the bound on z fall."""
-    of = {
-        (name, targets): seeds_of(records, name, "mnist", targets)
-        for name in ("vgg19", "ir152")
-        for targets in ("one-hot", "LS+")
-    }
-    if not all(of.values()):
-        missing = ", ".join(f"{name} under {targets}" for (name, targets), found in of.items() if not found)
-        return not_tested(f"{missing} with a ledger")
+    both = ("one-hot", "LS+")
+    networks = [n for n in ("vgg19", "ir152") if all(seeds_of(records, n, "mnist", targets) for targets in both)]
+    if not networks:
+        return not_tested("VGG19 or IR-152 with a ledger, one-hot and under LS+")
+    of = {(name, targets): seeds_of(records, name, "mnist", targets) for name in networks for targets in both}
     findings: dict[tuple[str, str, str], Finding] = {}
     for (name, targets), found in of.items():
         for what, value in _OF_LEDGER.items():
             findings[name, targets, what] = finding(f"{name}, {targets}: {what}", None, found, value)
     holds, said = [], []
-    for name in ("vgg19", "ir152"):
+    for name in networks:
         smoothed, plain = (
             {what: findings[name, targets, what].mean for what in _OF_LEDGER} for targets in ("LS+", "one-hot")
         )

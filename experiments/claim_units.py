@@ -114,7 +114,9 @@ def dynamics_unit(network: str, targets: str, seed: int) -> Unit:
     """A network that keeps its ledger while it trains on MNIST."""
 
     def work(flags: Flags, folder: Path) -> dict[str, Any]:
-        return claim_dynamics.measured(NETWORKS[network].model, targets, seed, flags, folder) | {"network": network}
+        made = NETWORKS[network]
+        found = claim_dynamics.measured(made.model, made.training.lr, targets, seed, flags, folder)
+        return found | {"network": network}
 
     return Unit(f"dynamics-{network}-{targets}-seed{seed}", work)
 

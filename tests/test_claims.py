@@ -22,7 +22,7 @@ from claim_verdicts import CLAIMS  # noqa: E402
 
 def cut(name, depth, ratio, *, within=1.0, rho=0.5, mse=None):
     mse = ratio if mse is None else mse
-    of = {"mse": mse, "mse_paper": 3 * mse, "ratio": ratio}
+    of = {"mse": mse, "mse_paper": 3 * mse, "ratio": ratio, "identified": 0.1}
     worse = {name: 2 * value for name, value in of.items()}
     split = {"within": within, "rho": rho}
     return {"cut": name, "depth": depth, "test": split, "train": split, "attacks": {"linear": worse, "deep": of}}
