@@ -13,6 +13,9 @@ from gpz_jax.presentation import number
 #: The paper's two cuts of each network: at the feature level, and at the decision level.
 PAIRS = {"ir152": ("block_40", "block_50"), "vgg19": ("layer_30", "layer_39")}
 
+#: All cuts of these that the paper gives numbers of.
+NAMED = {"ir152": ("block_40", "block_48", "block_49", "block_50"), "vgg19": PAIRS["vgg19"]}
+
 Record = dict[str, Any]
 Records = Mapping[str, Record]
 
@@ -119,9 +122,12 @@ def best(row: Record, name: str = "ratio", among: Sequence[str] = ()) -> float:
     return float(min(attacks.values(), key=lambda found: found["mse"])[name])
 
 
-def curve_of(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """Depth (0 to 1) and the best attack's error over the class mean's, along the attacked cuts."""
-    rows = attacked(record)
+def curve_of(record: Record, *, listed: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Depth (0 to 1) and the best attack's error over the class mean's, along the attacked cuts.
+
+    ``listed``: along those of the paper's list of blocks or entries alone, without what comes behind them.
+    """
+    rows = [row for row in attacked(record) if not listed or row["cut"].startswith(("block_", "layer_"))]
     return np.array([row["depth"] for row in rows]), np.array([best(row) for row in rows])
 
 

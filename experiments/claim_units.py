@@ -21,7 +21,7 @@ import claim_drift
 import claim_dynamics
 import common
 import jax
-from claim_numbers import PAIRS
+from claim_numbers import NAMED, PAIRS
 from common import ALPHAS, Flags, json_number
 
 from gpz_jax import workflow
@@ -39,21 +39,16 @@ ATTACKS, STRONGER = ("linear", "deconvolution"), ("attention", "enriched")
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """An architecture, how it is trained, and cuts of the paper's that are attacked besides every third one."""
+    """An architecture, and how it is trained."""
 
     model: ModelConfig
     training: TrainingConfig
-    named: tuple[str, ...] = ()
 
 
 #: On two cores. IR-152 has its 51 blocks, VGG19 its 53 entries, ResNet-50 its 18, ResNet-18 its 10, ViT its 6 blocks.
 NETWORKS = {
-    "ir152": Network(
-        ModelConfig("ir152", width=16),
-        TrainingConfig(epochs=8, lr=0.003),
-        ("block_40", "block_48", "block_49", "block_50"),
-    ),
-    "vgg19": Network(ModelConfig("vgg19", width=16), TrainingConfig(epochs=14, lr=0.001), ("layer_30", "layer_39")),
+    "ir152": Network(ModelConfig("ir152", width=16), TrainingConfig(epochs=8, lr=0.003)),
+    "vgg19": Network(ModelConfig("vgg19", width=16), TrainingConfig(epochs=14, lr=0.001)),
     "resnet50": Network(ModelConfig("resnet50", width=8), TrainingConfig(epochs=6, lr=0.003)),
     "resnet18": Network(ModelConfig("resnet18", width=16), TrainingConfig(epochs=10, lr=0.003)),
     "vit": Network(ModelConfig("vit", width=64, patch=4, heads=4), TrainingConfig(epochs=14, lr=0.001)),
@@ -200,7 +195,7 @@ def cuts_to_attack(probe: Probe, network: str, every: int | None) -> list[str]:
     chosen = {
         *(valid[::every] if every else ()),
         *valid[-2:],
-        *(cut for cut in NETWORKS[network].named if cut in valid),
+        *(cut for cut in NAMED.get(network, ()) if cut in valid),
     }
     return [cut for cut in valid if cut in chosen]
 
@@ -214,7 +209,7 @@ def attacked(
     scored = dataclasses.replace(plain, lpips_weights=str(weights) if weights.is_file() else None)
     whole = targets == "one-hot"
     pair = tuple(cut for cut in PAIRS.get(network, ()) if whole and cut in cuts)
-    named = tuple(cut for cut in cuts if whole and cut in NETWORKS[network].named and cut not in pair)
+    named = tuple(cut for cut in cuts if whole and cut in NAMED.get(network, ()) and cut not in pair)
     asked = {
         tuple(cut for cut in cuts if cut not in named + pair): plain,
         named: scored,

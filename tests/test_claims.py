@@ -62,24 +62,27 @@ def test_the_best_attack_counts_by_its_error():
 
 
 def networks(shallow, deep, seed, steps=3):
-    """IR-152 and VGG19 whose error rises in so many steps between the paper's cuts."""
-    ratios = [shallow + (deep - shallow) * i / steps for i in range(steps + 1)]
-    middle = [f"between_{i}" for i in range(steps - 1)]
-    return [
-        record(network, seed, [cut(name, i / steps, r) for i, (name, r) in enumerate(zip(names, ratios, strict=True))])
-        for network, names in (
-            ("ir152", ["block_40", *middle, "block_50"]),
-            ("vgg19", ["layer_30", *middle, "layer_39"]),
-        )
-    ]
+    """IR-152 and VGG19 whose error rises from 0 to the first of the paper's cuts, then in so many steps to the other."""
+    ratios = [0.0, *(shallow + (deep - shallow) * i / steps for i in range(steps + 1))]
+    made = []
+    for network, kind, pair in (("ir152", "block", (40, 50)), ("vgg19", "layer", (30, 39))):
+        names = [
+            f"{kind}_1",
+            f"{kind}_{pair[0]}",
+            *(f"{kind}_between_{i}" for i in range(steps - 1)),
+            f"{kind}_{pair[1]}",
+        ]
+        cuts = [cut(name, i / (steps + 1), r) for i, (name, r) in enumerate(zip(names, ratios, strict=True))]
+        made.append(record(network, seed, cuts))
+    return made
 
 
 @pytest.mark.parametrize(
     ("shallow", "deep", "steps", "seeds", "verdict"),
     [
-        (0.1, 0.4, 1, 3, "confirmed"),  # as large as the paper's, in one step
+        (0.1, 0.4, 1, 3, "confirmed"),  # as large as the paper's, and the steepest step there
         (0.1, 0.4, 1, 1, "partly"),  # of one seed
-        (0.1, 0.4, 4, 3, "partly"),  # as large, but no jump
+        (0.1, 0.4, 4, 3, "partly"),  # as large, but it rises more before
         (0.1, 0.12, 4, 3, "refuted"),
     ],
 )
