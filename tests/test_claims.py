@@ -62,7 +62,7 @@ def test_the_best_attack_counts_by_its_error():
 
 
 def networks(shallow, deep, seed, steps=3):
-    """IR-152 and VGG19 whose error rises from 0 to the first of the paper's cuts, then in so many steps to the other."""
+    """IR-152 and VGG19 whose error rises from 0 to one of the paper's cuts, then in so many steps to the other."""
     ratios = [0.0, *(shallow + (deep - shallow) * i / steps for i in range(steps + 1))]
     made = []
     for network, kind, pair in (("ir152", "block", (40, 50)), ("vgg19", "layer", (30, 39))):
