@@ -38,7 +38,7 @@ class LinearAttack(Attack):
         fit, selection = target.fit_and_selection()
         whole, key = (batch_size(fit) or 0) <= MOST, jax.random.fold_in(target.key, 3)
         fit = rows_of(fit, slice(MOST))
-        parts = ((fit, "fit" if whole else None), (selection, "selection"))
+        parts: tuple[tuple[Any, Part | None], ...] = ((fit, "fit" if whole else None), (selection, "selection"))
         pairs = [_received(target, x, jax.random.fold_in(key, i), part) for i, (x, part) in enumerate(parts)]
         mesh = target.mesh
         z_shape, shape = target.z_shape, target.x_shape
