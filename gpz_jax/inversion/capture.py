@@ -61,24 +61,25 @@ class Capture:
         self._ask = partial(_at_cuts, variables, network=network)
         self._inputs, self._mesh = inputs, mesh
         self.groups = groups_of(_sizes(network, variables, cuts, inputs), most)
-        self._held: dict[str, dict[Part, list[Array]]] = {}
+        self._group: tuple[str, ...] = ()
+        self._held: dict[Part, dict[str, list[Array]]] = {}
 
     def __call__(self, part: Part, cut: str) -> list[Array] | None:
         """What a part sends at a cut, float32 z, batches as :func:`pieces` has them; None if the cut is in no group."""
-        group = next((group for group in self.groups if cut in group), None)
-        if group is None or part not in self._inputs:
+        group = next((group for group in self.groups if cut in group), ())
+        if group != self._group:  # the former goes before the next is asked
+            self._group, self._held = group, {}
+        if not group or part not in self._inputs:
             return None
-        if cut not in self._held:
-            self._held = {}  # before the next is asked
-            self._held = self._asked(group)
-        return self._held[cut][part]
+        if part not in self._held:
+            self._held[part] = self._asked(group, part)
+        return self._held[part][cut]
 
-    def _asked(self, group: tuple[str, ...]) -> dict[str, dict[Part, list[Array]]]:
-        found: dict[str, dict[Part, list[Array]]] = {cut: {part: [] for part in self._inputs} for cut in group}
-        for part, x in self._inputs.items():
-            for piece, _ in pieces(x, mesh=self._mesh):
-                for cut, z in self._ask(piece, cuts=group).items():
-                    found[cut][part].append(z)
+    def _asked(self, group: tuple[str, ...], part: Part) -> dict[str, list[Array]]:
+        found: dict[str, list[Array]] = {cut: [] for cut in group}
+        for piece, _ in pieces(self._inputs[part], mesh=self._mesh):
+            for cut, z in self._ask(piece, cuts=group).items():
+                found[cut].append(z)
         return found
 
 

@@ -9,6 +9,7 @@ Both are the same map, the least of ||X - Z W||² + λ ||W||² (Hoerl and Kennar
 Vovk 1998), and equal scikit-learn's ``Ridge(alpha=λ)``. No training, no seed: what it rebuilds, anybody can.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -178,16 +179,13 @@ def fit_best(
         raise UserError("there are no selection images to choose the penalty on")
     normal = _normal(z, x)
     unit = float(np.trace(normal.gram)) / len(normal.gram) or 1.0
-    # Of each penalty only what it answers to the selection images is worked out: they are fewer than the pixels.
-    rows, pixels = _selection(normal, z_selection, x_selection)
+    error = _selection_error(normal, z_selection, x_selection, clip)
     errors = {}
     for r in penalties:
         try:
-            found = normal.answers(r * unit, rows)
+            errors[r] = error(r * unit)
         except np.linalg.LinAlgError:
             errors[r] = float("inf")
-            continue
-        errors[r] = float(np.mean(((np.clip(found, 0, 1) if clip else found) - pixels) ** 2))
     solved = [r for r in penalties if errors[r] != float("inf")]
     if not solved:
         raise UserError(f"none of the penalties {tuple(penalties)} makes the system solvable; add a larger one")
@@ -270,6 +268,40 @@ def _accumulate(gram, targets, z, x, z_mean, x_mean, counts):
 @jax.jit
 def _products(block, basis):
     return jnp.matmul(block, basis.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _selection_error(normal: _Normal, z: Rows, x: Rows, clip: bool) -> Callable[[float], float]:
+    """Penalty -> mean squared error on the selection images.
+
+    Where they are fewer than the pixels, only what a map answers to them is solved for, and not the whole map.
+    """
+    if z.shape[0] >= x.shape[1]:
+        return lambda penalty: _error_of_map(normal.solve(penalty), z, x, clip)
+    rows, pixels = _selection(normal, z, x)
+
+    def of_answers(penalty: float) -> float:
+        found = normal.answers(penalty, rows)
+        return float(np.mean(((np.clip(found, 0, 1) if clip else found) - pixels) ** 2))
+
+    return of_answers
+
+
+def _error_of_map(ridge: Ridge, z: Rows, x: Rows, clip: bool) -> float:
+    blocks = zip(_blocks(z), _blocks(x), strict=True)
+    sums = [
+        parallel.in_turn(_squared_error(ridge, rows, pixels, counts, clip=clip))
+        for (rows, counts), (pixels, _) in blocks
+    ]
+    return float(np.sum(np.asarray(parallel.fetch(sums), np.float64))) / math.prod(x.shape)
+
+
+@partial(jax.jit, static_argnames="clip")
+def _squared_error(ridge, z, x, counts, *, clip):
+    z, x = (rows if counts is None else rows.reshape(-1, rows.shape[-1]) for rows in (z, x))
+    difference = (ridge.pixels(z) if clip else ridge(z)) - x.astype(jnp.float32)
+    if counts is not None:
+        difference = jnp.where(counts.reshape(-1, 1), difference, 0)
+    return jnp.sum(difference**2)
 
 
 def _selection(normal: _Normal, z: Rows, x: Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -6,9 +6,10 @@ import math
 import flax.linen as nn
 import jax
 import numpy as np
+import pytest
 from jax.sharding import Mesh
 
-from gpz_jax import tap
+from gpz_jax import parallel, tap
 from gpz_jax.config import AttackSettings
 from gpz_jax.inversion import attacking, capture
 from gpz_jax.inversion.capture import Capture, captured_together
@@ -84,7 +85,17 @@ def test_groups_hold_no_more_than_they_may_and_a_wide_cut_is_left_to_ask_each_ti
     assert left_out("test", "layers_0") is None
     assert left_out("test", "layers_2") is not None
     assert left_out("test", "logits") is not None
-    assert set(left_out._held) == {"logits"}, "z of the group before is still held"
+    assert left_out._held.keys() == {"test"}
+    assert left_out._held["test"].keys() == {"logits"}, "z of the group before is still held"
+    assert left_out("test", "layers_0") is None
+    assert not left_out._held, "held beside a cut that is asked each time"
+
+
+def test_on_several_devices_every_attack_asks_for_itself():
+    several = [dataclasses.replace(target, mesh=parallel.data_mesh()) for target in targets()]
+    if several[0].mesh.size == 1:
+        pytest.skip("one device")
+    assert all(target.captured is None for target in captured_together(several, TEST))
 
 
 def test_what_is_no_whole_part_is_asked_for():
