@@ -1,16 +1,16 @@
 """Claims of what attackers get, judged from the units' numbers alone (not an experiment)."""
 
-import math
 from collections.abc import Callable
 
 import numpy as np
 from claim_numbers import (
+    EVERYWHERE,
     PAIRS,
-    Finding,
     Judged,
     Record,
     Records,
     attacked,
+    attacked_at,
     bend_of,
     best,
     curve_of,
@@ -28,7 +28,7 @@ from gpz_jax.presentation import number
 
 def main_table(records: Records) -> Judged:
     """The error at a decision-level cut over that at a feature-level one, as large as the paper's; and a jump."""
-    ir, vgg = seeds_of(records, "ir152"), seeds_of(records, "vgg19")
+    ir, vgg = (attacked_at(seeds_of(records, name), PAIRS[name]) for name in PAIRS)
     if not (ir and vgg):
         return not_tested("IR-152 and VGG19 on CIFAR-10")
 
@@ -59,34 +59,34 @@ def main_table(records: Records) -> Judged:
         finding("IR-152: relative depth of the bend", None, ir, bend_of),
         finding("VGG19: relative depth of the bend", None, vgg, bend_of),
     )
-    holds = [_reaches(gap) for gap in gaps] + [all(map(_steepest_in_pair, found)) for found in (ir, vgg)]
+    at = tuple(
+        finding(f"{name}: share of the rise that lies between the paper's cuts", None, of, _share_in_pair)
+        for name, of in (("IR-152", ir), ("VGG19", vgg))
+    )
+    holds = [gap.mean >= (gap.paper or 0) for gap in gaps]
+    holds += [jump.mean > 0.5 and there.mean > 0.5 for jump, there in zip(jumps, at, strict=True)]
     places = [" and ".join(dict.fromkeys(_steepest_between(record) for record in found)) for found in (ir, vgg)]
+    among = [" and ".join(dict.fromkeys(_steepest_between(one, listed=True) for one in found)) for found in (ir, vgg)]
     sentence = (
         f"The error grows by {number(gaps[0].mean, 2)} and {number(gaps[1].mean, 2)} between the paper's cuts "
-        f"(the paper: {number(gaps[0].paper or 0, 2)} and {number(gaps[1].paper or 0, 2)}). Of the steps between "
-        f"attacked blocks the steepest is {places[0]} (IR-152) and {places[1]} (VGG19); of the whole curve's rise the "
-        f"steepest step takes {100 * jumps[0].mean:.0f} and {100 * jumps[1].mean:.0f} %."
+        f"(the paper: {number(gaps[0].paper or 0, 2)} and {number(gaps[1].paper or 0, 2)}). The steepest step between "
+        f"attacked cuts is {places[0]} in IR-152 and {places[1]} in VGG19, with {100 * jumps[0].mean:.0f} and "
+        f"{100 * jumps[1].mean:.0f} % of the curve's rise; between blocks alone it is {among[0]} and {among[1]}. "
+        f"Between the paper's cuts lie {100 * at[0].mean:.0f} and {100 * at[1].mean:.0f} %."
     )
-    return Judged(verdict_of(holds, min(len(ir), len(vgg))), sentence, (*gaps, *levels, *jumps, *bends))
+    return Judged(verdict_of(holds, min(len(ir), len(vgg))), sentence, (*gaps, *levels, *jumps, *at, *bends))
 
 
-def _steepest_between(record: Record) -> str:
-    low, high = _steepest(record, listed=True)
+def _steepest_between(record: Record, *, listed: bool = False) -> str:
+    low, high = _steepest(record, listed=listed)
     names = {row["depth"]: row["cut"] for row in attacked(record)}
     return f"{names[low]} to {names[high]}"
 
 
-def _steepest_in_pair(record: Record) -> bool:
-    """Whether the steepest step between attacked blocks lies between the paper's two cuts."""
-    low, high = _steepest(record, listed=True)
-    shallow, deep = (row_of(record, cut)["depth"] for cut in PAIRS[record["network"]])
-    return shallow <= low and high <= deep
-
-
-def _reaches(found: Finding) -> bool:
-    """Whether the paper's number lies within or below our interval; of one seed, below our number."""
-    high = found.interval[1]
-    return (found.mean if math.isnan(high) else high) >= (found.paper or 0)
+def _share_in_pair(record: Record) -> float:
+    ratio = np.maximum.accumulate(curve_of(record)[1])
+    shallow, deep = (best(row_of(record, cut)) for cut in PAIRS[record["network"]])
+    return (deep - shallow) / float(ratio[-1] - ratio[0])
 
 
 def delay(records: Records) -> Judged:
@@ -153,12 +153,13 @@ def data_moves(records: Records) -> Judged:
 
 
 #: Who attacks: the plain decoder, one with attention, one on enriched z, and the best of these and the linear map.
-ATTACKERS = {"plain": ("deconvolution",), "attention": ("attention",), "enriched": ("enriched",), "best": ()}
+ATTACKERS = {"plain": ("deconvolution",), "attention": ("attention",), "enriched": ("enriched",)}
+ATTACKERS["best"] = (*EVERYWHERE, "attention", "enriched")
 
 
 def advantage(records: Records) -> Judged:
     """The error at the decision level is four times that at the feature level, 66 % of it whoever attacks."""
-    of = {name: seeds_of(records, name) for name in PAIRS}
+    of = {name: attacked_at(seeds_of(records, name), PAIRS[name], ATTACKERS["best"]) for name in PAIRS}
     if not all(of.values()):
         return not_tested("IR-152 and VGG19 on CIFAR-10, attacked by the stronger attackers too")
 
@@ -182,14 +183,18 @@ def advantage(records: Records) -> Judged:
         for name, found in of.items()
         for attacker in ATTACKERS
     }
-    holds = [times["ir152"].mean >= 4, *(shares[name, "best"].mean >= 0.66 for name in PAIRS)]
-    holds += [shares[name, "best"].mean >= shares[name, "plain"].mean - 0.05 for name in PAIRS]
+    mean = {attacker: float(np.mean([shares[name, attacker].mean for name in PAIRS])) for attacker in ATTACKERS}
+    stays = all(mean[attacker] >= 0.66 for attacker in ("attention", "enriched"))
+    holds = [times["ir152"].mean >= 4, mean["best"] >= 0.66, stays]
     said = "; ".join(
         f"{name}: {number(times[name].mean, 2)} times, {100 * shares[name, 'best'].mean:.0f} % with the best attacker "
         f"at each cut, {100 * shares[name, 'plain'].mean:.0f} % with the plain decoder"
         for name in PAIRS
     )
-    sentence = f"Error at the decision level over that at the feature level, and the part of it that is gained: {said}."
+    sentence = (
+        f"Error at the decision level over that at the feature level, and the part of it that is gained: {said}. By "
+        "the paper's own table IR-152's plain decoder gains 68 %, and 3.2 times; VGG19's 52 %."
+    )
     seeds = min(map(len, of.values()))
     return Judged(verdict_of(holds, seeds), sentence, (*times.values(), *shares.values()))
 
@@ -221,7 +226,7 @@ def drop_locates(records: Records) -> Judged:
         f"the depth on average (by lot: {number(guess, 2)}). What a cut chosen by it costs: [which number predicts]"
         "(predictors.md)."
     )
-    holds = [inside > 0.5, distance < 0.5 * guess]
+    holds = [bool(inside > 0.5), distance < 0.5 * guess]
     return Judged(verdict_of(holds, min(map(len, of.values()))), sentence, tuple(far))
 
 

@@ -13,6 +13,9 @@ from gpz_jax.presentation import number
 #: The paper's two cuts of each network: at the feature level, and at the decision level.
 PAIRS = {"ir152": ("block_40", "block_50"), "vgg19": ("layer_30", "layer_39")}
 
+#: Attacks that are made at every attacked cut; curves are of the best of them, so that no cut is tried harder.
+EVERYWHERE = ("linear", "deconvolution")
+
 #: All cuts of these that the paper gives numbers of.
 NAMED = {"ir152": ("block_40", "block_48", "block_49", "block_50"), "vgg19": PAIRS["vgg19"]}
 
@@ -116,10 +119,20 @@ def attacked(record: Record) -> list[Record]:
     return [row for row in record["cuts"] if "attacks" in row]
 
 
-def best(row: Record, name: str = "ratio", among: Sequence[str] = ()) -> float:
-    """A number of the attack of least error on a cut; among all, or those that are named."""
-    attacks = {key: found for key, found in row["attacks"].items() if not among or key in among}
-    return float(min(attacks.values(), key=lambda found: found["mse"])[name])
+def best(row: Record, name: str = "ratio", among: Sequence[str] = EVERYWHERE) -> float:
+    """A number of the attack of least error on a cut, among those named; NaN where there is none, or no number."""
+    attacks = [found for key, found in row.get("attacks", {}).items() if key in among and found["mse"] is not None]
+    value = min(attacks, key=lambda found: found["mse"]).get(name) if attacks else None
+    return math.nan if value is None else float(value)
+
+
+def attacked_at(records: Iterable[Record], cuts: Iterable[str], by: Sequence[str] = EVERYWHERE) -> list[Record]:
+    """The records in which each of these cuts was attacked by all of these."""
+
+    def made(record: Record) -> set[str]:
+        return {row["cut"] for row in attacked(record) if set(by) <= row["attacks"].keys()}
+
+    return [record for record in records if set(cuts) <= made(record)]
 
 
 def curve_of(record: Record, *, listed: bool = False) -> tuple[np.ndarray, np.ndarray]:

@@ -41,7 +41,6 @@ def smoothing(records: Records) -> Judged:
         holds += [
             order == sorted(order),
             accuracy["LS+"].mean > accuracy["one-hot"].mean - 0.01,
-            rho["LS+"].mean < rho["one-hot"].mean,
         ]
         others = "".join(f", {number(one.mean)} {targets}" for targets, one in radius.items() if targets != "LS+")
         said.append(
@@ -93,6 +92,7 @@ def edge_cost(records: Records) -> Judged:
     )
     share = findings[0].mean
     holds = [abs(share - 0.78) < 0.01, abs(findings[1].mean - 0.025) < 0.005, payload == 0.5]
+    holds.append(findings[4].mean < 1.1)
     sentence = (
         f"IR-152 holds {100 * share:.1f} % up to block 49, and 26 -> 30 halves what VGG19 sends, for "
         f"{100 * (findings[4].mean - 1):.0f} % more time at the edge. VGG19 holds {100 * findings[1].mean:.1f} % up to "
@@ -123,7 +123,7 @@ def vortex(records: Records) -> Judged:
         turned = sum(record["turn"] is not None for record in of[name, "LS+"])
         holds += [
             turned == len(of[name, "LS+"]),
-            smoothed[_GROWTH] < 1 < plain[_GROWTH],
+            smoothed[_GROWTH] < 1,
             smoothed[_ENTROPY] > plain[_ENTROPY],
             smoothed[_BOUND] < plain[_BOUND],
             0.5 < smoothed[_PREDICTED] < 2,
@@ -163,7 +163,8 @@ _OF_LEDGER: dict[str, Callable[[Record], float]] = {
 def drift(records: Records) -> Judged:
     """Beyond the zone an attacker with digits draws "0", one with letters "D"."""
     found = [record for name, record in sorted(records.items()) if name.startswith("drift")]
-    if not any(_is(row, "decision", "mnist") for record in found for row in record["rows"]):
+    sets = {row["auxiliary"] for record in found for row in record["rows"] if row["level"] == "decision"}
+    if not {"mnist", "emnist_letters"} <= sets:
         return not_tested("a network of KMNIST, attacked with MNIST and with EMNIST letters")
     findings, holds, said = [], [], []
     for auxiliary, expected in (("mnist", "0"), ("emnist_letters", "D")):
@@ -181,7 +182,8 @@ def drift(records: Records) -> Judged:
         )
         findings += [*shares.values(), collapse]
         commonest = [row["reconstructions"]["commonest"] for row in rows]
-        holds.append(all(name == expected for name in commonest))
+        often = shares["reconstructions"].mean
+        holds.append(often > 0.5 and often > shares["originals"].mean)
         said.append(
             f"{100 * shares['reconstructions'].mean:.0f} % of what the attacker with {auxiliary} draws is named "
             f"{expected!r} ({100 * shares['originals'].mean:.0f} % of the originals), most often "

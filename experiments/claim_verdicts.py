@@ -53,7 +53,7 @@ CLAIMS = (
     Claim(
         "neural-vortex",
         "Under LS+ the correct-class coefficient changes sign, and from there the output's entropy rises while R_c² "
-        "and the bound on z fall.",
+        "and the bound on z fall, as the two terms of its equation say.",
         tuple(f"dynamics-{name}-{targets}" for name in ("vgg19", "ir152") for targets in ("one-hot", "LS+")),
         vortex,
     ),

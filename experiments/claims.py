@@ -29,6 +29,7 @@ from gpz_jax.json_files import read_json
 
 ROOT = Path(__file__).parents[1]
 RESULTS, PAGE = Path(__file__).parent / "results" / "claims", ROOT / "docs" / "findings" / "claims.md"
+PICTURE = ROOT / "docs" / "images" / "claims.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,8 +60,11 @@ def experiment(flags: ClaimFlags, out: Path) -> Outcome:
     judged = {claim: claim.judge(claim.records(records)) for claim in CLAIMS}
     rows = [row for claim, found in judged.items() for row in page.rows_of(claim, found, records)]
     file = out / "claims.md" if flags.size == "tiny" or flags.results else PAGE
-    file.write_text(page.page_of(judged, records))
+    text = page.page_of(judged, records)
     claim_figure.draw(records, out / "curves.png")
+    if file == PAGE and text != PAGE.read_text():
+        claim_figure.draw(records, PICTURE)
+    file.write_text(text)
     verdict = [f"{claim.name}: {found.verdict}. {found.sentence}" for claim, found in judged.items()]
     for name in flags.rerun:
         verdict += rerun(name, flags, out, records)

@@ -25,7 +25,13 @@ def cut(name, depth, ratio, *, within=1.0, rho=0.5, mse=None):
     of = {"mse": mse, "mse_paper": 3 * mse, "ratio": ratio, "identified": 0.1}
     worse = {name: 2 * value for name, value in of.items()}
     split = {"within": within, "rho": rho}
-    return {"cut": name, "depth": depth, "test": split, "train": split, "attacks": {"linear": worse, "deep": of}}
+    return {
+        "cut": name,
+        "depth": depth,
+        "test": split,
+        "train": split,
+        "attacks": {"linear": worse, "deconvolution": of},
+    }
 
 
 def record(network, seed, cuts, *, data="cifar10", targets="one-hot", accuracy=0.7, onsets=()):
@@ -103,7 +109,8 @@ def smoothed(radius, rho, accuracy):
     ("radius", "rho", "accuracy", "verdict"),
     [
         ((10, 1, 20), (0.5, 0.4, 0.6), (0.7, 0.71, 0.6), "confirmed"),
-        ((10, 1, 20), (0.5, 0.6, 0.6), (0.7, 0.71, 0.6), "partly"),  # R_c² falls, its share does not
+        ((10, 1, 20), (0.5, 0.6, 0.6), (0.7, 0.71, 0.6), "confirmed"),  # its share is no part of the claim
+        ((10, 1, 20), (0.5, 0.4, 0.6), (0.7, 0.6, 0.6), "partly"),  # it costs accuracy
         ((10, 11, 5), (0.5, 0.6, 0.6), (0.7, 0.6, 0.6), "refuted"),
     ],
 )
@@ -223,22 +230,46 @@ def test_where_the_largest_drop_lies(at, verdict):
     assert judged("drop-locates", dropping(at)).verdict == verdict
 
 
-def drifted(digit, letter):
-    def row(auxiliary, expected, name):
-        shares = {"expected": expected, "share": 0.5, "commonest": name, "commonest_share": 0.5}
+def drifted(digit, letter, originals):
+    """Shares of the expected digit and letter among reconstructions, and of both among the originals."""
+
+    def row(auxiliary, expected, share):
         about = {"level": "decision", "auxiliary": auxiliary, "prior_collapse": 0.4}
-        return about | {"reconstructions": shares, "originals": shares}
+        named = {"expected": expected, "commonest": expected}
+        return about | {"reconstructions": named | {"share": share}, "originals": named | {"share": originals}}
 
     rows = [row("mnist", "0", digit), row("emnist_letters", "D", letter)]
     return {f"drift-seed{seed}": {"rows": rows, "seed": seed, "seconds": 1} for seed in (0, 1)}
 
 
 @pytest.mark.parametrize(
-    ("names", "verdict"), [(("0", "D"), "confirmed"), (("0", "L"), "partly"), (("1", "L"), "refuted")]
+    ("shares", "verdict"),
+    [
+        ((0.9, 0.8, 0.1), "confirmed"),
+        ((0.9, 0.2, 0.1), "partly"),
+        ((0.2, 0.2, 0.1), "refuted"),
+        ((0.9, 0.8, 0.95), "refuted"),  # the classifier calls the originals so, too
+    ],
 )
-def test_drift_to_the_attackers_prior(names, verdict):
+def test_drift_to_the_attackers_prior(shares, verdict):
     claim = next(claim for claim in CLAIMS if claim.name == "drift")
-    assert claim.judge(drifted(*names)).verdict == verdict
+    assert claim.judge(drifted(*shares)).verdict == verdict
+
+
+def test_drift_needs_both_sets():
+    records = drifted(0.9, 0.8, 0.1)
+    for record in records.values():
+        record["rows"] = record["rows"][:1]
+    claim = next(claim for claim in CLAIMS if claim.name == "drift")
+    assert claim.judge(records).verdict == "not tested"
+
+
+def test_what_was_not_attacked_is_not_judged():
+    records = networks(0.1, 0.4, 0)
+    for record in records:
+        del record["cuts"][-1]["attacks"]
+    assert judged("main-table", records).verdict == "not tested"
+    assert judged("advantage", networks(0.1, 0.4, 0)).verdict == "not tested"  # the stronger attackers are missing
 
 
 def test_how_a_row_of_drift_is_counted():
