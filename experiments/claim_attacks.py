@@ -153,7 +153,11 @@ def data_moves(records: Records) -> Judged:
 
 
 #: Who attacks: the plain decoder, one with attention, one on enriched z, and the best of these and the linear map.
-ATTACKERS = {"plain": ("deconvolution",), "attention": ("attention",), "enriched": ("enriched",)}
+ATTACKERS: dict[str, tuple[str, ...]] = {
+    "plain": ("deconvolution",),
+    "attention": ("attention",),
+    "enriched": ("enriched",),
+}
 ATTACKERS["best"] = (*EVERYWHERE, "attention", "enriched")
 
 
