@@ -13,8 +13,9 @@ from gpz_jax.presentation import number
 #: The paper's two cuts of each network: at the feature level, and at the decision level.
 PAIRS = {"ir152": ("block_40", "block_50"), "vgg19": ("layer_30", "layer_39")}
 
-#: Attacks that are made at every attacked cut; curves are of the best of them, so that no cut is tried harder.
-EVERYWHERE = ("linear", "deconvolution")
+#: Attacks that are made at every attacked cut; curves are of the best of them, so that no cut is tried harder. And
+#: those that are tried besides on the paper's two: its better attacker, its enriched z.
+EVERYWHERE, STRONGER = ("linear", "deconvolution"), ("attention", "enriched")
 
 #: All cuts of these that the paper gives numbers of.
 NAMED = {"ir152": ("block_40", "block_48", "block_49", "block_50"), "vgg19": PAIRS["vgg19"]}
@@ -119,6 +120,11 @@ def attacked(record: Record) -> list[Record]:
     return [row for row in record["cuts"] if "attacks" in row]
 
 
+def is_listed(row: Record) -> bool:
+    """Whether a cut is a block or an entry of the paper's list, and nothing that comes behind them."""
+    return row["cut"].startswith(("block_", "layer_"))
+
+
 def best(row: Record, name: str = "ratio", among: Sequence[str] = EVERYWHERE) -> float:
     """A number of the attack of least error on a cut, among those named; NaN where there is none, or no number."""
     attacks = [found for key, found in row.get("attacks", {}).items() if key in among and found["mse"] is not None]
@@ -140,7 +146,7 @@ def curve_of(record: Record, *, listed: bool = False) -> tuple[np.ndarray, np.nd
 
     ``listed``: along those of the paper's list of blocks or entries alone, without what comes behind them.
     """
-    rows = [row for row in attacked(record) if not listed or row["cut"].startswith(("block_", "layer_"))]
+    rows = [row for row in attacked(record) if not listed or is_listed(row)]
     return np.array([row["depth"] for row in rows]), np.array([best(row) for row in rows])
 
 

@@ -21,7 +21,7 @@ import claim_drift
 import claim_dynamics
 import common
 import jax
-from claim_numbers import NAMED, PAIRS
+from claim_numbers import EVERYWHERE, NAMED, PAIRS, STRONGER
 from common import ALPHAS, Flags, json_number
 
 from gpz_jax import workflow
@@ -31,10 +31,6 @@ from gpz_jax.inversion.results import AttackResult
 from gpz_jax.workflow import BareModel, LoadedRun
 
 SCHEMA = 1
-
-
-#: On every attacked cut; and what is tried besides on the paper's two: its better attacker, its enriched z.
-ATTACKS, STRONGER = ("linear", "deconvolution"), ("attention", "enriched")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +201,7 @@ def attacked(
 ) -> dict[str, AttackResult]:
     """Attacks on the cuts; under one-hot labels LPIPS on those that the paper names, the stronger ones on its pair."""
     weights = Path(flags.data_dir) / "lpips_alex.npz"
-    plain = dataclasses.replace(size.attack, attack=ATTACKS)
+    plain = dataclasses.replace(size.attack, attack=EVERYWHERE)
     scored = dataclasses.replace(plain, lpips_weights=str(weights) if weights.is_file() else None)
     whole = targets == "one-hot"
     pair = tuple(cut for cut in PAIRS.get(network, ()) if whole and cut in cuts)
@@ -213,7 +209,7 @@ def attacked(
     asked = {
         tuple(cut for cut in cuts if cut not in named + pair): plain,
         named: scored,
-        pair: dataclasses.replace(scored, attack=ATTACKS + STRONGER),
+        pair: dataclasses.replace(scored, attack=EVERYWHERE + STRONGER),
     }
     return {
         result.cut: result
