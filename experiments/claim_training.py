@@ -90,8 +90,8 @@ def edge_cost(records: Records) -> Judged:
     sentence = (
         f"IR-152 holds {100 * share:.1f} % up to block 49, and 26 -> 30 halves what VGG19 sends, for "
         f"{100 * (findings[4].mean - 1):.0f} % more time at the edge. VGG19 holds {100 * findings[1].mean:.1f} % up to "
-        f"entry 30: the paper's 2.5 % fits entry 18 of this network ({100 * findings[2].mean:.1f} %), or entry 30 of one "
-        f"whose head is so large that it has {whole:.0f} M parameters in all."
+        f"entry 30: the paper's 2.5 % fits entry 18 of this network ({100 * findings[2].mean:.1f} %), or entry 30 of "
+        f"one whose head is so large that it has {whole:.0f} M parameters in all."
     )
     # Shapes have no seed: nothing is held back for want of one.
     return Judged(verdict_of(holds, seeds=2), sentence, findings)
