@@ -14,6 +14,9 @@ os.environ["XLA_FLAGS"] = (
     # Nearly all that these tests do is compiling, of programs that run for milliseconds: they need not be optimised.
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
+# XLA runs the programs of both devices on as many threads as there are cores; a program that waits for its other half
+# holds one. With two, a run in CI never went on, was ended by the rule above, and had passed the time before.
+os.environ.setdefault("NPROC", "4")
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"
 # Compiling is most of the time of these tests: what one process has compiled, the other worker and every command that

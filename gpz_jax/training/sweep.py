@@ -191,7 +191,7 @@ def fit(
             batch = (seen, labels, orders, np.int32(index), alphas, noise_keys)
             step = epoch * steps + index
             tracked = on_update is not None and step % track_every == 0
-            before = over_runs(_before, how)(carry) if tracked else carry
+            before = parallel.in_turn(over_runs(_before, how)(carry)) if tracked else carry
             carry = STEP[how](carry, *batch, recipe=recipe, mesh=mesh, how=how)
             if on_update is not None and tracked:
                 on_update(epoch + 1, step, before, batch, carry)
@@ -217,8 +217,12 @@ def _order(places: Array, key: Array, epoch: Any, count: int) -> Array:
     return places[epoch_order(key, epoch, count)]
 
 
+@jax.jit
 def _before(carry: tuple[State, Totals]) -> State:
-    """A copy of the state, for the step donates it; without the optimiser's part, which is not asked for."""
+    """A copy of the state, for the step donates it; without the optimiser's part, which is not asked for.
+
+    One program: as many as there are leaves, each spread over several of a CPU's devices, would run beside each other.
+    """
     return jax.tree.map(jnp.copy, carry[0]._replace(optimiser=()))
 
 

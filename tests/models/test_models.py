@@ -12,7 +12,7 @@ from thinned import thinned
 
 from gpz_jax.errors import UserError
 from gpz_jax.models import CNN, MODELS, build
-from gpz_jax.models.layers import PReLU, average_pool_4x4, max_pool_2x2
+from gpz_jax.models.layers import PReLU, average_pool_4x4, conv, max_pool_2x2
 from gpz_jax.taps import tap, tap_shapes, valid_cuts
 
 
@@ -203,6 +203,38 @@ def test_prelu_and_pools(key):
     windows = np.asarray(wide)[:, :8].reshape(2, 2, 4, 2, 4, 3)
     np.testing.assert_allclose(average_pool_4x4(wide), windows.mean(axis=(2, 4)), atol=1e-6)
     np.testing.assert_allclose(average_pool_4x4(x[:, :2, :2]), x[:, :2, :2].mean(axis=(1, 2), keepdims=True), atol=1e-6)
+
+
+class Convolved(nn.Module):
+    kernel: int
+    stride: int
+
+    @nn.compact
+    def __call__(self, x):
+        return conv(x, 5, name="conv", dtype=x.dtype, kernel=self.kernel, stride=self.stride, bias=True)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (1, 2), (3, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_convolution_is_jaxs_with_its_gradients(kernel, stride, dtype, key):
+    ours = Convolved(kernel, stride)
+    theirs = nn.Conv(5, (kernel, kernel), strides=stride, padding=kernel // 2, dtype=dtype)
+    x = jax.random.normal(key, (2, 7, 6, 3), dtype)
+    parameters = ours.init(key, x)["params"]["conv"]
+
+    def of(apply):
+        def loss(parameters, x):
+            y = apply(parameters, x)
+            return jnp.float32(jnp.sin(y)).sum(), y
+
+        return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(parameters, x)
+
+    found = of(lambda parameters, x: ours.apply({"params": {"conv": parameters}}, x))
+    wanted = of(lambda parameters, x: theirs.apply({"params": parameters}, x))
+    tolerance = 1e-5 if dtype == "float32" else 0.05
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(np.float32(a), np.float32(b), rtol=tolerance, atol=tolerance)
 
 
 @pytest.fixture(scope="module")
