@@ -143,6 +143,7 @@ def data_moves(records: Records) -> Judged:
     of = {data: seeds_of(records, "vgg19", data) for data in ("facescrub20", "cifar10", "kmnist")}
     if not all(of.values()):
         return not_tested(f"VGG19 on {', '.join(name for name, found in of.items() if not found)}")
+    besides = {data: found for data in ("lfw", "chest_xray") if (found := seeds_of(records, "vgg19", data))}
     ways = {
         "by rule paper": lambda record: onset_depth(record, "paper"),
         "by rule null": lambda record: onset_depth(record, "null"),
@@ -153,10 +154,23 @@ def data_moves(records: Records) -> Judged:
         three = [finding(f"{data}: relative depth {way}", None, found, value) for data, found in of.items()]
         face, cifar, kmnist = (one.mean for one in three)
         holds += [face < cifar, cifar < kmnist]
-        said.append(f"{way} {number(face, 2)}, {number(cifar, 2)}, {number(kmnist, 2)}")
-        findings += three
-    sentence = f"VGG19 on FaceScrub, CIFAR-10 and KMNIST: the zone begins at relative depth {'; '.join(said)}."
+        other = [finding(f"{data}: relative depth {way}", None, found, value) for data, found in besides.items()]
+        said.append(
+            f"{way} {number(face, 2)}, {number(cifar, 2)}, {number(kmnist, 2)}"
+            + "".join(f" ({data} {number(one.mean, 2)})" for data, one in zip(besides, other, strict=True))
+        )
+        findings += three + other
+    few = number(np.mean([record["auxiliary"] for record in of["facescrub20"]]))
+    sentence = (
+        f"VGG19 on FaceScrub, CIFAR-10 and KMNIST: the zone begins at relative depth {'; '.join(said)}. Of FaceScrub's "
+        f"twenty people the attacker has {few} images, and the network names "
+        f"{_accuracy(of['facescrub20'])} % of the test images rightly."
+    )
     return Judged(verdict_of(holds, min(map(len, of.values()))), sentence, tuple(findings))
+
+
+def _accuracy(records: list[Record]) -> str:
+    return f"{100 * np.mean([record['accuracy'] for record in records]):.0f}"
 
 
 #: Who attacks: the plain decoder, one with attention, one on enriched z, and the best of these and the linear map.

@@ -13,8 +13,7 @@ from common import ALPHAS
 #: Networks of which every third cut is attacked, and what they are trained on.
 CURVES = (
     *((name, "cifar10") for name in ("vgg19", "ir152", "resnet50", "resnet18", "vit", "cnn")),
-    ("vgg19", "kmnist"),
-    ("vgg19", "facescrub20"),
+    *(("vgg19", data) for data in ("facescrub20", "kmnist", "lfw", "chest_xray")),
 )
 
 #: In the order of the paper.
@@ -42,7 +41,7 @@ CLAIMS = (
     Claim(
         "data-moves",
         "The data set moves the zone: earlier on FaceScrub, later on KMNIST.",
-        ("vgg19-facescrub20-one-hot", "vgg19-cifar10-one-hot", "vgg19-kmnist-one-hot"),
+        tuple(f"vgg19-{data}-one-hot" for data in ("facescrub20", "cifar10", "kmnist", "lfw", "chest_xray")),
         data_moves,
     ),
     Claim(
