@@ -6,7 +6,7 @@
 
 Networks have the paper's full lists of blocks (IR-152's 51, VGG19's 53), at widths that train on two cores, on CIFAR-10
 (JPEG-compressed), KMNIST, FaceScrub of twenty people, LFW and chest x-rays. Each is trained, probed at every cut and
-attacked at every third. One small JSON a network and seed is kept, written whole; a killed call continues with the next.
+attacked at every third. One small JSON a network and seed is kept, written whole; a killed call goes on with the next.
 docs/findings/claims.md and docs/images/claims.png are written from these files; curves.png in --out is the same.
 """
 
