@@ -15,6 +15,7 @@ sys.path.append(str(ROOT / "experiments"))
 import claim_drift  # noqa: E402
 import claim_numbers as numbers  # noqa: E402
 import claim_page  # noqa: E402
+import claim_units  # noqa: E402
 import claims  # noqa: E402
 from claim_numbers import Finding  # noqa: E402
 from claim_verdicts import CLAIMS  # noqa: E402
@@ -37,7 +38,7 @@ def cut(name, depth, ratio, *, within=1.0, rho=0.5, mse=None):
 def record(network, seed, cuts, *, data="cifar10", targets="one-hot", accuracy=0.7, onsets=()):
     zones = {rule: {"onset": onset, "cuts": []} for rule, onset in dict(onsets).items()}
     about = {"network": network, "data": data, "targets": targets, "seed": seed, "accuracy": accuracy}
-    return {**about, "zones": zones, "cuts": cuts, "seconds": 1.0}
+    return {**about, "auxiliary": 100, "zones": zones, "cuts": cuts, "seconds": 1.0}
 
 
 def judged(name, records):
@@ -131,6 +132,24 @@ def moved(face, cifar, kmnist):
 @pytest.mark.parametrize(("where", "verdict"), [((2, 5, 8), "partly"), ((8, 5, 8), "partly"), ((8, 5, 2), "refuted")])
 def test_the_data_set_moves_the_zone(where, verdict):
     assert judged("data-moves", moved(*where)).verdict == verdict
+
+
+def test_a_further_data_set_is_said_and_changes_no_verdict():
+    records = moved(2, 5, 8)
+    further = {**records[0], "data": "lfw"}
+    alone, beside = judged("data-moves", records), judged("data-moves", [*records, further])
+    assert beside.verdict == alone.verdict
+    assert len(beside.findings) == len(alone.findings) + 3
+    assert "lfw 0.2" in beside.sentence and "lfw" not in alone.sentence
+    assert "the attacker has 100 images, and the network names 70 % of the test images rightly" in alone.sentence
+
+
+def test_small_data_sets_are_trained_on_for_longer():
+    flags = claims.ClaimFlags(data_dir="data")
+    face, cifar = (claim_units.config_of("vgg19", data, "one-hot", 1, flags) for data in ("facescrub20", "cifar10"))
+    assert (face.training.epochs, face.training.batch_size) == (120, 32)
+    assert (cifar.training.epochs, cifar.training.batch_size, cifar.data.train_limit) == (14, 128, 12_000)
+    assert claim_units.config_of("vgg19", "lfw", "one-hot", 0, flags).data.aux == "lfw_aux"
 
 
 def delayed(vgg, resnet, ir, vit):
