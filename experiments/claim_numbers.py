@@ -60,23 +60,40 @@ class Finding:
 
     @property
     def said(self) -> str:
-        """``mean [low, high], n seeds``."""
+        """``mean [low, high], n seeds``; of two or one the values."""
         if not self.values:
             return "not measured"
         if self.exact:
             return number(self.mean)
-        low, high = self.interval
-        between = "" if math.isnan(low) else f" [{number(low)}, {number(high)}]"
-        return f"{number(self.mean)}{between}, {len(self.values)} seed{'s' if len(self.values) > 1 else ''}"
+        count = len(self.values)
+        if count < 3:  # an interval of two would say nothing
+            return f"{' and '.join(map(number, self.values))}, {count} seed{'s' * (count > 1)}"
+        return f"{number(self.mean)} [{', '.join(map(number, self.interval))}], {count} seeds"
 
 
 @dataclasses.dataclass(frozen=True)
 class Judged:
-    """A claim's verdict, a sentence, and the numbers behind it."""
+    """A claim's verdict, a sentence, and what is behind it.
+
+    Attributes:
+      verdict: confirmed, partly, refuted or not tested.
+      sentence: what came out.
+      findings: the numbers.
+      parts: of the claim, in words, and whether each holds.
+      seeds: of which every number has one at least; None where there is none to vary.
+    """
 
     verdict: str
     sentence: str
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...] = ()
+    parts: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    seeds: int | None = None
+
+    @property
+    def said(self) -> str:
+        """The verdict, and of how many seeds it is where those are few."""
+        few = self.seeds is not None and self.seeds < 3
+        return self.verdict + (f", {('no', 'one', 'two')[self.seeds]} seed{'s' * (self.seeds == 2)}" if few else "")  # pyright: ignore
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +137,9 @@ def attacked(record: Record) -> list[Record]:
     return [row for row in record["cuts"] if "attacks" in row]
 
 
-def is_listed(row: Record) -> bool:
+def is_listed(cut: str) -> bool:
     """Whether a cut is a block or an entry of the paper's list, and nothing that comes behind them."""
-    return row["cut"].startswith(("block_", "layer_"))
+    return cut.startswith(("block_", "layer_"))
 
 
 def best(row: Record, name: str = "ratio", among: Sequence[str] = EVERYWHERE) -> float:
@@ -146,7 +163,7 @@ def curve_of(record: Record, *, listed: bool = False) -> tuple[np.ndarray, np.nd
 
     ``listed``: along those of the paper's list of blocks or entries alone, without what comes behind them.
     """
-    rows = [row for row in attacked(record) if not listed or is_listed(row)]
+    rows = [row for row in attacked(record) if not listed or is_listed(row["cut"])]
     return np.array([row["depth"] for row in rows]), np.array([best(row) for row in rows])
 
 
@@ -177,11 +194,12 @@ def finding(what: str, paper: float | None, records: Iterable[Record], value: Ca
 
 def not_tested(needs: str) -> Judged:
     """The verdict on a claim whose numbers there are not."""
-    return Judged("not tested", f"It needs {needs}.", ())
+    return Judged("not tested", f"It needs {needs}.")
 
 
-def verdict_of(confirmed: Sequence[bool], seeds: int) -> str:
+def judged(parts: Mapping[str, bool], seeds: int | None, sentence: str, findings: Sequence[Finding]) -> Judged:
     """All parts hold: confirmed, of one seed partly; some: partly; none: refuted."""
-    if not any(confirmed):
-        return "refuted"
-    return "confirmed" if all(confirmed) and seeds > 1 else "partly"
+    verdict = "refuted"
+    if any(parts.values()):
+        verdict = "confirmed" if all(parts.values()) and seeds != 1 else "partly"
+    return Judged(verdict, sentence, tuple(findings), parts, seeds)

@@ -21,7 +21,7 @@ import claim_drift
 import claim_dynamics
 import common
 import jax
-from claim_numbers import EVERYWHERE, NAMED, PAIRS, STRONGER
+from claim_numbers import EVERYWHERE, NAMED, PAIRS, STRONGER, is_listed
 from common import ALPHAS, Flags, json_number
 
 from gpz_jax import workflow
@@ -73,6 +73,10 @@ DATA = {
     "lfw": Data(auxiliary="lfw_aux", epochs=40, batch_size=64),
     "chest_xray": Data(),
 }
+
+
+#: A network of no more cuts is attacked at all of them.
+SHORT = 12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,10 +211,13 @@ def _zones(probe: Probe) -> dict[str, Any]:
 
 
 def cuts_to_attack(probe: Probe, network: str, every: int | None) -> list[str]:
-    """Of the cuts that may be taken the paper's, the last two, and every so many from the first; in order."""
+    """Of the cuts that may be taken the paper's, the last two, the last of its list and every so many from the first
+    (of a short list all), in order.
+    """
     valid = [cut for cut, good in zip(probe.cuts, probe.valid, strict=True) if good and cut not in probe.dead]
     chosen = {
-        *(valid[::every] if every else ()),
+        *(valid[:: every if len(valid) > SHORT else 1] if every else ()),
+        *([cut for cut in valid if is_listed(cut)][-1:] if every else ()),
         *valid[-2:],
         *(cut for cut in NAMED.get(network, ()) if cut in valid),
     }

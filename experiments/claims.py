@@ -19,7 +19,7 @@ import claim_figure
 import claim_page as page
 import claim_units as units
 import common
-from claim_numbers import Record
+from claim_numbers import Claim, Record
 from claim_verdicts import CLAIMS
 from common import Outcome
 
@@ -41,19 +41,24 @@ class ClaimFlags(common.SeedsFlags):
     results: str | None = None
     """Folder of the units' JSON files. Default: results/claims beside this file (tiny: OUT/results)."""
     rerun: tuple[str, ...] = ()
-    """Claim whose work of one seed is done again, and held against what is kept; repeat the flag for several."""
+    """Claim whose work of one seed is done again, and held against what is kept; repeat the flag for several. What is
+    missing is then left so, unless --most asks for it."""
     most: int | None = None
     """Do at most so much of the work that is missing (units: a network and seed); 0: none. Default: all."""
 
 
 def experiment(flags: ClaimFlags, out: Path) -> Outcome:
     """Do what is missing, judge every claim, write the page."""
+    common.check_most(flags.most)
+    for name in flags.rerun:
+        claim_of(name)
     home = Path(flags.results) if flags.results else out / "results" if flags.size == "tiny" else RESULTS
     make_folder(home)
     wanted = units.units_of(flags.seeds())
     if flags.size == "tiny":
         wanted = [unit for unit in wanted if unit.name.startswith(("cnn", "dynamics-vgg19-LS+"))]
-    for unit in [unit for unit in wanted if not (home / f"{unit.name}.json").is_file()][: flags.most]:
+    most = 0 if flags.rerun and flags.most is None else flags.most
+    for unit in [unit for unit in wanted if not (home / f"{unit.name}.json").is_file()][:most]:
         write_json(home / f"{unit.name}.json", units.done(unit, flags, out / unit.name))
         print(f"{unit.name} is done", flush=True)
     records: dict[str, Record] = {file.stem: read_json(file) for file in sorted(home.glob("*.json"))}
@@ -65,18 +70,23 @@ def experiment(flags: ClaimFlags, out: Path) -> Outcome:
     if file == PAGE and text != PAGE.read_text():
         claim_figure.draw(records, PICTURE)
     file.write_text(text)
-    verdict = [f"{claim.name}: {found.verdict}. {found.sentence}" for claim, found in judged.items()]
+    verdict = [f"{claim.name}: {found.said}. {found.sentence}" for claim, found in judged.items()]
     for name in flags.rerun:
         verdict += rerun(name, flags, out, records)
     return Outcome(rows, [common.sheet_of("The paper's claims", rows, page.COLUMNS, section="claim")], verdict)
 
 
-def rerun(name: str, flags: ClaimFlags, out: Path, kept: dict[str, Record]) -> list[str]:
-    """Do a claim's work of one seed again; what comes out beside what is kept, and whether it lies in the interval."""
+def claim_of(name: str) -> Claim:
+    """The claim of that name."""
     claims = {claim.name: claim for claim in CLAIMS}
     if name not in claims:
         raise UserError(f"unknown claim {name!r}{did_you_mean(name, claims)}", field="rerun")
-    claim, seed = claims[name], flags.seeds()[0]
+    return claims[name]
+
+
+def rerun(name: str, flags: ClaimFlags, out: Path, kept: dict[str, Record]) -> list[str]:
+    """Do a claim's work of one seed again; what comes out beside what is kept, and whether it lies in the interval."""
+    claim, seed = claim_of(name), flags.seeds()[0]
     again = [unit for unit in units.units_of([seed]) if unit.name.startswith(claim.units)]
     fresh = {unit.name: units.done(unit, flags, out / "again" / unit.name) for unit in again}
     old, new = (claim.judge(claim.records(records)).findings for records in (kept, fresh))

@@ -17,7 +17,7 @@ import numpy as np
 from gpz_jax import workflow
 from gpz_jax.config import Config
 from gpz_jax.data.sources import load
-from gpz_jax.errors import one_line_errors
+from gpz_jax.errors import UserError, one_line_errors
 from gpz_jax.flags import parse
 from gpz_jax.inversion.results import AttackResult, Attempt
 from gpz_jax.presentation import number
@@ -58,6 +58,12 @@ class SeedsFlags(Flags):
         return self.seed or ((0,) if self.size == "tiny" else (0, 1, 2))
 
 
+def check_most(most: int | None) -> None:
+    """Refuse a number of pieces of work that is none."""
+    if most is not None and most < 0:
+        raise UserError(f"--most is {most}; it is a number of pieces of work, 0 or more", field="most")
+
+
 class Outcome(NamedTuple):
     """What an experiment found.
 
@@ -88,6 +94,8 @@ def run(kind: type[F], experiment: Callable[[F, Path], Outcome], argv: Sequence[
     prog = f"python experiments/{Path(str(file.__file__)).name}"
     flags = parse(kind, sys.argv[1:] if argv is None else argv, prog=prog, description=file.__doc__ or "")
     begun, out = time.monotonic(), Path(flags.out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; a folder is meant", field="out")
     out.mkdir(parents=True, exist_ok=True)
     found = experiment(flags, out)
     write_table(found.rows, out / "table.csv")

@@ -156,11 +156,11 @@ def verdict_of(rows: Sequence[Row], records: Sequence[Record]) -> list[str]:
         f"{_ends(choice, 'regret_ratio')}",
         f"regret of the predictor that is best on other data sets: {_ends(taken, 'regret_ratio')}; "
         + "; ".join(f"{words} less it {_duel(records, name)}" for name, words in _AGAINST.items()),
-        f"the predictor that orders a network's cuts best is {order['label']}: Spearman "
+        f"of those without an attack {order['label']} orders a network's cuts best: Spearman "
         f"{_ends(order, 'within_ratio')}; depth {_ends(depth, 'within_ratio')}, ridge error "
         f"{_ends(ridge, 'within_ratio')}",
-        f"the predictor that says the ratio best is {level['label']}: off by {_ends(level, 'error')}; a constant by "
-        f"{np.mean(ps.errors(records, constant)):.2f}, depth by {_ends(depth, 'error')}, ridge error by "
+        f"of those without an attack {level['label']} says the ratio best: off by {_ends(level, 'error')}; a constant "
+        f"by {np.mean(ps.errors(records, constant)):.2f}, depth by {_ends(depth, 'error')}, ridge error by "
         f"{_ends(ridge, 'error')}, all cheap ones together by {_ends(by_name[COMBINED], 'error')}",
         f"the predictor {level['label']} has the grade right at {level['grade']:.0%} of the cuts of an unknown data "
         f"set, ridge error at {ridge['grade']:.0%}, a constant at {np.mean(ps.grades(records, constant)):.0%}; ridge "

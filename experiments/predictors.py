@@ -49,6 +49,7 @@ class PredictorFlags(Flags):
 
 def experiment(flags: PredictorFlags, out: Path) -> Outcome:
     """Measure what is missing, and hold every predictor against the attacks."""
+    common.check_most(flags.most)
     size = size_of(flags.size, flags.data_dir, out)
     results = Path(flags.results) if flags.results else out / "results" if flags.size == "tiny" else RESULTS
     make_folder(results)
@@ -57,8 +58,10 @@ def experiment(flags: PredictorFlags, out: Path) -> Outcome:
         if name not in names:
             raise UserError(f"unknown network {name!r}{did_you_mean(name, names)}", field="rerun")
     files = {network.name: results / f"{network.name}.json" for network in size.networks}
-    missing = [network for network in size.networks if network.name in flags.rerun or not files[network.name].is_file()]
-    for network in missing[: flags.most]:
+    again = [network for network in size.networks if network.name in flags.rerun]
+    missing = [network for network in size.networks if not files[network.name].is_file()]
+    most = 0 if flags.rerun and flags.most is None else flags.most
+    for network in again + [network for network in missing if network not in again][:most]:
         found = measured(network, size)
         write_json(files[network.name], found)
         print(f"{network.name}: accuracy {found['accuracy']:.3f}, {sum(found['seconds'].values()):.0f} s", flush=True)

@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import sys
+import types
 
 import numpy
 import pytest
@@ -140,7 +141,8 @@ def test_a_further_data_set_is_said_and_changes_no_verdict():
     alone, beside = judged("data-moves", records), judged("data-moves", [*records, further])
     assert beside.verdict == alone.verdict
     assert len(beside.findings) == len(alone.findings) + 3
-    assert "lfw 0.2" in beside.sentence and "lfw" not in alone.sentence
+    assert "lfw 0.2" in beside.sentence
+    assert "lfw" not in alone.sentence
     assert "the attacker has 100 images, and the network names 70 % of the test images rightly" in alone.sentence
 
 
@@ -179,6 +181,61 @@ def test_the_page_says_what_the_files_hold():
     assert records
     judged_now = {claim: claim.judge(claim.records(records)) for claim in CLAIMS}
     assert claim_page.page_of(judged_now, records) == claims.PAGE.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--rerun", "edge-cots"), "unknown claim 'edge-cots'; did you mean 'edge-cost'?"),
+        (("--most", "-1"), "--most is -1; it is a number of pieces of work, 0 or more"),
+    ],
+)
+def test_what_is_mistyped_costs_no_work(flags, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(claim_units, "done", lambda *given: pytest.fail("work had begun"))
+    with pytest.raises(SystemExit) as ended:
+        claims.main([*flags, "--out", str(tmp_path / "out"), "--results", str(tmp_path / "results")])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"gpz: error: {message}\n"
+    assert not (tmp_path / "results").exists()
+
+
+def test_out_is_a_folder(tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(SystemExit):
+        claims.main(["--most", "0", "--out", str(tmp_path / "out")])
+    assert capsys.readouterr().err == f"gpz: error: --out {tmp_path / 'out'} is a file; a folder is meant\n"
+
+
+def test_a_rerun_leaves_what_is_missing(tmp_path, monkeypatch, capsys):
+    worked = []
+
+    def done(unit, flags, folder):
+        worked.append(unit.name)
+        return claims.read_json(claims.RESULTS / f"{unit.name}.json")
+
+    monkeypatch.setattr(claim_units, "done", done)
+    results = tmp_path / "results"
+    results.mkdir()
+    (results / "prices.json").write_text((claims.RESULTS / "prices.json").read_text())
+    claims.main(["--rerun", "edge-cost", "--out", str(tmp_path / "out"), "--results", str(results)])
+    assert worked == ["prices"]
+    assert "again, seed 0: VGG19: numbers sent at 30 over 26: 0.5, kept 0.5" in capsys.readouterr().out
+
+
+def test_a_verdict_of_few_seeds_says_so():
+    def of(seeds):
+        return numbers.judged({"a": True, "b": True}, seeds, "", ()).said
+
+    assert [of(seeds) for seeds in (1, 2, 3, None)] == ["partly, one seed", "confirmed, two seeds", *2 * ["confirmed"]]
+    assert Finding("x", None, (0.25, 0.5)).said == "0.25 and 0.5, 2 seeds"
+    assert Finding("x", None, (1.0, 2.0, 3.0)).said == "2 [-0.484, 4.48], 3 seeds"
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(6, [0, 1, 2, 3, 4, 5]), (15, [0, 3, 6, 9, 12, 13, 14])])
+def test_of_a_long_list_every_third_cut_is_attacked_and_its_last_block(count, chosen):
+    names = [f"block_{i}" for i in range(count - 1)] + ["logits"]
+    probe = types.SimpleNamespace(cuts=names, valid=[True] * count, dead=())
+    assert claim_units.cuts_to_attack(probe, "resnet18", 3) == [names[i] for i in chosen]
 
 
 def dynamics(turn, growth, entropy, bound, predicted):

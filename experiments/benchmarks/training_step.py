@@ -44,8 +44,8 @@ def main() -> None:
 
 def step_of(name: str, flags: argparse.Namespace):
     """A call that does one step from the same state."""
-    options = {"patch": 4, "heads": 4} if name == "vit" else {}
-    model = build(name, num_classes=10, size=32, width=64 if name == "vit" else flags.width, **options)
+    width = 64 if name == "vit" else flags.width
+    model = build(name, num_classes=10, size=32, width=width, patch=4, heads=4)
     x = jax.random.uniform(jax.random.key(0), (flags.batch, 32, 32, 3))
     labels = jnp.arange(flags.batch) % 10
     variables = model.init(jax.random.key(1), x[:1])
