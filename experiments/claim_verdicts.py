@@ -10,6 +10,8 @@ from claim_numbers import Claim
 from claim_training import drift, edge_cost, smoothing, vortex
 from common import ALPHAS
 
+from gpz_jax.errors import UserError, did_you_mean
+
 #: Networks of which every third cut is attacked, and what they are trained on.
 CURVES = (
     *((name, "cifar10") for name in ("vgg19", "ir152", "resnet50", "resnet18", "vit", "cnn")),
@@ -77,3 +79,11 @@ CLAIMS = (
         drop_locates,
     ),
 )
+
+
+def claim_of(name: str) -> Claim:
+    """The claim of that name."""
+    claims = {claim.name: claim for claim in CLAIMS}
+    if name not in claims:
+        raise UserError(f"unknown claim {name!r}{did_you_mean(name, claims)}", field="rerun")
+    return claims[name]

@@ -20,11 +20,10 @@ import claim_page as page
 import claim_units as units
 import common
 from claim_numbers import Claim, Record
-from claim_verdicts import CLAIMS
+from claim_verdicts import CLAIMS, claim_of
 from common import Outcome
 
 from gpz_jax.atomic import make_folder, write_json
-from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.json_files import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -50,8 +49,7 @@ class ClaimFlags(common.SeedsFlags):
 def experiment(flags: ClaimFlags, out: Path) -> Outcome:
     """Do what is missing, judge every claim, write the page."""
     common.check_most(flags.most)
-    for name in flags.rerun:
-        claim_of(name)
+    again = [claim_of(name) for name in flags.rerun]
     home = Path(flags.results) if flags.results else out / "results" if flags.size == "tiny" else RESULTS
     make_folder(home)
     wanted = units.units_of(flags.seeds())
@@ -71,22 +69,14 @@ def experiment(flags: ClaimFlags, out: Path) -> Outcome:
         claim_figure.draw(records, PICTURE)
     file.write_text(text)
     verdict = [f"{claim.name}: {found.said}. {found.sentence}" for claim, found in judged.items()]
-    for name in flags.rerun:
-        verdict += rerun(name, flags, out, records)
+    for claim in again:
+        verdict += rerun(claim, flags, out, records)
     return Outcome(rows, [common.sheet_of("The paper's claims", rows, page.COLUMNS, section="claim")], verdict)
 
 
-def claim_of(name: str) -> Claim:
-    """The claim of that name."""
-    claims = {claim.name: claim for claim in CLAIMS}
-    if name not in claims:
-        raise UserError(f"unknown claim {name!r}{did_you_mean(name, claims)}", field="rerun")
-    return claims[name]
-
-
-def rerun(name: str, flags: ClaimFlags, out: Path, kept: dict[str, Record]) -> list[str]:
+def rerun(claim: Claim, flags: ClaimFlags, out: Path, kept: dict[str, Record]) -> list[str]:
     """Do a claim's work of one seed again; what comes out beside what is kept, and whether it lies in the interval."""
-    claim, seed = claim_of(name), flags.seeds()[0]
+    seed = flags.seeds()[0]
     again = [unit for unit in units.units_of([seed]) if unit.name.startswith(claim.units)]
     fresh = {unit.name: units.done(unit, flags, out / "again" / unit.name) for unit in again}
     old, new = (claim.judge(claim.records(records)).findings for records in (kept, fresh))
