@@ -179,7 +179,7 @@ def data_moves(records: Records) -> Judged:
         f"VGG19 on FaceScrub, CIFAR-10 and KMNIST: the zone begins at relative depth {'; '.join(said)}. Of FaceScrub's "
         f"twenty people the attacker has {few} images, and the network names "
         f"{_accuracy(of['facescrub20'])} % of the test images rightly; {_by_linear(of['facescrub20'])}. Attacked cuts "
-        "lie 0.05 apart."
+        f"lie {number(np.mean(np.diff(curve_of(of['cifar10'][0])[0])), 2)} apart on average."
     )
     return judged(parts, min(map(len, of.values())), sentence, findings)
 

@@ -92,8 +92,8 @@ class Judged:
     @property
     def said(self) -> str:
         """The verdict, and of how many seeds it is where those are few."""
-        few = self.seeds is not None and self.seeds < 3
-        return self.verdict + (f", {('no', 'one', 'two')[self.seeds]} seed{'s' * (self.seeds == 2)}" if few else "")  # pyright: ignore
+        few = {1: ", one seed", 2: ", two seeds"}
+        return self.verdict + ("" if self.seeds is None else few.get(self.seeds, ""))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -48,14 +48,13 @@ class ClaimFlags(common.SeedsFlags):
 
 def experiment(flags: ClaimFlags, out: Path) -> Outcome:
     """Do what is missing, judge every claim, write the page."""
-    common.check_most(flags.most)
+    most = common.most_of(flags.most, flags.rerun)
     again = [claim_of(name) for name in flags.rerun]
     home = Path(flags.results) if flags.results else out / "results" if flags.size == "tiny" else RESULTS
     make_folder(home)
     wanted = units.units_of(flags.seeds())
     if flags.size == "tiny":
         wanted = [unit for unit in wanted if unit.name.startswith(("cnn", "dynamics-vgg19-LS+"))]
-    most = 0 if flags.rerun and flags.most is None else flags.most
     for unit in [unit for unit in wanted if not (home / f"{unit.name}.json").is_file()][:most]:
         write_json(home / f"{unit.name}.json", units.done(unit, flags, out / unit.name))
         print(f"{unit.name} is done", flush=True)

@@ -58,10 +58,11 @@ class SeedsFlags(Flags):
         return self.seed or ((0,) if self.size == "tiny" else (0, 1, 2))
 
 
-def check_most(most: int | None) -> None:
-    """Refuse a number of pieces of work that is none."""
+def most_of(most: int | None, rerun: Sequence[str]) -> int | None:
+    """How many missing pieces of work are done: as many as asked for; else none beside a rerun, and otherwise all."""
     if most is not None and most < 0:
         raise UserError(f"--most is {most}; it is a number of pieces of work, 0 or more", field="most")
+    return 0 if rerun and most is None else most
 
 
 class Outcome(NamedTuple):

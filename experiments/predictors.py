@@ -44,12 +44,12 @@ class PredictorFlags(Flags):
     page: str | None = None
     """Page whose block of results is made anew, such as docs/findings/predictors.md."""
     most: int | None = None
-    """Measure at most so many networks that have no JSON yet; 0: none. Default: all."""
+    """Measure at most so many networks that have no JSON yet; 0: none. Default: all, none beside a rerun."""
 
 
 def experiment(flags: PredictorFlags, out: Path) -> Outcome:
     """Measure what is missing, and hold every predictor against the attacks."""
-    common.check_most(flags.most)
+    most = common.most_of(flags.most, flags.rerun)
     size = size_of(flags.size, flags.data_dir, out)
     results = Path(flags.results) if flags.results else out / "results" if flags.size == "tiny" else RESULTS
     make_folder(results)
@@ -60,7 +60,6 @@ def experiment(flags: PredictorFlags, out: Path) -> Outcome:
     files = {network.name: results / f"{network.name}.json" for network in size.networks}
     again = [network for network in size.networks if network.name in flags.rerun]
     missing = [network for network in size.networks if not files[network.name].is_file()]
-    most = 0 if flags.rerun and flags.most is None else flags.most
     for network in again + [network for network in missing if network not in again][:most]:
         found = measured(network, size)
         write_json(files[network.name], found)

@@ -15,7 +15,7 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 )
 # XLA runs the programs of both devices on as many threads as there are cores; a program that waits for its other half
-# holds one. With two, a run in CI never went on, was ended by the rule above, and had passed the time before.
+# holds one. With two, some never went on (see parallel.in_turn); CI once ended in an abort that may have been this.
 os.environ.setdefault("NPROC", "4")
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["MPLBACKEND"] = "Agg"

@@ -49,8 +49,16 @@ def conv(
     )(x)
 
 
-def _map_pixels(x: Array, kernel: Array, strides: tuple[int, int], padding: Any, *, precision: Any, **_: Any) -> Array:
-    """What ``lax.conv_general_dilated`` is of a 1x1 kernel: a matrix product a pixel.
+def _map_pixels(
+    x: Float[Array, "N H W C"],
+    kernel: Float[Array, "1 1 C features"],
+    strides: tuple[int, int],
+    padding: Any,
+    *,
+    precision: Any,
+    **_: Any,
+) -> Float[Array, "N h w features"]:
+    """What ``lax.conv_general_dilated`` is of a 1x1 kernel, which :func:`conv` pads by 0: a matrix product a pixel.
 
     The gradient of a convolution by such a kernel takes XLA's CPU backend many times as long as that of the product: a
     training step of ResNet-50 takes 0.52 to 0.68 of the time so (``experiments/benchmarks/training_step.py``).
