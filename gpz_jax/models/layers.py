@@ -61,7 +61,7 @@ def _map_pixels(
     """What ``lax.conv_general_dilated`` is of a 1x1 kernel, which :func:`conv` pads by 0: a matrix product a pixel.
 
     The gradient of a convolution by such a kernel takes XLA's CPU backend many times as long as that of the product: a
-    training step of ResNet-50 takes 0.52 to 0.68 of the time so (``experiments/benchmarks/training_step.py``).
+    training step of ResNet-50 takes 0.49 of the time so (``experiments/benchmarks/training_step.py``).
     """
     x = x[:, :: strides[0], :: strides[1]]
     return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())), precision=precision)
