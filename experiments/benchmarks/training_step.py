@@ -28,7 +28,7 @@ def main() -> None:
     flags = parser.parse_args()
     ratios, seconds = {}, {}
     for name in flags.models:
-        with mock.patch.object(layers, "_map_pixels", lax.conv_general_dilated):
+        with mock.patch.object(layers, "map_pixels", lax.conv_general_dilated):
             before = step_of(name, flags)
             measuring.seconds(before)  # traced and compiled while it is so
         seconds[f"{name}, convolutions"], found = measuring.in_turn(before, {name: step_of(name, flags)}, flags.rounds)

@@ -12,16 +12,18 @@ silence its stage in the first epochs, and a weak attacker would pass for a stro
 (2, 3, 5, 6)
 """
 
+import functools
 import math
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
 from jax import Array
 from jaxtyping import Float
 
 from gpz_jax.errors import UserError, did_you_mean
+from gpz_jax.inversion.depthwise import DepthwiseConv
+from gpz_jax.models.layers import map_pixels
 
 NONE = "none"
 
@@ -29,48 +31,8 @@ NONE = "none"
 _small = jax.nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
 
 
-class DepthwiseConv(nn.Module):
-    """One filter a channel, ``nn.Conv(c, kernel_size, feature_group_count=c)`` with an odd kernel, fast on the CPU too.
-
-    With r = kernel_size // 2 per axis, d the dilation and x zero outside its border::
-
-        y[m, n] = bias + sum over |i| <= r_h, |j| <= r_w of kernel[r_h + i, r_w + j, 0] * x[m + d i, n + d j]
-
-    Parameters have the names, shapes and initialisers of ``nn.Conv``, ``kernel`` (kh, kw, 1, c) and ``bias``
-    (c,), so the two are interchangeable.
-
-    >>> DepthwiseConv((5, 5)).init_with_output(jax.random.key(0), jnp.ones((2, 3, 5, 4)))[0].shape
-    (2, 3, 5, 4)
-    """
-
-    kernel_size: tuple[int, int]
-    dilation: int = 1
-    use_bias: bool = True
-    kernel_init: jax.nn.initializers.Initializer = jax.nn.initializers.lecun_normal()
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "N h w c"]) -> Float[Array, "N h w c"]:
-        """Filter every channel of x by itself."""
-        h, w, c = x.shape[1:]
-        (kh, kw), d = self.kernel_size, self.dilation
-        kernel = self.param("kernel", self.kernel_init, (kh, kw, 1, c))
-        bias = self.param("bias", nn.initializers.zeros_init(), (c,)) if self.use_bias else None
-        x, kernel, bias = promote_dtype(x, kernel, bias)
-
-        # Shifted slices and not feature_group_count, for which XLA's CPU backend is slow. On 256x16x16x32, jitted, on
-        # 2 cores of an AMD EPYC (jax 0.10.2), forward + gradient by kernel and x, against nn.Conv's:
-        #   5x5               1.5 +  55 ms   against   58 +  77 ms
-        #   7x7, dilation 3  14   + 107 ms   against  101 + 160 ms
-        #   21x1              1.8 +  45 ms   against  101 + 108 ms
-        # Taps that would read the border alone are left out: a strip of 21 has 7 on a grid of 4.
-        a, b = min(kh // 2, (h - 1) // d), min(kw // 2, (w - 1) // d)
-        padded = jnp.pad(x, ((0, 0), (a * d, a * d), (b * d, b * d), (0, 0)))
-        y = jnp.zeros_like(x) if bias is None else jnp.broadcast_to(bias, x.shape)
-        for i in range(-a, a + 1):
-            for j in range(-b, b + 1):
-                top, left = (a + i) * d, (b + j) * d
-                y += padded[:, top : top + h, left : left + w] * kernel[kh // 2 + i, kw // 2 + j, 0]
-        return y
+#: A 1x1 convolution, as a matrix product.
+Pointwise = functools.partial(nn.Conv, kernel_size=(1, 1), conv_general_dilated=map_pixels)
 
 
 class SelfAttention(nn.Module):
@@ -161,7 +123,7 @@ class AttentionAsConvolution(nn.Module):
     def __call__(self, x: Float[Array, "N h w c"], *, train: bool) -> Float[Array, "N h w c"]:
         """Weight x by what surrounds it."""
         gate = nn.sigmoid(DepthwiseConv((5, 5), use_bias=False, kernel_init=_small, name="depthwise")(x))
-        return nn.Conv(x.shape[-1], (1, 1), use_bias=False, kernel_init=_twice_identity, name="pointwise")(x * gate)
+        return Pointwise(x.shape[-1], use_bias=False, kernel_init=_twice_identity, name="pointwise")(x * gate)
 
 
 def _twice_identity(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
@@ -210,8 +172,8 @@ class LargeSelectiveKernel(nn.Module):
         c = x.shape[-1]
         near = DepthwiseConv((5, 5), name="near")(x)
         far = DepthwiseConv((7, 7), dilation=3, name="far")(near)
-        near = nn.Conv(math.ceil(c / 2), (1, 1), name="near_half")(near)
-        far = nn.Conv(math.ceil(c / 2), (1, 1), name="far_half")(far)
+        near = Pointwise(math.ceil(c / 2), name="near_half")(near)
+        far = Pointwise(math.ceil(c / 2), name="far_half")(far)
         both = jnp.concatenate([near, far], axis=-1)
         summary = jnp.stack([both.mean(-1), both.max(-1)], axis=-1)  # (N, h, w, 2)
         choice = nn.sigmoid(nn.Conv(2, (7, 7), name="select")(summary))
@@ -242,7 +204,7 @@ class MultiScaleConvolutionalAttention(nn.Module):
 
 def _near_one(c: int, name: str) -> nn.Conv:
     """Build a 1x1 convolution whose output starts near 1."""
-    return nn.Conv(c, (1, 1), kernel_init=_small, bias_init=nn.initializers.ones_init(), name=name)
+    return Pointwise(c, kernel_init=_small, bias_init=nn.initializers.ones_init(), name=name)
 
 
 #: What a stage may name, in the order in which the help lists them.

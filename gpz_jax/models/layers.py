@@ -44,12 +44,12 @@ def conv(
         dtype=dtype,
         kernel_init=init or uniform_by_fan_in(fan_in),
         bias_init=uniform_by_fan_in(fan_in),
-        conv_general_dilated=_map_pixels if kernel == 1 else None,
+        conv_general_dilated=map_pixels if kernel == 1 else None,
         name=name,
     )(x)
 
 
-def _map_pixels(
+def map_pixels(
     x: Float[Array, "N H W C"],
     kernel: Float[Array, "1 1 C features"],
     strides: tuple[int, int],

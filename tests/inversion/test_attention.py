@@ -8,7 +8,8 @@ import pytest
 from thinned import thinned
 
 from gpz_jax.errors import UserError
-from gpz_jax.inversion.attention import MODULES, DepthwiseConv, parse_stages, positions
+from gpz_jax.inversion.attention import MODULES, parse_stages, positions
+from gpz_jax.inversion.depthwise import DepthwiseConv
 
 
 def drawn(module, x, scale=1.0):
@@ -55,9 +56,10 @@ def conv_oracle(x, kernel, bias=0.0, dilation=1):
             ((5, 5), 1, False, (2, 3, 9, 3)),
             ((7, 7), 3, True, (2, 8, 4, 3)),
             ((1, 21), 1, True, (2, 3, 5, 4)),  # most taps read the border alone
+            ((5, 3), 2, True, (3, 6, 7, 2)),
             ((11, 1), 1, True, (1, 1, 1, 1)),
         ],
-        [((7, 7), 3, True, (2, 8, 4, 3)), ((11, 1), 1, True, (1, 1, 1, 1))],
+        [((7, 7), 3, True, (2, 8, 4, 3)), ((5, 3), 2, True, (3, 6, 7, 2)), ((11, 1), 1, True, (1, 1, 1, 1))],
     ),
 )
 def test_depthwise_convolution_equals_flax(key, kernel_size, dilation, use_bias, shape):
