@@ -33,16 +33,18 @@ class Finding:
       paper: the paper's number, or None.
       values: ours, one a seed.
       exact: whether it is no measurement, so that it has no seed.
+      each: what each value is of.
     """
 
     what: str
     paper: float | None
     values: tuple[float, ...]
     exact: bool = False
+    each: str = "seed"
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
+        """Of all values."""
         return float(np.mean(self.values)) if self.values else math.nan
 
     @property
@@ -60,15 +62,15 @@ class Finding:
 
     @property
     def said(self) -> str:
-        """``mean [low, high], n seeds``; of two or one the values."""
+        """``mean [low, high], n seeds``; of fewer than three the values."""
         if not self.values:
             return "not measured"
         if self.exact:
             return number(self.mean)
         count = len(self.values)
         if count < 3:  # an interval of two would say nothing
-            return f"{' and '.join(map(number, self.values))}, {count} seed{'s' * (count > 1)}"
-        return f"{number(self.mean)} [{', '.join(map(number, self.interval))}], {count} seeds"
+            return f"{' and '.join(map(number, self.values))}, {count} {self.each}{'s' * (count > 1)}"
+        return f"{number(self.mean)} [{', '.join(map(number, self.interval))}], {count} {self.each}s"
 
 
 @dataclasses.dataclass(frozen=True)

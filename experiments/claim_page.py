@@ -8,7 +8,7 @@ from common import Row
 
 from gpz_jax.presentation import number
 
-COLUMNS = {"claim": "claim", "number": "what", "paper": "paper_said", "ours": "ours_said", "verdict": "verdict"}
+COLUMNS = {"claim": "claim", "number": "what", "paper": "paper_said", "ours": "ours_said"}
 
 
 def rows_of(claim: Claim, found: Judged, records: dict[str, Record]) -> list[Row]:

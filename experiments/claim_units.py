@@ -28,9 +28,12 @@ from gpz_jax import workflow
 from gpz_jax.analysis.probe_result import Probe
 from gpz_jax.config import AttackConfig, Config, DataConfig, ModelConfig, ProbeConfig, TrainingConfig
 from gpz_jax.inversion.results import AttackResult
-from gpz_jax.workflow import BareModel, LoadedRun
+from gpz_jax.workflow import BareModel, CutsConfig, LoadedRun
 
 SCHEMA = 1
+
+#: How often VGG19's cuts are timed, each time anew.
+TIMINGS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +120,10 @@ def network_unit(network: str, data: str, targets: str, seed: int) -> Unit:
 
 
 def price_unit() -> Unit:
-    """What the cuts of the paper's full-size networks cost: shapes alone."""
+    """What the cuts of the paper's full-size networks cost: shapes alone, and VGG19's milliseconds."""
 
     def work(flags: Flags, folder: Path) -> dict[str, Any]:
-        return {name: _prices(name) for name in ("ir152", "vgg19")}
+        return {"ir152": _prices("ir152", 0), "vgg19": _prices("vgg19", TIMINGS)}
 
     return Unit("prices", work)
 
@@ -268,13 +271,19 @@ def _outcome(row: dict[str, Any]) -> dict[str, Any]:
     return {name: json_number(row[name]) for name in names if name in row}
 
 
-def _prices(name: str) -> list[dict[str, Any]]:
-    """The cuts of the full network at 64x64, ten classes; milliseconds of one image's edge half on this machine."""
-    kept = {"cut": "cut", "edge_parameters": "parameters", "edge_share": "share", "values": "values", "edge_ms": "ms"}
-    rows = workflow.price_model(name, BareModel(size=64)).rows
+def _prices(name: str, timings: int) -> list[dict[str, Any]]:
+    """The cuts of the full network at 64x64, ten classes; milliseconds of one image's edge half, timed so often."""
+
+    def asked(*, timed: bool) -> list[dict[str, Any]]:
+        return workflow.price_model(name, BareModel(size=64), CutsConfig(no_latency=not timed)).rows
+
+    times = [asked(timed=True) for _ in range(timings)]
+    kept = {"edge_parameters": "parameters", "edge_share": "share", "edge_flops": "flops", "values": "values"}
     return [
-        {short: row[long] if isinstance(row[long], str) else json_number(row[long]) for long, short in kept.items()}
-        for row in rows
+        {"cut": row["cut"]}
+        | {short: json_number(row[long]) for long, short in kept.items()}
+        | ({"ms": [json_number(rows[i]["edge_ms"]) for rows in times]} if times else {})
+        for i, row in enumerate(asked(timed=False))
     ]
 
 

@@ -145,6 +145,10 @@ def _without_repeatable(settings: T, argv: Sequence[str]) -> T:
     return dataclasses.replace(settings, **changed)  # pyright: ignore
 
 
+#: What Python says of a word that is no number, and of which kind it had to be.
+_NOT_A_NUMBER = r"(?:invalid literal for|could not convert string to) (int|float)"
+
+
 def _condensed(box: str, argv: Sequence[str], flags: list[str], prog: str) -> str:
     """Tyro's boxed complaint as one line; unknown flags get the nearest known one."""
     lines = [line.strip("│ ").strip() for line in box.splitlines()]
@@ -161,6 +165,10 @@ def _condensed(box: str, argv: Sequence[str], flags: list[str], prog: str) -> st
         value, flag, known = wrong.group(1), wrong.group(2), re.findall(r"'([^']*)'", wrong.group(3))
         near = did_you_mean(value, known) if difflib.get_close_matches(value, known, n=1) else ""
         return f"{flag} {value!r} is not one of {', '.join(known)}{near} (see {prog} --help)"
+    if wrong := re.match(r"Error parsing (--\S+): .*?" + _NOT_A_NUMBER + r".*?: (['\"].*['\"])", text):
+        names, kind, value = wrong.groups()
+        flag = next((name for name in names.split("/") if value_of(name, argv) is not None), names)
+        return f"{flag} {value} is not {'a whole number' if kind == 'int' else 'a number'} (see {prog} --help)"
     if text.startswith("Unrecognized options:"):
         return f"unexpected argument {text.removeprefix('Unrecognized options:').strip()!r} (see {prog} --help)"
     if text.startswith("Missing from"):
