@@ -1,5 +1,6 @@
 import inspect
 
+import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +56,13 @@ def test_ssim_against_scikit_image(digits):
     ]
     assert min(want) < 0.5 < 0.95 < max(want)
     np.testing.assert_allclose(metrics.ssim(*digits), want, atol=1e-4)
+
+
+def test_ssim_with_our_window_is_dm_pix_s_own():
+    x, x_hat = np.random.default_rng(0).uniform(size=(2, 2, 13, 17, 3)).astype(np.float32)
+    with jax.numpy_dtype_promotion("standard"):
+        want = dm_pix.ssim(jnp.asarray(x), jnp.asarray(x_hat))
+    np.testing.assert_allclose(metrics.ssim(jnp.asarray(x), jnp.asarray(x_hat)), want, atol=1e-6)
 
 
 def test_each_image_is_scored_on_its_own(digits):
