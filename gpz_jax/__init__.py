@@ -34,11 +34,12 @@ from gpz_jax.config import (
     TrackConfig,
     TrainingConfig,
 )
+from gpz_jax.convolutions import TransposedConv
 from gpz_jax.deployment.halves import export_halves
 from gpz_jax.deployment.halves_folder import load_halves, save_halves
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.attacking import attack_cut
-from gpz_jax.inversion.decoder import Decoder, TransposedConv, decoder_for
+from gpz_jax.inversion.decoder import Decoder, decoder_for
 from gpz_jax.inversion.guarantee_result import Guarantee
 from gpz_jax.inversion.guarantees import guarantees_at
 from gpz_jax.inversion.protocol import Attack, Fitted, Reconstruction, Target

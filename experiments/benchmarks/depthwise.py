@@ -2,7 +2,7 @@
 
     JAX_PLATFORMS=cpu python experiments/benchmarks/depthwise.py        # a minute
 
-The baseline has ``nn.Conv`` with feature_group_count for ``depthwise.DepthwiseConv``; ratios are times over the
+The baseline has ``nn.Conv`` with feature_group_count for ``convolutions.DepthwiseConv``; ratios are times over the
 baseline's, medians over rounds that call both in turn. Last measured on one core of a 2-core x86-64 CPU (jax 0.10.2),
 the other busy:
 
@@ -22,9 +22,9 @@ import jax
 import jax.numpy as jnp
 import measuring
 
+from gpz_jax.convolutions import DepthwiseConv
 from gpz_jax.inversion import attention
 from gpz_jax.inversion.decoder import decoder_for
-from gpz_jax.inversion.depthwise import DepthwiseConv
 
 ROUNDS = 7
 KERNELS = [((5, 5), 1), ((7, 7), 3), ((1, 21), 1), ((21, 1), 1)]  # sides, dilation

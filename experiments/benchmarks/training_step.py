@@ -1,7 +1,8 @@
-"""Training steps of the models on a CPU, with 1x1 convolutions as products and as convolutions.
+"""Training steps of the models on a CPU, their convolutions by ``convolutions.Conv`` and by ``nn.Conv``.
 
-    python experiments/benchmarks/training_step.py                      # ResNet-50 and IR-152, width 8; a minute each
-    python experiments/benchmarks/training_step.py --models vgg19 vit   # that have none: the two are the same program
+    python experiments/benchmarks/training_step.py                    # ResNet-50, IR-152, VGG19, width 8; a minute each
+    python experiments/benchmarks/training_step.py --models vgg19 --width 64 --batch 32 --rounds 3
+    python experiments/benchmarks/training_step.py --models vit       # has none: the two are the same program
 
 Untrained weights and noise for images. A step is the loss's value, its gradient and a descent. On Linux, run it once
 more with GLIBC_TUNABLES=glibc.malloc.hugetlb=1: memory that a step takes and gives back comes in large pages then.
@@ -10,25 +11,25 @@ more with GLIBC_TUNABLES=glibc.malloc.hugetlb=1: memory that a step takes and gi
 import argparse
 from unittest import mock
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import measuring
 import optax
-from jax import lax
 
 from gpz_jax.models import build, layers
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["resnet50", "ir152"])
+    parser.add_argument("--models", nargs="+", default=["resnet50", "ir152", "vgg19"])
     parser.add_argument("--width", type=int, default=8)
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
     flags = parser.parse_args()
     ratios, seconds = {}, {}
     for name in flags.models:
-        with mock.patch.object(layers, "map_pixels", lax.conv_general_dilated):
+        with mock.patch.object(layers, "Conv", nn.Conv):
             before = step_of(name, flags)
             measuring.seconds(before)  # traced and compiled while it is so
         seconds[f"{name}, convolutions"], found = measuring.in_turn(before, {name: step_of(name, flags)}, flags.rounds)
@@ -38,7 +39,7 @@ def main() -> None:
             f"{1e3 * seconds[name]:.0f} with products, paired ratio {ratios[name]:.2f}"
         )
     measuring.report(
-        "training_step", against="1x1 convolutions by XLA", ratios=ratios, settings=flags, seconds=seconds
+        "training_step", against="all convolutions by XLA", ratios=ratios, settings=flags, seconds=seconds
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import measuring
 
-from gpz_jax.inversion.decoder import TransposedConv
+from gpz_jax.convolutions import TransposedConv
 
 REPEATS = 7
 SIZES = [((64, 4, 4, 512), 256), ((64, 16, 16, 64), 32)]  # input, output channels

@@ -12,7 +12,6 @@ silence its stage in the first epochs, and a weak attacker would pass for a stro
 (2, 3, 5, 6)
 """
 
-import functools
 import math
 
 import flax.linen as nn
@@ -21,18 +20,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from gpz_jax.convolutions import Conv, DepthwiseConv
 from gpz_jax.errors import UserError, did_you_mean
-from gpz_jax.inversion.depthwise import DepthwiseConv
-from gpz_jax.models.layers import map_pixels
 
 NONE = "none"
 
 #: Kernels of 1% of the usual size: what they feed starts near its bias, yet gradients pass through from the first step.
 _small = jax.nn.initializers.variance_scaling(1e-4, "fan_in", "truncated_normal")
-
-
-#: A 1x1 convolution, as a matrix product.
-Pointwise = functools.partial(nn.Conv, kernel_size=(1, 1), conv_general_dilated=map_pixels)
 
 
 class SelfAttention(nn.Module):
@@ -123,7 +117,7 @@ class AttentionAsConvolution(nn.Module):
     def __call__(self, x: Float[Array, "N h w c"], *, train: bool) -> Float[Array, "N h w c"]:
         """Weight x by what surrounds it."""
         gate = nn.sigmoid(DepthwiseConv((5, 5), use_bias=False, kernel_init=_small, name="depthwise")(x))
-        return Pointwise(x.shape[-1], use_bias=False, kernel_init=_twice_identity, name="pointwise")(x * gate)
+        return Conv(x.shape[-1], (1, 1), use_bias=False, kernel_init=_twice_identity, name="pointwise")(x * gate)
 
 
 def _twice_identity(key: Array, shape: tuple[int, ...], dtype=jnp.float32) -> Array:
@@ -172,11 +166,11 @@ class LargeSelectiveKernel(nn.Module):
         c = x.shape[-1]
         near = DepthwiseConv((5, 5), name="near")(x)
         far = DepthwiseConv((7, 7), dilation=3, name="far")(near)
-        near = Pointwise(math.ceil(c / 2), name="near_half")(near)
-        far = Pointwise(math.ceil(c / 2), name="far_half")(far)
+        near = Conv(math.ceil(c / 2), (1, 1), name="near_half")(near)
+        far = Conv(math.ceil(c / 2), (1, 1), name="far_half")(far)
         both = jnp.concatenate([near, far], axis=-1)
         summary = jnp.stack([both.mean(-1), both.max(-1)], axis=-1)  # (N, h, w, 2)
-        choice = nn.sigmoid(nn.Conv(2, (7, 7), name="select")(summary))
+        choice = nn.sigmoid(Conv(2, (7, 7), name="select")(summary))
         chosen = choice[..., :1] * near + choice[..., 1:] * far
         return x * _near_one(c, "gate")(chosen)
 
@@ -204,7 +198,7 @@ class MultiScaleConvolutionalAttention(nn.Module):
 
 def _near_one(c: int, name: str) -> nn.Conv:
     """Build a 1x1 convolution whose output starts near 1."""
-    return Pointwise(c, kernel_init=_small, bias_init=nn.initializers.ones_init(), name=name)
+    return Conv(c, (1, 1), kernel_init=_small, bias_init=nn.initializers.ones_init(), name=name)
 
 
 #: What a stage may name, in the order in which the help lists them.

@@ -11,59 +11,13 @@ from typing import Literal
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.dtypes import promote_dtype
-from jax import Array, lax
+from jax import Array
 from jaxtyping import Float
 
+from gpz_jax.convolutions import Conv, TransposedConv
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.attention import MODULES
 from gpz_jax.inversion.enrich import Enrich
-
-
-class TransposedConv(nn.Module):
-    """``nn.ConvTranspose(features, (4, 4), strides=(2, 2), padding="SAME")``, fast on the CPU too.
-
-    Written out per axis, with y the output, w the kernel and x zero outside its border, that map is::
-
-        y[2m]     = w[0] x[m-1] + w[2] x[m]
-        y[2m + 1] = w[1] x[m]   + w[3] x[m+1]
-
-    so each of the four output phases (a, b) is a 2x2 convolution with the kernel ``w[a::2, b::2]`` on x
-    padded by 1 - a before and a after; the phases are then interleaved. ``nn.ConvTranspose`` dilates x with
-    zeros instead, and XLA's gradient of that on the CPU is about ten times slower
-    (``experiments/benchmarks/transposed_convolution.py``).
-
-    Parameters have the names, shapes and initialisers of ``nn.ConvTranspose``, ``kernel`` (4, 4, Cin,
-    features) and ``bias`` (features,), so the two are interchangeable.
-
-    >>> TransposedConv(8).init_with_output(jax.random.key(0), jnp.ones((2, 3, 5, 4)))[0].shape
-    (2, 6, 10, 8)
-    """
-
-    features: int
-    use_bias: bool = True
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "N h w Cin"]) -> Float[Array, "N 2*h 2*w Cout"]:
-        """Double both sides of x."""
-        n, h, w, channels = x.shape
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (4, 4, channels, self.features))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,)) if self.use_bias else None
-        x, kernel, bias = promote_dtype(x, kernel, bias)
-
-        def phase(a: int, b: int) -> Array:  # (N, h, w, features)
-            return lax.conv_general_dilated(
-                x,
-                kernel[a::2, b::2],
-                window_strides=(1, 1),
-                padding=((1 - a, a), (1 - b, b)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
-
-        rows = [jnp.stack([phase(a, 0), phase(a, 1)], axis=3) for a in (0, 1)]  # (N, h, w, 2, features)
-        y = jnp.stack(rows, axis=2).reshape(n, 2 * h, 2 * w, self.features)
-        return y if bias is None else y + bias
-
 
 #: Units of IR-152 by stage, counted from the one nearest to the image: what the inverse of it is made of.
 IR152_DEPTH = (3, 8, 36, 3)
@@ -87,15 +41,15 @@ class InverseUnit(nn.Module):
     def __call__(self, x: Float[Array, "N h w Cin"], *, train: bool) -> Float[Array, "N H W Cout"]:
         """Return the unit's output."""
         norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
-        y = nn.Conv(self.features, (3, 3), use_bias=False, name="conv_1")(norm(name="norm_1")(x))
+        y = Conv(self.features, (3, 3), use_bias=False, name="conv_1")(norm(name="norm_1")(x))
         y = nn.PReLU(negative_slope_init=0.25, name="prelu")(y)
         if self.up:
             y = TransposedConv(self.features, use_bias=False, name="conv_2")(y)
             x = TransposedConv(self.features, use_bias=False, name="shortcut")(x)
         else:
-            y = nn.Conv(self.features, (3, 3), use_bias=False, name="conv_2")(y)
+            y = Conv(self.features, (3, 3), use_bias=False, name="conv_2")(y)
             if x.shape[-1] != self.features:
-                x = nn.Conv(self.features, (1, 1), use_bias=False, name="shortcut")(x)
+                x = Conv(self.features, (1, 1), use_bias=False, name="shortcut")(x)
                 x = norm(name="shortcut_norm")(x)
         return x + norm(name="norm_2")(y)
 
@@ -166,7 +120,7 @@ class Decoder(nn.Module):
         features = [self.width * min(2**left, 8) for left in range(count + 1)]  # by the stages still to come
         if z.ndim == 2:
             z = nn.Dense(h * w * features[count], name="to_grid")(z).reshape(-1, h, w, features[count])
-        z = nn.Conv(features[count], (3, 3), use_bias=False, name="stem")(z)
+        z = Conv(features[count], (3, 3), use_bias=False, name="stem")(z)
         z = nn.relu(_batch_norm(train)(name="stem_norm")(z))
         for stage in range(count + 1):  # 0 is z's own resolution
             left = count - stage
@@ -179,7 +133,7 @@ class Decoder(nn.Module):
                 z = MODULES[module](name=f"{module}_{stage}")(z, train=train)
         if z.shape[1:3] != (height, width):
             z = jax.image.resize(z, (z.shape[0], height, width, z.shape[3]), "bilinear")
-        return nn.sigmoid(nn.Conv(channels, (3, 3), name="pixels")(z))
+        return nn.sigmoid(Conv(channels, (3, 3), name="pixels")(z))
 
     def _standardised(self, z: Array, train: bool) -> Array:
         """A vector, or channels on the grid of z, each of mean 0 and variance 1."""
@@ -202,7 +156,7 @@ class Decoder(nn.Module):
     def _layer(self, z: Array, features: int, name: str, train: bool, *, up: bool = False) -> Array:
         if self.trunk == "residual":
             return InverseUnit(features, up, name=name)(z, train=train)
-        convolution = TransposedConv if up else functools.partial(nn.Conv, kernel_size=(3, 3))
+        convolution = TransposedConv if up else functools.partial(Conv, kernel_size=(3, 3))
         z = convolution(features, use_bias=False, name=name)(z)
         return nn.relu(_batch_norm(train)(name=f"{name}_norm")(z))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
+from gpz_jax.convolutions import Conv
 from gpz_jax.errors import UserError, did_you_mean
 
 NONE = "none"
@@ -105,7 +106,7 @@ class Perturbation(nn.Module):
         """Perturb z; ``train`` lets dropout draw."""
         c, grid = z.shape[-1], z.ndim == 4
         if grid:
-            first, last = nn.Conv(c, (3, 3), use_bias=False, name="in"), nn.Conv(c, (1, 1), name="out")
+            first, last = Conv(c, (3, 3), use_bias=False, name="in"), Conv(c, (1, 1), name="out")
         else:
             first, last = nn.Dense(min(c, 512), use_bias=False, name="in"), nn.Dense(c, name="out")
         hidden = nn.relu(normalize(first(z)))

@@ -9,8 +9,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
 from jaxtyping import Float
+
+from gpz_jax.convolutions import Conv
 
 
 def uniform_by_fan_in(fan_in: int) -> Any:
@@ -35,7 +37,7 @@ def conv(
     That is PyTorch's padding; "SAME" is another where there is a stride.
     """
     fan_in = kernel * kernel * x.shape[-1]
-    return nn.Conv(
+    return Conv(
         features,
         (kernel, kernel),
         strides=stride,
@@ -44,27 +46,8 @@ def conv(
         dtype=dtype,
         kernel_init=init or uniform_by_fan_in(fan_in),
         bias_init=uniform_by_fan_in(fan_in),
-        conv_general_dilated=map_pixels if kernel == 1 else None,
         name=name,
     )(x)
-
-
-def map_pixels(
-    x: Float[Array, "N H W C"],
-    kernel: Float[Array, "1 1 C features"],
-    strides: tuple[int, int],
-    padding: Any,
-    *,
-    precision: Any,
-    **_: Any,
-) -> Float[Array, "N h w features"]:
-    """What ``lax.conv_general_dilated`` is of a 1x1 kernel, which :func:`conv` pads by 0: a matrix product a pixel.
-
-    The gradient of a convolution by such a kernel takes XLA's CPU backend many times as long as that of the product: a
-    training step of ResNet-50 takes 0.49 of the time so (``experiments/benchmarks/training_step.py``).
-    """
-    x = x[:, :: strides[0], :: strides[1]]
-    return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())), precision=precision)
 
 
 def dense(x: Float[Array, "N d"], features: int, *, name: str) -> Float[Array, "N features"]:

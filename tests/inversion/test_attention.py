@@ -9,7 +9,6 @@ from thinned import thinned
 
 from gpz_jax.errors import UserError
 from gpz_jax.inversion.attention import MODULES, parse_stages, positions
-from gpz_jax.inversion.depthwise import DepthwiseConv
 
 
 def drawn(module, x, scale=1.0):
@@ -44,44 +43,6 @@ def conv_oracle(x, kernel, bias=0.0, dilation=1):
             part = padded[:, dilation * i : dilation * i + h, dilation * j : dilation * j + w]
             y = y + (part * kernel[i, j, 0] if depthwise else part @ kernel[i, j])
     return y + bias
-
-
-# --- DepthwiseConv --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kernel_size", "dilation", "use_bias", "shape"),
-    thinned(
-        [
-            ((5, 5), 1, False, (2, 3, 9, 3)),
-            ((7, 7), 3, True, (2, 8, 4, 3)),
-            ((1, 21), 1, True, (2, 3, 5, 4)),  # most taps read the border alone
-            ((5, 3), 2, True, (3, 6, 7, 2)),
-            ((11, 1), 1, True, (1, 1, 1, 1)),
-        ],
-        [((7, 7), 3, True, (2, 8, 4, 3)), ((5, 3), 2, True, (3, 6, 7, 2)), ((11, 1), 1, True, (1, 1, 1, 1))],
-    ),
-)
-def test_depthwise_convolution_equals_flax(key, kernel_size, dilation, use_bias, shape):
-    c = shape[-1]
-    ours = DepthwiseConv(kernel_size, dilation=dilation, use_bias=use_bias)
-    flax = nn.Conv(c, kernel_size, kernel_dilation=dilation, feature_group_count=c, use_bias=use_bias)
-    x, target = features(*shape), features(*shape, seed=2)
-    variables = flax.init(key, x)
-    jax.tree.map(np.testing.assert_array_equal, ours.init(key, x), variables)
-    if use_bias:
-        variables["params"]["bias"] = features(c)
-
-    def value_and_gradients(module):
-        def loss(variables, x):
-            y = module.apply(variables, x)
-            return jnp.sum(y * target), y
-
-        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(variables, x)
-
-    got, want = value_and_gradients(ours), value_and_gradients(flax)
-    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5)
 
 
 # --- All modules ----------------------------------------------------------------------------------

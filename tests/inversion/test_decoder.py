@@ -1,4 +1,3 @@
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,69 +7,7 @@ from sklearn.datasets import load_digits
 from thinned import thinned
 
 from gpz_jax.errors import UserError
-from gpz_jax.inversion.decoder import Decoder, TransposedConv, decoder_for, small_grid, token_grid
-
-# --- TransposedConv -------------------------------------------------------------------------------
-
-
-def transposed_conv_oracle(x, kernel, bias):
-    """Scatter form in numpy float64: input i reaches output 2i + 2 - k through w[k], if that exists."""
-    n, h, w, _ = x.shape
-    y = np.zeros((n, 2 * h, 2 * w, kernel.shape[-1]))
-    for i in range(h):
-        for j in range(w):
-            for p in range(4):
-                for q in range(4):
-                    u, v = 2 * i + 2 - p, 2 * j + 2 - q
-                    if 0 <= u < 2 * h and 0 <= v < 2 * w:
-                        y[:, u, v] += x[:, i, j] @ kernel[p, q]
-    return y + bias
-
-
-@pytest.mark.parametrize("use_bias", [True, False])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(
-    "shape",
-    [
-        pytest.param((3, 4, 4, 5), marks=pytest.mark.slow),
-        (2, 1, 1, 3),
-        (1, 3, 5, 2),
-        pytest.param((2, 7, 1, 4), marks=pytest.mark.slow),
-    ],
-)
-def test_transposed_conv_equals_flax(shape, dtype, use_bias):
-    rng = np.random.default_rng(0)
-    with jax.enable_x64(dtype == "float64"):
-        draw = lambda *size: jnp.asarray(rng.normal(size=size), dtype)  # noqa: E731
-        x, target = draw(*shape), draw(shape[0], 2 * shape[1], 2 * shape[2], 6)
-        params = {"kernel": draw(4, 4, shape[-1], 6)} | ({"bias": draw(6)} if use_bias else {})
-        flax = nn.ConvTranspose(6, (4, 4), strides=(2, 2), padding="SAME", use_bias=use_bias)
-        ours = TransposedConv(6, use_bias=use_bias)
-
-        def value_and_gradients(module):
-            def loss(params, x):
-                y = module.apply({"params": params}, x)
-                return jnp.sum(y * target), y
-
-            return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))(params, x)
-
-        got, want = value_and_gradients(ours), value_and_gradients(flax)
-        assert got[0][1].dtype == dtype
-        tolerance = 1e-12 if dtype == "float64" else 1e-5
-        for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-            np.testing.assert_allclose(g, w, rtol=tolerance, atol=tolerance * np.abs(w).max())
-        if dtype == "float64":
-            y = transposed_conv_oracle(*map(np.asarray, (x, params["kernel"])), np.asarray(params.get("bias", 0.0)))
-            np.testing.assert_allclose(got[0][1], y, atol=1e-12)
-
-
-@pytest.mark.parametrize("use_bias", [True, False])
-def test_transposed_conv_draws_the_parameters_of_flax(key, use_bias):
-    x = jnp.ones((1, 4, 4, 7))
-    ours = TransposedConv(5, use_bias=use_bias).init(key, x)
-    flax = nn.ConvTranspose(5, (4, 4), strides=(2, 2), padding="SAME", use_bias=use_bias).init(key, x)
-    jax.tree.map(np.testing.assert_array_equal, ours, flax)
-
+from gpz_jax.inversion.decoder import Decoder, decoder_for, small_grid, token_grid
 
 # --- Decoder --------------------------------------------------------------------------------------
 
