@@ -136,7 +136,7 @@ class DepthwiseConv(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (*self.kernel_size, 1, c))
         bias = self.param("bias", nn.initializers.zeros_init(), (c,)) if self.use_bias else None
         x, kernel, bias = promote_dtype(x, kernel, bias)
-        y = filter_channels(x, kernel, self.dilation)
+        y = jnp.asarray(filter_channels(x, kernel, self.dilation))
         return y if bias is None else y + bias
 
 

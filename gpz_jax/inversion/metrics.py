@@ -161,7 +161,8 @@ def _blurred(images: Float[Array, "N H W C"]) -> Float[Array, "N a b C"]:
 def _window(side: int) -> np.ndarray:
     """The Gaussian at each of its places along a side, a column a place: (side, side - 10)."""
     taps = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / 1.5) ** 2)
-    return sum(np.eye(side, side - WINDOW + 1, -i) * taps[i] / taps.sum() for i in range(WINDOW))
+    places = [np.eye(side, side - WINDOW + 1, -i) for i in range(WINDOW)]
+    return np.tensordot(taps / taps.sum(), places, axes=1)
 
 
 def cosine(x: Float[Array, "N H W C"], x_hat: Float[Array, "N H W C"]) -> Float[Array, " N"]:
