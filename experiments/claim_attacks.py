@@ -15,6 +15,7 @@ from claim_numbers import (
     bend_of,
     best,
     curve_of,
+    exceeds,
     finding,
     is_listed,
     judged,
@@ -119,9 +120,12 @@ def delay(records: Records) -> Judged:
         for view in ("tokens", "mean", "first")
         if all("views" in record for record in of["vit"])
     )
-    parts = {f"{name} bends later than vgg19": bends[name].mean > bends["vgg19"].mean for name in ("resnet50", "ir152")}
-    parts["at its last block the vit leaves less than half of vgg19's error"] = (
-        ends["vit"].mean < 0.5 * ends["vgg19"].mean
+    parts = {
+        f"{name} bends later than vgg19": exceeds(bends[name].values, bends["vgg19"].values)
+        for name in ("resnet50", "ir152")
+    }
+    parts["at its last block the vit leaves less than half of vgg19's error"] = exceeds(
+        [value / 2 for value in ends["vgg19"].values], ends["vit"].values
     )
     said = ", ".join(f"{name} {number(bend.mean, 2)}" for name, bend in bends.items())
     at_end = ", ".join(f"{name} {number(end.mean, 2)}" for name, end in ends.items())
@@ -163,14 +167,15 @@ def data_moves(records: Records) -> Judged:
         "by the attack's curve": bend_of,
     }
     findings, said = [], []
-    parts: dict[str, bool] = {}
+    parts: dict[str, bool | None] = {}
     for way, value in ways.items():
         three = [finding(f"{data}: relative depth {way}", None, found, value) for data, found in of.items()]
-        face, cifar, kmnist = (one.mean for one in three)
-        parts |= {f"earlier on FaceScrub {way}": face < cifar, f"later on KMNIST {way}": cifar < kmnist}
+        face, cifar, kmnist = three
+        parts[f"earlier on FaceScrub {way}"] = exceeds(cifar.values, face.values)
+        parts[f"later on KMNIST {way}"] = exceeds(kmnist.values, cifar.values)
         other = [finding(f"{data}: relative depth {way}", None, found, value) for data, found in besides.items()]
         said.append(
-            f"{way} {number(face, 2)}, {number(cifar, 2)}, {number(kmnist, 2)}"
+            f"{way} {number(face.mean, 2)}, {number(cifar.mean, 2)}, {number(kmnist.mean, 2)}"
             + "".join(f" ({data} {number(one.mean, 2)})" for data, one in zip(besides, other, strict=True))
         )
         findings += three + other
@@ -188,7 +193,8 @@ def _by_linear(records: list[Record]) -> str:
     """At how many cuts no decoder does better than the linear map."""
     rows = [row for record in records for row in attacked(record)]
     ahead = sum(best(row, "mse", ("linear",)) <= best(row, "mse", tuple(row["attacks"])) for row in rows)
-    return f"at {ahead} of its {len(rows)} attacked cuts no decoder does better than the linear map"
+    each = f"{len(rows)} attacked cuts" + (f", {len(records)} seeds together," if len(records) > 1 else "")
+    return f"at {ahead} of {each} no decoder does better than the linear map"
 
 
 def _accuracy(records: list[Record]) -> str:

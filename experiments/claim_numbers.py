@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from gpz_jax.presentation import number
@@ -81,14 +82,14 @@ class Judged:
       verdict: confirmed, partly, refuted or not tested.
       sentence: what came out.
       findings: the numbers.
-      parts: of the claim, in words, and whether each holds.
+      parts: of the claim, in words, and whether each holds; None where seeds differ too much to tell.
       seeds: of which every number has one at least; None where there is none to vary.
     """
 
     verdict: str
     sentence: str
     findings: tuple[Finding, ...] = ()
-    parts: Mapping[str, bool] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, bool | None] = dataclasses.field(default_factory=dict)
     seeds: int | None = None
 
     @property
@@ -199,9 +200,33 @@ def not_tested(needs: str) -> Judged:
     return Judged("not tested", f"It needs {needs}.")
 
 
-def judged(parts: Mapping[str, bool], seeds: int | None, sentence: str, findings: Sequence[Finding]) -> Judged:
-    """All parts hold: confirmed, of one seed partly; some: partly; none: refuted."""
-    verdict = "refuted"
-    if any(parts.values()):
-        verdict = "confirmed" if all(parts.values()) and seeds != 1 else "partly"
+def exceeds(more: ArrayLike, less: ArrayLike, by: float = 0.0) -> bool | None:
+    """Whether the first are larger by so much, each a number a seed: by the means, and of three seeds or more by
+    Welch's t-test, one-sided at 5 %; None where that does not tell, though the means do.
+
+    >>> exceeds((2, 2.1, 2.2), (1, 1.1, 1.2)), exceeds((1, 1.1, 1.2), (2, 2.1, 2.2)), exceeds((1, 3, 5), (0, 2, 4))
+    (True, False, None)
+    """
+    first, second = np.subtract(more, by), np.asarray(less)
+    if not first.mean() > second.mean():
+        return False
+    if min(len(first), len(second)) < 3 or np.ptp(first) + np.ptp(second) == 0:
+        return True
+    first, second = ((values.mean(), values.std(ddof=1), len(values)) for values in (first, second))
+    found = stats.ttest_ind_from_stats(*first, *second, equal_var=False, alternative="greater")
+    return True if found.pvalue < 0.05 else None
+
+
+def every(*parts: bool | None) -> bool | None:
+    """False where one is, else None where one is."""
+    return False if False in parts else None if None in parts else True
+
+
+def judged(parts: Mapping[str, bool | None], seeds: int | None, sentence: str, findings: Sequence[Finding]) -> Judged:
+    """All parts hold: confirmed, of one seed partly; none: refuted; else partly."""
+    verdict = "partly"
+    if all(parts.values()) and seeds != 1:
+        verdict = "confirmed"
+    elif all(holds is False for holds in parts.values()):
+        verdict = "refuted"
     return Judged(verdict, sentence, tuple(findings), parts, seeds)

@@ -42,12 +42,14 @@ def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:
         f"{missing} of the {len(wanted)} units of three seeds are not measured yet; the command goes on with them.",
         "",
         "**confirmed**: all parts of the claim hold, on two seeds or more; **partly**: some do, or all on one seed; "
-        "**refuted**: none; **not tested**: numbers are missing. A verdict of fewer than three seeds says so. Numbers "
-        "are of the better of two attacks (linear, deconvolution) a cut, of four where a claim says so (with "
-        "[attention, and on enriched z](attackers.md)); brackets are 95 % intervals by Student's t over seeds. A cut's "
-        "relative depth is its place in the list, 0 the first, 1 the logits. An attack's curve bends where its error "
-        "first passes the middle between its first and its highest value. `layer_N` is the paper's entry N of VGG19, "
-        "`block_N` its block N of IR-152; rules paper and null are [those of the probe](../concepts/vocabulary.md).",
+        "**refuted**: none; **not tested**: numbers are missing. Where a part compares two numbers of three seeds or "
+        "more, it holds if Welch's t-test tells them apart (one-sided, 5 %). A verdict of fewer than three seeds says "
+        "so. Numbers are of the better of two attacks (linear, deconvolution) a cut, of four where a claim says so "
+        "(with [attention, and on enriched z](attackers.md)); brackets are 95 % intervals by Student's t over seeds. "
+        "A cut's relative depth is its place in the list, 0 the first, 1 the logits. An attack's curve bends where "
+        "its error first passes the middle between its first and its highest value. `layer_N` is the paper's entry N "
+        "of VGG19, `block_N` its block N of IR-152; rules paper and null are [those of the "
+        "probe](../concepts/vocabulary.md).",
         "", "| claim | verdict | rerun with (one seed) | seconds of a seed |", "| --- | --- | --- | --- |",
     ]  # fmt: skip
     for claim, found in judged.items():
@@ -62,8 +64,9 @@ def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:
             "",
             f"**{found.said}.** {found.sentence}",
         ]
-        for word, does in (("Holds", True), ("Does not hold", False)):
-            if parts := [part for part, holds in found.parts.items() if holds == does]:
+        words = {True: "Holds", None: "Too near to tell (by the means it holds)", False: "Does not hold"}
+        for does, word in words.items():
+            if parts := [part for part, holds in found.parts.items() if holds is does]:
                 lines += ["", f"{word}: {'; '.join(parts)}."]
         if found.findings:
             lines += ["", "| | paper | ours [95 %] |", "| --- | --- | --- |"]

@@ -1,5 +1,6 @@
 """The paper's claims: judged from numbers alone, by rules that can say no; the page says what the files hold."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -229,6 +230,34 @@ def test_a_verdict_of_few_seeds_says_so():
     assert [of(seeds) for seeds in (1, 2, 3, None)] == ["partly, one seed", "confirmed, two seeds", *2 * ["confirmed"]]
     assert Finding("x", None, (0.25, 0.5)).said == "0.25 and 0.5, 2 seeds"
     assert Finding("x", None, (1.0, 2.0, 3.0)).said == "2 [-0.484, 4.48], 3 seeds"
+
+
+def test_seeds_that_differ_too_much_settle_no_part():
+    assert numbers.exceeds((1.0, 3.0, 5.0), (0.0, 2.0, 4.0)) is None
+    assert numbers.exceeds((1.0, 3.0), (0.0, 2.0)) is True  # of two the means alone
+    assert numbers.exceeds((1.0, 1.0, 1.0), (0.9, 0.9, 0.9)) is True
+    assert numbers.exceeds((1.0, 1.0, 1.0), (1.0, 1.0, 1.0)) is False
+    assert numbers.exceeds((1.0, 1.1, 1.2), (1.05, 1.15, 1.25), -0.4) is True
+    for shift in (0.2, 2.0):  # by scipy, of what is not constant
+        a, b = numpy.random.default_rng(0).normal(size=(2, 5)) + numpy.array([[shift], [0.0]])
+        told = stats.ttest_ind(a, b, equal_var=False, alternative="greater").pvalue < 0.05
+        assert numbers.exceeds(a, b) is (bool(told) or None if a.mean() > b.mean() else False)
+
+    def verdict(*parts):
+        return numbers.judged(dict(enumerate(parts)), 3, "", ()).verdict
+
+    assert [verdict(True, None), verdict(None), verdict(False, None), verdict(False, False)] == [
+        *3 * ["partly"],
+        "refuted",
+    ]
+    assert [numbers.every(True, None), numbers.every(True, None, False), numbers.every(True)] == [None, False, True]
+
+
+def test_the_page_names_the_parts_that_are_too_near_to_tell():
+    found = numbers.judged({"a": True, "b": None, "c": False}, 3, "So.", ())
+    claim = dataclasses.replace(CLAIMS[0], units=("none",))
+    text = claim_page.page_of({claim: found}, {})
+    assert "Holds: a.\n\nToo near to tell (by the means it holds): b.\n\nDoes not hold: c." in text
 
 
 @pytest.mark.parametrize(("count", "chosen"), [(6, [0, 1, 2, 3, 4, 5]), (15, [0, 3, 6, 9, 12, 13, 14])])
