@@ -223,9 +223,9 @@ def every(*parts: bool | None) -> bool | None:
 
 
 def judged(parts: Mapping[str, bool | None], seeds: int | None, sentence: str, findings: Sequence[Finding]) -> Judged:
-    """All parts hold: confirmed, of one seed partly; none: refuted; else partly."""
+    """All parts hold: confirmed, of fewer than three seeds partly; none: refuted; else partly."""
     verdict = "partly"
-    if all(parts.values()) and seeds != 1:
+    if all(parts.values()) and (seeds is None or seeds >= 3):
         verdict = "confirmed"
     elif all(holds is False for holds in parts.values()):
         verdict = "refuted"

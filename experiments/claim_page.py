@@ -41,7 +41,7 @@ def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:
         "far as they were trained (the last tables), and not on the paper's. "
         f"{missing} of the {len(wanted)} units of three seeds are not measured yet; the command goes on with them.",
         "",
-        "**confirmed**: all parts of the claim hold, on two seeds or more; **partly**: some do, or all on one seed; "
+        "**confirmed**: all parts of the claim hold, on three seeds or more; **partly**: some do, or all on fewer; "
         "**refuted**: none; **not tested**: numbers are missing. Where a part compares two numbers of three seeds or "
         "more, it holds if Welch's t-test tells them apart (one-sided, 5 %). A verdict of fewer than three seeds says "
         "so. Numbers are of the better of two attacks (linear, deconvolution) a cut, of four where a claim says so "

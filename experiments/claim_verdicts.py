@@ -1,8 +1,8 @@
 """The paper's claims, each with the rule by which it is judged (not an experiment): no network, no images.
 
 A verdict follows from the numbers by its rule: confirmed, partly, refuted or not tested. Intervals are 95 % by
-Student's t over seeds; of one seed there is none, and a claim is then at most partly confirmed. Claims on attacks are
-judged in claim_attacks.py, those on training, reconstructions and prices in claim_training.py.
+Student's t over seeds; of fewer than three a claim is at most partly confirmed. Claims on attacks are judged in
+claim_attacks.py, those on training, reconstructions and prices in claim_training.py.
 """
 
 from claim_attacks import advantage, data_moves, delay, drop_locates, main_table
