@@ -174,9 +174,10 @@ def data_moves(records: Records) -> Judged:
         parts[f"earlier on FaceScrub {way}"] = exceeds(cifar.values, face.values)
         parts[f"later on KMNIST {way}"] = exceeds(kmnist.values, cifar.values)
         other = [finding(f"{data}: relative depth {way}", None, found, value) for data, found in besides.items()]
+        further = [f"{data} {number(one.mean, 2)}" for data, one in zip(besides, other, strict=True)]
         said.append(
             f"{way} {number(face.mean, 2)}, {number(cifar.mean, 2)}, {number(kmnist.mean, 2)}"
-            + "".join(f" ({data} {number(one.mean, 2)})" for data, one in zip(besides, other, strict=True))
+            + (f" ({', '.join(further)})" if further else "")
         )
         findings += three + other
     few = number(np.mean([record["auxiliary"] for record in of["facescrub20"]]))
