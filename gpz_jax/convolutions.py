@@ -1,6 +1,6 @@
 """Convolutions of Flax's parameters and results that are fast on the CPU too: plain, transposed, depthwise.
 
-XLA's CPU backend is slow at some convolutions and at the gradients of others. Each class here has the parameters of
+XLA's CPU backend is slow at some convolutions and at the gradients of others. Each module here has the parameters of
 Flax's own, by name, shape and initialiser, and may stand for it; numbers differ in the last digits.
 """
 
@@ -30,11 +30,25 @@ def convolve(
     Of a 1x1 kernel it is one a pixel; the gradient of that convolution is what takes long. Of a map smaller than the
     kernel, such as the last ones of VGG19 at 32x32, it is one of the whole map; both directions take long there.
     ``experiments/benchmarks/training_step.py`` says what is gained.
+
+    Args:
+      x: maps.
+      kernel: taps, of C channels where there are no groups.
+      strides: along height and width.
+      padding: a pair of numbers an axis, "SAME" or "VALID".
+      precision: of products, as ``lax.conv_general_dilated`` takes it.
+      others: what else that takes; groups, dilation or a dtype of the result leave all to it.
+
+    Example:
+      >>> found = convolve(jnp.ones((1, 2, 2, 1)), jnp.arange(9.0).reshape(3, 3, 1, 1), (1, 1), "SAME")
+      >>> found[0, :, :, 0].tolist()  # the four taps that lie on the map, in each of its corners
+      [[24.0, 20.0], [12.0, 8.0]]
     """
     sides, window = x.shape[1:3], kernel.shape[:2]
     pads = lax.padtype_to_pads(sides, window, strides, padding) if isinstance(padding, str) else padding
     dilated = any(d != 1 for name in ("lhs_dilation", "rhs_dilation") for d in others.get(name) or ())
-    if not dilated and others.get("feature_group_count", 1) == 1:
+    plain = others.get("feature_group_count", 1) == 1 and others.get("preferred_element_type") is None
+    if plain and not dilated:
         if window == (1, 1) and not any(map(any, pads)):
             x = x[:, :: strides[0], :: strides[1]]
             return lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())), precision=precision)
@@ -148,6 +162,9 @@ def filter_channels(
 
     XLA's CPU backend is slow at grouped convolutions, and at the gradient of slices; the gradient is written out
     therefore. ``experiments/benchmarks/depthwise.py`` says what is gained. Reverse mode only: ``jax.jvp`` has none.
+
+    >>> filter_channels(jnp.array([1.0, 2, 3]).reshape(1, 1, 3, 1), jnp.ones((1, 3, 1, 1))).ravel().tolist()
+    [3.0, 6.0, 5.0]
     """
     h, w = x.shape[1:3]
     r_h, r_w = kernel.shape[0] // 2, kernel.shape[1] // 2
@@ -193,7 +210,8 @@ def _kernel_gradient(x: Array, kernel: Array, dilation: int, g: Array) -> Array:
 
     def row(i: int) -> Array:  # (2b + 1, c)
         top = (a + i) * dilation
-        products = jnp.einsum("clk,cmk->clm", columns[..., top : top + h].reshape(c, w, -1), gradient)
+        block = columns[..., top : top + h].reshape(c, w, -1)
+        products = jnp.einsum("clk,cmk->clm", block, gradient, precision="highest")  # as exact as sums of each tap
         return jnp.stack([jnp.trace(products, -dilation * j, axis1=1, axis2=2) for j in range(-b, b + 1)])
 
     found = jnp.stack([row(i) for i in range(-a, a + 1)])[:, :, None]

@@ -2,19 +2,18 @@
 
     JAX_PLATFORMS=cpu python experiments/benchmarks/depthwise.py        # a minute
 
-The baseline has ``nn.Conv`` with feature_group_count for ``convolutions.DepthwiseConv``; ratios are times over the
-baseline's, medians over rounds that call both in turn. Last measured on one core of a 2-core x86-64 CPU (jax 0.10.2),
-the other busy:
+The baseline has ``nn.Conv`` with feature_group_count for ``convolutions.DepthwiseConv``; "slices" is that with XLA's
+gradient in place of its own. Ratios are times over the baseline's, medians over rounds that call all in turn. Last
+measured on a 2-core x86-64 CPU (jax 0.10.2):
 
-    5x5, dilation 1: flax 97 ms, ours 16 ms, ratio 0.17
-    7x7, dilation 3: flax 303 ms, ours 25 ms, ratio 0.08
-    1x21, dilation 1: flax 93 ms, ours 3 ms, ratio 0.04
-    21x1, dilation 1: flax 178 ms, ours 4 ms, ratio 0.02
-    step of the attack with attention: flax 926 ms, ours 141 ms, ratio 0.15
-
-With XLA's gradient of the shifted slices that step took 296 ms.
+    5x5, dilation 1: flax 64 ms, slices 20 ms (ratio 0.30), ours 11 ms (ratio 0.17)
+    7x7, dilation 3: flax 160 ms, slices 39 ms (ratio 0.24), ours 14 ms (ratio 0.09)
+    1x21, dilation 1: flax 49 ms, slices 8 ms (ratio 0.16), ours 3 ms (ratio 0.05)
+    21x1, dilation 1: flax 95 ms, slices 8 ms (ratio 0.08), ours 3 ms (ratio 0.03)
+    step of the attack with attention: flax 492 ms, slices 208 ms (ratio 0.42), ours 102 ms (ratio 0.21)
 """
 
+import functools
 from unittest import mock
 
 import flax.linen as nn
@@ -22,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import measuring
 
+from gpz_jax import convolutions
 from gpz_jax.convolutions import DepthwiseConv
 from gpz_jax.inversion import attention
 from gpz_jax.inversion.decoder import decoder_for
@@ -58,7 +58,7 @@ def one_layer(kernel_size: tuple[int, int], dilation: int, kind: type[nn.Module]
     """The gradient of one convolution of 64x32x32x8."""
     x = jax.random.normal(jax.random.key(0), (64, 32, 32, 8))
     layer = kind(kernel_size, dilation)
-    return gradient_of(layer.apply, layer.init(jax.random.key(1), x), x, jnp.roll(x, 1, axis=0))
+    return compiled(gradient_of(layer.apply, layer.init(jax.random.key(1), x), x, jnp.roll(x, 1, axis=0)))
 
 
 def whole_step(kind: type[nn.Module]):
@@ -71,23 +71,32 @@ def whole_step(kind: type[nn.Module]):
         return decoder.apply(variables, z, train=True, mutable=["batch_stats"])[0]
 
     with mock.patch.object(attention, "DepthwiseConv", kind):
-        step = gradient_of(apply, decoder.init(jax.random.key(2), z, train=False), z, x)
-        step()  # is compiled while the other kind is in place
+        return compiled(gradient_of(apply, decoder.init(jax.random.key(2), z, train=False), z, x))
+
+
+def compiled(step):
+    """The call, traced and compiled now: while what it is made of is in place."""
+    jax.block_until_ready(step())
     return step
+
+
+def by_slices(make):
+    """What makes a call of :class:`DepthwiseConv`, with XLA's gradient of its sum of slices."""
+    with mock.patch.object(convolutions, "filter_channels", convolutions.filter_channels.__wrapped__):
+        return make(DepthwiseConv)
 
 
 def main() -> None:
     """Print a line for each, and the JSON line."""
-    pairs = {f"{h}x{w}, dilation {d}": (one_layer((h, w), d, FlaxConv), one_layer((h, w), d, DepthwiseConv))
-             for (h, w), d in KERNELS}  # fmt: skip
-    pairs["step of the attack with attention"] = whole_step(FlaxConv), whole_step(DepthwiseConv)
+    makers = {f"{h}x{w}, dilation {d}": functools.partial(one_layer, (h, w), d) for (h, w), d in KERNELS}
+    makers["step of the attack with attention"] = whole_step
     ratios = {}
-    for name, (flax, ours) in pairs.items():
-        base, others = measuring.in_turn(flax, {"ours": ours}, ROUNDS)
-        ratios[name] = others["ours"][1]
-        measuring.say(
-            f"{name}: flax {1e3 * base:.0f} ms, ours {1e3 * others['ours'][0]:.0f} ms, ratio {ratios[name]:.2f}"
-        )
+    for name, make in makers.items():
+        calls = {"slices": by_slices(make), "ours": make(DepthwiseConv)}
+        base, found = measuring.in_turn(make(FlaxConv), calls, ROUNDS)
+        ratios[name] = {which: ratio for which, (_, ratio) in found.items()}
+        said = ", ".join(f"{which} {1e3 * s:.0f} ms (ratio {ratio:.2f})" for which, (s, ratio) in found.items())
+        measuring.say(f"{name}: flax {1e3 * base:.0f} ms, {said}")
     measuring.report("depthwise", against="nn.Conv with feature_group_count", ratios=ratios)
 
 
