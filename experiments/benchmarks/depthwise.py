@@ -14,6 +14,7 @@ measured on a 2-core x86-64 CPU (jax 0.10.2):
 """
 
 import functools
+import inspect
 from unittest import mock
 
 import flax.linen as nn
@@ -82,14 +83,16 @@ def compiled(step):
 
 def by_slices(make):
     """What makes a call of :class:`DepthwiseConv`, with XLA's gradient of its sum of slices."""
-    with mock.patch.object(convolutions, "filter_channels", convolutions.filter_channels.__wrapped__):
+    with mock.patch.object(convolutions, "filter_channels", inspect.unwrap(convolutions.filter_channels)):
         return make(DepthwiseConv)
 
 
 def main() -> None:
     """Print a line for each, and the JSON line."""
-    makers = {f"{h}x{w}, dilation {d}": functools.partial(one_layer, (h, w), d) for (h, w), d in KERNELS}
-    makers["step of the attack with attention"] = whole_step
+    makers = {
+        **{f"{h}x{w}, dilation {d}": functools.partial(one_layer, (h, w), d) for (h, w), d in KERNELS},
+        "step of the attack with attention": whole_step,
+    }
     ratios = {}
     for name, make in makers.items():
         calls = {"slices": by_slices(make), "ours": make(DepthwiseConv)}
