@@ -23,7 +23,7 @@ from claim_numbers import Claim, Record
 from claim_verdicts import CLAIMS, claim_of
 from common import Outcome
 
-from gpz_jax.atomic import make_folder, write_json
+from gpz_jax.atomic import write_json
 from gpz_jax.json_files import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -50,8 +50,8 @@ def experiment(flags: ClaimFlags, out: Path) -> Outcome:
     """Do what is missing, judge every claim, write the page."""
     most = common.most_of(flags.most, flags.rerun)
     again = [claim_of(name) for name in flags.rerun]
-    home = Path(flags.results) if flags.results else out / "results" if flags.size == "tiny" else RESULTS
-    make_folder(home)
+    default = out / "results" if flags.size == "tiny" else RESULTS
+    home = common.results_of(flags.results, default, none_made=most == 0)
     wanted = units.units_of(flags.seeds())
     if flags.size == "tiny":
         wanted = [unit for unit in wanted if unit.name.startswith(("cnn", "dynamics-vgg19-LS+"))]

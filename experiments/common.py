@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import numpy as np
 
 from gpz_jax import workflow
+from gpz_jax.atomic import make_folder
 from gpz_jax.config import Config
 from gpz_jax.data.sources import load
 from gpz_jax.errors import UserError, one_line_errors
@@ -63,6 +64,19 @@ def most_of(most: int | None, rerun: Sequence[str]) -> int | None:
     if most is not None and most < 0:
         raise UserError(f"--most is {most}; it is a number of pieces of work, 0 or more", field="most")
     return 0 if rerun and most is None else most
+
+
+def results_of(given: str | None, default: Path, *, none_made: bool) -> Path:
+    """The folder of kept JSON files. One that is named is made where something is to be measured into it; where
+    nothing is, it must be there.
+    """
+    folder = Path(given) if given else default
+    if given and folder.exists() and not folder.is_dir():
+        raise UserError(f"--results {given} is a file; a folder is meant", field="results")
+    if given and none_made and not folder.is_dir():
+        raise UserError(f"no folder {given}; --results names one that holds results, or, with --most above 0, one to "
+                        "measure into", field="results")  # fmt: skip
+    return make_folder(folder)
 
 
 class Outcome(NamedTuple):

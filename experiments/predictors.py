@@ -22,7 +22,7 @@ from predictor_measures import measured
 from predictor_networks import size_of
 from predictor_records import record_of
 
-from gpz_jax.atomic import make_folder, write_json
+from gpz_jax.atomic import write_json
 from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.json_files import read_json
 
@@ -51,12 +51,12 @@ def experiment(flags: PredictorFlags, out: Path) -> Outcome:
     """Measure what is missing, and hold every predictor against the attacks."""
     most = common.most_of(flags.most, flags.rerun)
     size = size_of(flags.size, flags.data_dir, out)
-    results = Path(flags.results) if flags.results else out / "results" if flags.size == "tiny" else RESULTS
-    make_folder(results)
     names = [network.name for network in size.networks]
     for name in flags.rerun:
         if name not in names:
             raise UserError(f"unknown network {name!r}{did_you_mean(name, names)}", field="rerun")
+    default = out / "results" if flags.size == "tiny" else RESULTS
+    results = common.results_of(flags.results, default, none_made=most == 0 and not flags.rerun)
     files = {network.name: results / f"{network.name}.json" for network in size.networks}
     again = [network for network in size.networks if network.name in flags.rerun]
     missing = [network for network in size.networks if not files[network.name].is_file()]

@@ -19,6 +19,7 @@ import claim_numbers as numbers  # noqa: E402
 import claim_page  # noqa: E402
 import claim_units  # noqa: E402
 import claims  # noqa: E402
+import predictors  # noqa: E402
 from claim_numbers import Finding  # noqa: E402
 from claim_verdicts import CLAIMS  # noqa: E402
 
@@ -198,6 +199,18 @@ def test_what_is_mistyped_costs_no_work(flags, message, tmp_path, monkeypatch, c
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"gpz: error: {message}\n"
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("experiment", [claims.main, predictors.main])
+def test_results_that_are_not_there_are_not_made(experiment, tmp_path, capsys):
+    mistyped, file = tmp_path / "nowhere", tmp_path / "file"
+    file.write_text("")
+    for given, message in ((mistyped, f"no folder {mistyped};"), (file, f"--results {file} is a file;")):
+        with pytest.raises(SystemExit) as ended:
+            experiment(["--most", "0", "--out", str(tmp_path / "out"), "--results", str(given)])
+        assert ended.value.code == 2
+        assert capsys.readouterr().err.startswith(f"gpz: error: {message}")
+    assert not mistyped.exists()
 
 
 def test_out_is_a_folder(tmp_path, capsys):
