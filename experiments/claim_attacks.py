@@ -1,12 +1,14 @@
 """Claims of what attackers get, judged from the units' numbers alone (not an experiment)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from claim_numbers import (
+    CALLED,
     EVERYWHERE,
     PAIRS,
     STRONGER,
+    Finding,
     Judged,
     Record,
     Records,
@@ -15,6 +17,8 @@ from claim_numbers import (
     bend_of,
     best,
     curve_of,
+    depth_of,
+    every,
     exceeds,
     finding,
     is_listed,
@@ -27,64 +31,73 @@ from claim_numbers import (
 )
 from targets import PAPER
 
+from gpz_jax.inversion.verdict import PARTLY_RATIO, READABLE_RATIO
 from gpz_jax.presentation import number
 
 
 def main_table(records: Records) -> Judged:
-    """The error at a decision-level cut over that at a feature-level one, as large as the paper's; and a jump."""
-    ir, vgg = (attacked_at(seeds_of(records, name), PAIRS[name]) for name in PAIRS)
-    if not (ir and vgg):
+    """More error at a decision-level cut than at a feature-level one, as many times as in the paper; a jump there."""
+    of = {name: attacked_at(seeds_of(records, name), PAIRS[name]) for name in PAIRS}
+    if not all(of.values()):
         return not_tested("IR-152 and VGG19 on CIFAR-10")
-
-    def over(record: Record, deep: str, shallow: str) -> float:
-        return best(row_of(record, deep), "mse") / best(row_of(record, shallow), "mse")
 
     def level(cut: str) -> Callable[[Record], float]:
         return lambda record: best(row_of(record, cut), "mse_paper")
 
-    gaps = (
-        finding("IR-152: MSE at block 50 over block 40", _gap("ir152"), ir, lambda r: over(r, "block_50", "block_40")),
-        finding("VGG19: MSE at entry 39 over entry 30", _gap("vgg19"), vgg, lambda r: over(r, "layer_39", "layer_30")),
-    )
-    levels = tuple(
-        finding(f"{name} {cut}: MSE, the paper's convention", paper, of, level(cut))
-        for name, of, cut, paper in (
-            (name, of, *pair)
-            for name, key, of in (("IR-152", "ir152", ir), ("VGG19", "vgg19", vgg))
-            for pair in zip(PAIRS[key], PAPER[key], strict=True)
-        )
-    )
-    jumps = (
-        finding("IR-152: share of the curve's rise in its steepest step (a jump: 1)", None, ir, steepest_share),
-        finding("VGG19: the same share", None, vgg, steepest_share),
-    )
-    bends = (
-        finding("IR-152: relative depth of the bend", None, ir, bend_of),
-        finding("VGG19: relative depth of the bend", None, vgg, bend_of),
-    )
-    at = tuple(
-        finding(f"{name}: share of the rise that lies between the paper's cuts", None, of, _share_in_pair)
-        for name, of in (("IR-152", ir), ("VGG19", vgg))
-    )
-    networks = ("IR-152", "VGG19")
-    parts = {
-        f"{name}: as many times as the paper's": gap.mean >= (gap.paper or 0)
-        for name, gap in zip(networks, gaps, strict=True)
-    } | {
-        f"{name}: a jump (more than half of the curve's rise in one step) between the paper's cuts": jump.mean > 0.5
-        and there.mean > 0.5
-        for name, jump, there in zip(networks, jumps, at, strict=True)
-    }
-    places = [" and ".join(dict.fromkeys(_steepest_between(record) for record in found)) for found in (ir, vgg)]
-    among = [" and ".join(dict.fromkeys(_steepest_between(one, listed=True) for one in found)) for found in (ir, vgg)]
+    gaps: dict[str, Finding] = {}
+    findings: list[Finding] = []
+    parts: dict[str, bool | None] = {}
+    over, told = [], []
+    for network, found in of.items():
+        name, (shallow, deep) = CALLED[network], PAIRS[network]
+        errors = [
+            finding(f"{name} {cut}: MSE, the paper's convention", paper, found, level(cut))
+            for cut, paper in zip(PAIRS[network], PAPER[network], strict=True)
+        ]
+        gaps[network] = finding(
+            f"{name}: MSE at {deep} over {shallow}", _gap(network), found,
+            lambda r, a=level(shallow), b=level(deep): b(r) / a(r),
+        )  # fmt: skip
+        findings += [
+            gaps[network], *errors,
+            finding(f"{name}: share of the curve's rise in its steepest step", None, found, steepest_share, "share"),
+            finding(f"{name}: share of the rise between the paper's cuts", None, found, _share_in_pair, "share"),
+        ]  # fmt: skip
+        there = np.mean([_lies_between(record, PAIRS[network]) for record in found])
+        parts |= {
+            f"{name}: more error at {deep} than at {shallow}": exceeds(errors[1].values, errors[0].values),
+            f"{name}: as many times as the paper's": gaps[network].mean >= _gap(network),
+            f"{name}: the steepest step between blocks lies between the two, in most seeds": bool(there > 0.5),
+        }
+        over += [
+            f"{one.mean / one.paper:.1f} at {cut}" for one, cut in zip(errors, PAIRS[network], strict=True) if one.paper
+        ]
+        told.append(_said_of_steps(network, found))
     sentence = (
-        f"The error grows to {number(gaps[0].mean, 2)} and {number(gaps[1].mean, 2)} times between the paper's cuts "
-        f"(the paper: {number(gaps[0].paper or 0, 2)} and {number(gaps[1].paper or 0, 2)}). The steepest step between "
-        f"attacked cuts is {places[0]} in IR-152 and {places[1]} in VGG19, with {100 * jumps[0].mean:.0f} and "
-        f"{100 * jumps[1].mean:.0f} % of the curve's rise; between blocks alone it is {among[0]} and {among[1]}. "
-        f"Between the paper's cuts lie {100 * at[0].mean:.0f} and {100 * at[1].mean:.0f} %."
+        f"The error grows to {' and '.join(number(gap.mean, 2) for gap in gaps.values())} times between the paper's "
+        f"cuts (the paper: {' and '.join(number(_gap(network), 2) for network in gaps)}). {'; '.join(told)}. These "
+        f"attackers' errors are so many times the paper's: {', '.join(over)}."
     )
-    return judged(parts, min(len(ir), len(vgg)), sentence, (*gaps, *levels, *jumps, *at, *bends))
+    return judged(parts, min(map(len, of.values())), sentence, findings)
+
+
+def _said_of_steps(network: str, records: list[Record]) -> str:
+    """Where a network's curve rises most, along all attacked cuts and along blocks alone, and what lies in the pair."""
+    along, among = (
+        " and ".join(dict.fromkeys(_steepest_between(record, listed=listed) for record in records))
+        for listed in (False, True)
+    )
+    steep, there = (100 * np.mean([value(record) for record in records]) for value in (steepest_share, _share_in_pair))
+    return (
+        f"{CALLED[network]} rises most from {along}, by {steep:.0f} % of its whole rise, between blocks alone from "
+        f"{among}; between the paper's cuts lie {there:.0f} %"
+    )
+
+
+def _lies_between(record: Record, pair: tuple[str, str]) -> bool:
+    """Whether the steepest step between blocks lies between two cuts."""
+    (low, high), ends = _steepest(record, listed=True), [row_of(record, cut)["depth"] for cut in pair]
+    return ends[0] <= low and high <= ends[1]
 
 
 def _gap(network: str) -> float:
@@ -105,45 +118,63 @@ def _share_in_pair(record: Record) -> float:
     return (deep - shallow) / float(ratio[-1] - ratio[0])
 
 
+#: With skip connections, and without.
+RESIDUAL, PLAIN = ("resnet18", "resnet50", "ir152"), ("vgg19", "cnn")
+
+#: What "later" may mean: three ways to say where along its cuts a network begins to resist.
+LATER: dict[str, Callable[[Record], float]] = {
+    "the curve's bend": bend_of,
+    f"an error above {READABLE_RATIO} of the class mean's (no longer readable)": lambda r: depth_of(r, READABLE_RATIO),
+    f"an error above {PARTLY_RATIO} of the class mean's (traces)": lambda r: depth_of(r, PARTLY_RATIO),
+}
+
+
 def delay(records: Records) -> Judged:
-    """The attack's curve bends later in networks with residual connections, and least in the ViT."""
-    of = {name: seeds_of(records, name) for name in ("vgg19", "resnet50", "ir152", "vit")}
-    if not all(of.values()):
-        return not_tested(f"{', '.join(name for name, found in of.items() if not found)} on CIFAR-10")
-    bends = {name: finding(f"{name}: relative depth of the bend", None, found, bend_of) for name, found in of.items()}
-    ends = {
-        name: finding(f"{name}: error over the class mean's at the last block", None, found, _at_last_block)
+    """Networks with skip connections begin to resist later than those without, and a ViT nowhere."""
+    of = {name: found for name in (*PLAIN, *RESIDUAL, "vit") if (found := seeds_of(records, name))}
+    if missing := [name for name in ("vgg19", "ir152", "vit") if name not in of]:
+        return not_tested(f"{', '.join(missing)} on CIFAR-10")
+    plain = [name for name in PLAIN if name in of]
+    depths = {
+        (name, way): finding(f"{CALLED[name]}: relative depth of {way}", None, found, value, "share")
+        for way, value in LATER.items()
         for name, found in of.items()
     }
-    views = tuple(
-        finding(f"vit: relative depth of rule null's onset, view {view}", None, of["vit"], _onset_by_view(view))
-        for view in ("tokens", "mean", "first")
-        if all("views" in record for record in of["vit"])
-    )
-    parts = {
-        f"{name} bends later than vgg19": exceeds(bends[name].values, bends["vgg19"].values)
-        for name in ("resnet50", "ir152")
+    ends = {
+        name: finding(f"{CALLED[name]}: error over the class mean's at its last block", None, found, _at_last_block)
+        for name, found in of.items()
     }
-    parts["at its last block the vit leaves less than half of vgg19's error"] = exceeds(
-        [value / 2 for value in ends["vgg19"].values], ends["vit"].values
-    )
-    said = ", ".join(f"{name} {number(bend.mean, 2)}" for name, bend in bends.items())
-    at_end = ", ".join(f"{name} {number(end.mean, 2)}" for name, end in ends.items())
-    sentence = (
-        f"The curve bends at relative depth {said}; behind the last block (the last that was attacked: "
-        f"{', '.join(_last_block(found[0])['cut'] for found in of.values())}) the error over the class mean's is "
-        f"{at_end}."
-    )
-    if views:
-        by_view = ", ".join(number(one.mean, 2) for one in views)
-        sentence += (
-            f" Rule null sees a zone of the ViT from depth {by_view} by its tokens, their mean, the class token."
+    parts: dict[str, bool | None] = {
+        f"{CALLED[name]}, later than {' and '.join(CALLED[other] for other in plain)}: {way}": every(
+            *(exceeds(depths[name, way].values, depths[other, way].values) for other in plain)
         )
-    return judged(parts, min(map(len, of.values())), sentence, (*bends.values(), *ends.values(), *views))
+        for name in RESIDUAL
+        if name in of
+        for way in LATER
+    }
+    vit = of["vit"]
+    jump = finding("ViT: share of the curve's rise in its steepest step", None, vit, steepest_share, "share")
+    named = {view: sum(bool(one["views"][view]["null"]["onset"]) for one in vit) for view in VIEWS}
+    parts |= {
+        "ViT: readable at its last block": ends["vit"].mean <= READABLE_RATIO,
+        "ViT: rule null names no zone, by any view": not any(named.values()),
+        "ViT: no step of its curve takes more than half of the rise": jump.mean <= 0.5,
+    }
+    said = "; ".join(
+        f"{way}: {', '.join(f'{CALLED[name]} {number(depths[name, way].mean, 2)}' for name in of)}" for way in LATER
+    )
+    steps = " and ".join(dict.fromkeys(_steepest_between(one) for one in vit))
+    sentence = (
+        f"Relative depth of {said}. The ViT is readable behind its last block, {number(ends['vit'].mean, 2)} of the "
+        f"class mean's error; {100 * jump.mean:.0f} % of its rise is the step from {steps}. Rule null names a zone in "
+        f"{', '.join(f'{named[view]} of {len(vit)} runs by {words}' for view, words in VIEWS.items())}. No network "
+        "here differs from another by its skip connections alone."
+    )
+    return judged(parts, min(map(len, of.values())), sentence, (*depths.values(), *ends.values(), jump))
 
 
-def _onset_by_view(view: str) -> Callable[[Record], float]:
-    return lambda record: onset_depth(record, "null", view)
+#: Views of a ViT's tokens, in words.
+VIEWS = {"tokens": "its tokens", "mean": "their mean", "first": "the class token"}
 
 
 def _at_last_block(record: Record) -> float:
@@ -162,18 +193,23 @@ def data_moves(records: Records) -> Judged:
         return not_tested(f"VGG19 on {', '.join(name for name, found in of.items() if not found)}")
     besides = {data: found for data in ("lfw", "chest_xray") if (found := seeds_of(records, "vgg19", data))}
     ways = {
-        "by rule paper": lambda record: onset_depth(record, "paper"),
+        "by rule paper (its largest drop)": lambda record: onset_depth(record, "paper"),
         "by rule null": lambda record: onset_depth(record, "null"),
         "by the attack's curve": bend_of,
     }
-    findings, said = [], []
+    findings, said, last = [], [], []
     parts: dict[str, bool | None] = {}
     for way, value in ways.items():
-        three = [finding(f"{data}: relative depth {way}", None, found, value) for data, found in of.items()]
+        three, other = (
+            [finding(f"{data}: relative depth {way}", None, found, value, "share") for data, found in some.items()]
+            for some in (of, besides)
+        )
         face, cifar, kmnist = three
         parts[f"earlier on FaceScrub {way}"] = exceeds(cifar.values, face.values)
-        parts[f"later on KMNIST {way}"] = exceeds(kmnist.values, cifar.values)
-        other = [finding(f"{data}: relative depth {way}", None, found, value) for data, found in besides.items()]
+        if min(cifar.mean, kmnist.mean) < 1:
+            parts[f"later on KMNIST {way}"] = exceeds(kmnist.values, cifar.values)
+        else:
+            last.append(way)
         further = [f"{data} {number(one.mean, 2)}" for data, one in zip(besides, other, strict=True)]
         said.append(
             f"{way} {number(face.mean, 2)}, {number(cifar.mean, 2)}, {number(kmnist.mean, 2)}"
@@ -182,7 +218,12 @@ def data_moves(records: Records) -> Judged:
         findings += three + other
     few = number(np.mean([record["auxiliary"] for record in of["facescrub20"]]))
     sentence = (
-        f"VGG19 on FaceScrub, CIFAR-10 and KMNIST: the zone begins at relative depth {'; '.join(said)}. Of FaceScrub's "
+        f"VGG19 on FaceScrub, CIFAR-10 and KMNIST: it turns at relative depth {'; '.join(said)}. "
+        + (
+            f"{' and '.join(last).capitalize()} it is the last cut on KMNIST and CIFAR-10: not to be told. "
+            * bool(last)
+        )
+        + "Of FaceScrub's "
         f"twenty people the attacker has {few} images, and the network names "
         f"{_accuracy(of['facescrub20'])} % of the test images rightly; {_by_linear(of['facescrub20'])}. Attacked cuts "
         f"lie {number(np.mean(np.diff(curve_of(of['cifar10'][0])[0])), 2)} apart on average."
@@ -212,48 +253,55 @@ def advantage(records: Records) -> Judged:
     if not all(of.values()):
         return not_tested("IR-152 and VGG19 on CIFAR-10, attacked by the stronger attackers too")
 
-    def errors(record: Record, attacker: str) -> tuple[float, float]:
-        shallow, deep = (row_of(record, cut) for cut in PAIRS[record["network"]])
-        return tuple(best(row, "mse", ATTACKERS[attacker]) for row in (shallow, deep))  # pyright: ignore
-
-    def share(attacker: str) -> Callable[[Record], float]:
-        return lambda record: 1 - errors(record, attacker)[0] / errors(record, attacker)[1]
+    def gained(record: Record, attacker: str) -> float:
+        """Of the error at the decision-level cut the part by which it is above that at the feature-level one."""
+        shallow, deep = (best(row_of(record, cut), "mse", ATTACKERS[attacker]) for cut in PAIRS[record["network"]])
+        return 1 - shallow / deep
 
     times = {
         name: finding(
-            f"{name}: MSE at {PAIRS[name][1]} over {PAIRS[name][0]}, best attacker", paper, found, _times(errors)
+            f"{CALLED[name]}: MSE at {PAIRS[name][1]} over {PAIRS[name][0]}, best attacker", paper, found,
+            lambda record: 1 / (1 - gained(record, "best")),
         )
         for (name, found), paper in zip(of.items(), (4.0, None), strict=True)
-    }
+    }  # fmt: skip
     shares = {
         (name, attacker): finding(
-            f"{name}: 1 - MSE({PAIRS[name][0]})/MSE({PAIRS[name][1]}), {attacker}", 0.66, found, share(attacker)
+            f"{CALLED[name]}: 1 - MSE({PAIRS[name][0]})/MSE({PAIRS[name][1]}), {attacker}",
+            1 - 1 / _gap(name) if attacker == "plain" else None, found, lambda r, a=attacker: gained(r, a),
         )
         for name, found in of.items()
         for attacker in ATTACKERS
-    }
-    mean = {attacker: float(np.mean([shares[name, attacker].mean for name in PAIRS])) for attacker in ATTACKERS}
-    parts = {
+    }  # fmt: skip
+    means = {
+        attacker: Finding(
+            f"mean of both: 1 - MSE/MSE, {attacker}", 0.66 if attacker == "best" else None,
+            tuple(np.mean(list(zip(*(shares[name, attacker].values for name in of), strict=False)), axis=1).tolist()),
+        )
+        for attacker in ATTACKERS
+    }  # fmt: skip
+    parts: Mapping[str, bool | None] = {
         "IR-152's error is four times as large": times["ir152"].mean >= 4,
-        "66 % of it is gained on average, the best attacker at each cut": mean["best"] >= 0.66,
-        "as much with attention, and with enriched z": all(mean[attacker] >= 0.66 for attacker in STRONGER),
+        "66 % of it is gained on average, the best attacker at each cut": means["best"].mean >= 0.66,
+    } | {
+        f"it stays {how}: three quarters or more of what the plain decoder leaves": means[attacker].mean
+        >= 0.75 * means["plain"].mean
+        for attacker, how in zip(STRONGER, ("with attention", "on enriched z"), strict=True)
     }
     said = "; ".join(
-        f"{name}: {number(times[name].mean, 2)} times, {100 * shares[name, 'best'].mean:.0f} % with the best attacker "
-        f"at each cut, {100 * shares[name, 'plain'].mean:.0f} % with the plain decoder"
+        f"{CALLED[name]}: {number(times[name].mean, 2)} times, {100 * shares[name, 'best'].mean:.0f} % with the best "
+        f"attacker at each cut, {100 * shares[name, 'plain'].mean:.0f} % with the plain decoder"
         for name in PAIRS
     )
     sentence = (
-        f"Error at the decision level over that at the feature level, and the part of it that is gained: {said}. By "
-        f"the paper's own table its plain decoder gains {100 - 100 / _gap('ir152'):.0f} % at IR-152, "
-        f"{number(_gap('ir152'), 2)} times, and {100 - 100 / _gap('vgg19'):.0f} % at VGG19. Of IR-152 "
-        f"{_by_linear(of['ir152'])}, so that what its decoders gain says little."
+        f"Error at the decision level over that at the feature level, and the part of it that is gained: {said}; on "
+        f"average {', '.join(f'{name} {100 * mean.mean:.0f} %' for name, mean in means.items())}. By the paper's own "
+        f"table its plain decoder gains {100 - 100 / _gap('ir152'):.0f} % at IR-152, {number(_gap('ir152'), 2)} "
+        f"times, and {100 - 100 / _gap('vgg19'):.0f} % at VGG19. Of IR-152 {_by_linear(of['ir152'])}, so that what "
+        "its decoders gain says little."
     )
-    return judged(parts, min(map(len, of.values())), sentence, (*times.values(), *shares.values()))
-
-
-def _times(errors: Callable[[Record, str], tuple[float, float]]) -> Callable[[Record], float]:
-    return lambda record: errors(record, "best")[1] / errors(record, "best")[0]
+    findings = (*times.values(), *means.values(), *shares.values())
+    return judged(parts, min(map(len, of.values())), sentence, findings)
 
 
 def drop_locates(records: Records) -> Judged:
@@ -266,7 +314,9 @@ def drop_locates(records: Records) -> Judged:
     if not of:
         return not_tested("a network whose curve of attacks is known")
     far = [
-        finding(f"{name} on {data}: depth between the largest drop and the steepest rise", None, found, _distance)
+        finding(
+            f"{CALLED[name]} on {data}: depth between the largest drop and the steepest rise", None, found, _distance
+        )
         for (name, data), found in of.items()
     ]
 
@@ -278,7 +328,8 @@ def drop_locates(records: Records) -> Judged:
     distance, guess = mean(_distance), mean(_distance_by_chance)
     sentence = (
         f"The largest drop of R_c² lies in the steepest step of the attack's curve in {100 * inside:.0f} % of "
-        f"{len(of)} networks (mean over their seeds; of a cut drawn by lot {100 * chance:.0f} %), in that between "
+        f"{len(of)} networks ({sum(name == 'vgg19' for name, _ in of)} of them VGG19; mean over their seeds; of a cut "
+        f"drawn by lot {100 * chance:.0f} %), in that between "
         f"blocks alone in {100 * among:.0f} %; between the two lie {number(distance, 2)} of the depth on average (by "
         f"lot: {number(guess, 2)}). What a cut chosen by it costs: [which number predicts](predictors.md)."
     )

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-from claim_numbers import Record, attacked, curve_of
+from claim_numbers import CALLED, Record, attacked, curve_of
+from claim_verdicts import CURVES
 
 from gpz_jax.reporting import figures
 
 
 def draw(records: Mapping[str, Record], file: Path) -> bool:
-    """Error over the class mean's by relative depth, mean over seeds; a panel of architectures, one of data sets.
+    """Error over the class mean's by relative depth, a line a seed; a panel of architectures, one of data sets.
 
     Returns whether there was anything to draw.
     """
@@ -23,11 +23,14 @@ def draw(records: Mapping[str, Record], file: Path) -> bool:
     figure, (axes,) = figures.new_figure(1, 2, (11.0, 4.0))
     panels = (("CIFAR-10, by network", lambda n, d: d == "cifar10"), ("VGG19, by data set", lambda n, d: n == "vgg19"))
     for axis, (title, shown) in zip(axes, panels, strict=True):
-        here = {key: found for key, found in curves.items() if shown(*key)}
-        for (network, data), found in here.items():
-            depth, ratios = curve_of(found[0])[0], np.mean([curve_of(one)[1] for one in found], axis=0)
-            name = f"{network}, {data}" if network == "vgg19" else network
-            axis.plot(depth, ratios, "o-", markersize=3, linewidth=1, label=name)
+        here = [key for key in CURVES if key in curves and shown(*key)]
+        for network, data in here:
+            colour = f"C{CURVES.index((network, data))}"  # the same in both panels, whatever else there is
+            for i, record in enumerate(curves[network, data]):
+                name = f"{CALLED[network]}, {data}" if network == "vgg19" else CALLED[network]
+                axis.plot(
+                    *curve_of(record), "o-", color=colour, markersize=2, linewidth=0.8, label=name if i == 0 else None
+                )
         axis.axhline(1.0, color="0.5", linestyle="--", linewidth=1)
         axis.set(title=title, xlabel="relative depth", ylabel="best attack's mse / class mean's", ylim=(0, 1.1))
         if here:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,6 +21,11 @@ EVERYWHERE, STRONGER = ("linear", "deconvolution"), ("attention", "enriched")
 #: All cuts of these that the paper gives numbers of.
 NAMED = {"ir152": ("block_40", "block_48", "block_49", "block_50"), "vgg19": PAIRS["vgg19"]}
 
+#: What networks are called in words.
+CALLED = {
+    "ir152": "IR-152", "vgg19": "VGG19", "resnet50": "ResNet-50", "resnet18": "ResNet-18", "vit": "ViT", "cnn": "CNN",
+}  # fmt: skip
+
 Record = dict[str, Any]
 Records = Mapping[str, Record]
 
@@ -33,20 +38,24 @@ class Finding:
       what: it is.
       paper: the paper's number, or None.
       values: ours, one a seed.
-      exact: whether it is no measurement, so that it has no seed.
+      kind: "share" lies between 0 and 1 (a relative depth, too); "positive" spans orders of magnitude, so that its
+        mean is geometric and its interval that of the logarithms; "exact" is no measurement, so that it has no seed;
+        "" is anything else.
       each: what each value is of.
     """
 
     what: str
     paper: float | None
     values: tuple[float, ...]
-    exact: bool = False
+    kind: Literal["", "share", "positive", "exact"] = ""
     each: str = "seed"
 
     @property
     def mean(self) -> float:
-        """Of all values."""
-        return float(np.mean(self.values)) if self.values else math.nan
+        """Of all values; geometric of a positive kind."""
+        if not self.values:
+            return math.nan
+        return math.exp(np.mean(np.log(self.values))) if self.kind == "positive" else float(np.mean(self.values))
 
     @property
     def interval(self) -> tuple[float, float]:
@@ -54,24 +63,32 @@ class Finding:
 
         >>> Finding("x", None, (1.0, 2.0, 3.0)).interval
         (-0.484..., 4.484...)
+        >>> Finding("x", None, (1.0, 10.0, 100.0), "positive").interval
+        (0.0327..., 3051.2...)
         """
         n = len(self.values)
         if n < 2:
             return math.nan, math.nan
-        half = float(stats.t.ppf(0.975, n - 1)) * float(np.std(self.values, ddof=1)) / math.sqrt(n)
-        return self.mean - half, self.mean + half
+        values = np.log(self.values) if self.kind == "positive" else np.array(self.values)
+        half = float(stats.t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+        low, high = float(np.mean(values)) - half, float(np.mean(values)) + half
+        return (math.exp(low), math.exp(high)) if self.kind == "positive" else (low, high)
 
     @property
     def said(self) -> str:
-        """``mean [low, high], n seeds``; of fewer than three the values."""
+        """``mean [low, high], n seeds``; the values where there are fewer than three, or the interval of a share would
+        leave what is possible.
+        """
         if not self.values:
             return "not measured"
-        if self.exact:
+        if self.kind == "exact":
             return number(self.mean)
-        count = len(self.values)
+        count, (low, high) = len(self.values), self.interval
         if count < 3:  # an interval of two would say nothing
             return f"{' and '.join(map(number, self.values))}, {count} {self.each}{'s' * (count > 1)}"
-        return f"{number(self.mean)} [{', '.join(map(number, self.interval))}], {count} {self.each}s"
+        if self.kind == "share" and low != high and not 0 <= low <= high <= 1:
+            return f"{number(self.mean)} ({', '.join(map(number, self.values))}), {count} {self.each}s"
+        return f"{number(self.mean)} [{number(low)}, {number(high)}], {count} {self.each}s"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +100,7 @@ class Judged:
       sentence: what came out.
       findings: the numbers.
       parts: of the claim, in words, and whether each holds; None where seeds differ too much to tell.
-      seeds: of which every number has one at least; None where there is none to vary.
+      seeds: of which every number has one at least; None where nothing varies.
     """
 
     verdict: str
@@ -172,9 +189,14 @@ def curve_of(record: Record, *, listed: bool = False) -> tuple[np.ndarray, np.nd
 
 def bend_of(record: Record) -> float:
     """Depth at which the attack's curve, made rising, first passes the middle between its first and highest value."""
+    ratio = curve_of(record)[1]
+    return depth_of(record, (ratio[0] + ratio.max()) / 2)
+
+
+def depth_of(record: Record, level: float) -> float:
+    """Depth at which the attack's curve, made rising, first passes a level; 1 where it never does."""
     depth, ratio = curve_of(record)
-    rising = np.maximum.accumulate(ratio)
-    return float(np.interp((rising[0] + rising[-1]) / 2, rising, depth))
+    return float(np.interp(level, np.maximum.accumulate(ratio), depth, right=1.0))
 
 
 def steepest_share(record: Record) -> float:
@@ -183,16 +205,22 @@ def steepest_share(record: Record) -> float:
     return float(np.diff(rising).max() / (rising[-1] - rising[0])) if rising[-1] > rising[0] else math.nan
 
 
-def onset_depth(record: Record, rule: str, view: str = "") -> float:
-    """Depth of a rule's onset, where that was measured of a view of tokens; 1 where it finds no zone."""
-    zones = record["views"][view] if view else record["zones"]
-    onset = zones.get(rule, {}).get("onset")
+def onset_depth(record: Record, rule: str) -> float:
+    """Depth of a rule's onset; 1 where it finds no zone."""
+    onset = record["zones"].get(rule, {}).get("onset")
     return row_of(record, onset)["depth"] if onset else 1.0
 
 
-def finding(what: str, paper: float | None, records: Iterable[Record], value: Callable[[Record], float]) -> Finding:
-    """A number of every record."""
-    return Finding(what, paper, tuple(value(record) for record in records))
+def finding(
+    what: str,
+    paper: float | None,
+    records: Iterable[Record],
+    value: Callable[[Record], float | None],
+    kind: Literal["", "share", "positive"] = "",
+) -> Finding:
+    """A number of every record that has it."""
+    values = (value(record) for record in records)
+    return Finding(what, paper, tuple(one for one in values if one is not None and math.isfinite(one)), kind)
 
 
 def not_tested(needs: str) -> Judged:
@@ -201,20 +229,22 @@ def not_tested(needs: str) -> Judged:
 
 
 def exceeds(more: ArrayLike, less: ArrayLike, by: float = 0.0) -> bool | None:
-    """Whether the first are larger by so much, each a number a seed: by the means, and of three seeds or more by
-    Welch's t-test, one-sided at 5 %; None where that does not tell, though the means do.
+    """Whether the first are larger by so much, each a number a seed: of three seeds or more by Welch's t-test,
+    one-sided at 5 % to either side, and None where it does not tell; of fewer, or where no seed differs, by the means.
 
     >>> exceeds((2, 2.1, 2.2), (1, 1.1, 1.2)), exceeds((1, 1.1, 1.2), (2, 2.1, 2.2)), exceeds((1, 3, 5), (0, 2, 4))
     (True, False, None)
     """
     first, second = np.subtract(more, by), np.asarray(less)
-    if not first.mean() > second.mean():
-        return False
+    if min(len(first), len(second)) == 0:
+        return None
+    larger = bool(first.mean() > second.mean())
     if min(len(first), len(second)) < 3 or np.ptp(first) + np.ptp(second) == 0:
-        return True
-    first, second = ((values.mean(), values.std(ddof=1), len(values)) for values in (first, second))
-    found = stats.ttest_ind_from_stats(*first, *second, equal_var=False, alternative="greater")
-    return True if found.pvalue < 0.05 else None
+        return larger
+    above, below = (first, second) if larger else (second, first)
+    ends = ((values.mean(), values.std(ddof=1), len(values)) for values in (above, below))
+    told = stats.ttest_ind_from_stats(*next(ends), *next(ends), equal_var=False, alternative="greater")
+    return larger if told.pvalue < 0.05 else None
 
 
 def every(*parts: bool | None) -> bool | None:
@@ -223,10 +253,15 @@ def every(*parts: bool | None) -> bool | None:
 
 
 def judged(parts: Mapping[str, bool | None], seeds: int | None, sentence: str, findings: Sequence[Finding]) -> Judged:
-    """All parts hold: confirmed, of fewer than three seeds partly; none: refuted; else partly."""
-    verdict = "partly"
-    if all(parts.values()) and (seeds is None or seeds >= 3):
+    """All parts hold: confirmed, of fewer than three seeds partly; some: partly; none, and one does not: refuted; of
+    none it can be told: not tested.
+    """
+    parts = {part: None if holds is None else bool(holds) for part, holds in parts.items()}  # numpy's are not True
+    found = list(parts.values())
+    if all(found) and (seeds is None or seeds >= 3):
         verdict = "confirmed"
-    elif all(holds is False for holds in parts.values()):
-        verdict = "refuted"
+    elif any(found):
+        verdict = "partly"
+    else:
+        verdict = "refuted" if False in found else "not tested"
     return Judged(verdict, sentence, tuple(findings), parts, seeds)

@@ -4,9 +4,13 @@ experiment).
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from claim_drift import LAST
 from claim_numbers import (
+    CALLED,
+    PAIRS,
     Finding,
     Judged,
     Record,
@@ -20,63 +24,79 @@ from claim_numbers import (
     row_of,
     seeds_of,
 )
-from common import ALPHAS
 
 from gpz_jax.presentation import number
 
 
 def smoothing(records: Records) -> Judged:
-    """LS+ shrinks R_c² at the logits and costs no accuracy; LS- does the opposite."""
+    """LS+ shrinks R_c² at the decision level, which resists more, and costs no accuracy; LS- does the opposite."""
     networks = [name for name in ("cnn", "vgg19", "ir152") if {"one-hot", "LS+"} <= set(_by_targets(records, name))]
     if not networks:
         return not_tested("a network under one-hot labels and LS+")
     findings: list[Finding] = []
     parts: dict[str, bool | None] = {}
-    said, seeds = [], []
-    for name in networks:
-        of = _by_targets(records, name)
-        found = {
-            what: {targets: finding(f"{name}, {targets}: {what}", None, some, value) for targets, some in of.items()}
-            for what, value in _SMOOTHED.items()
+    seeds: list[int] = []
+    over: dict[str, list[str]] = {what: [] for what in _SAID}  # LS+ over one-hot, cut by cut
+    kept = []
+    for network in networks:
+        of, name = _by_targets(records, network), CALLED[network]
+        accuracy = {
+            targets: finding(f"{name}, {targets}: accuracy", None, some, lambda record: record["accuracy"], "share")
+            for targets, some in of.items()
         }
-        findings += [one for every in found.values() for one in every.values()]
-        radius, accuracy, rho = (found[what] for what in (_RADIUS, _ACCURACY, _RHO))
-        # Of logarithms: R_c² under LS- differs by orders of magnitude from seed to seed.
-        order = [np.log(radius[targets].values) for targets in ("LS+", "one-hot", "LS-") if targets in of]
-        parts[f"{name}: least R_c² under LS+{', most under LS-' * ('LS-' in of)}"] = every(
-            *(exceeds(after, before) for before, after in itertools.pairwise(order))
-        )
-        parts[f"{name}: LS+ costs less than 1 % of accuracy"] = exceeds(
+        findings += accuracy.values()
+        for cut in (*(PAIRS[network][1:] if network in PAIRS else ()), "logits"):
+            found = {what: _of_cut(f"{name}, {cut}", what, cut, of) for what in _OF_CUT}
+            findings += [one for each in found.values() for one in each.values()]
+            radius, error = found["R_c², test"], found["error over the class mean's"]
+            # Of logarithms: R_c² under LS- differs by orders of magnitude from seed to seed.
+            order = [np.log(radius[targets].values) for targets in ("LS+", "one-hot", "LS-") if targets in of]
+            parts[f"{name}, {cut}: least R_c² under LS+{', most under LS-' * ('LS-' in of)}"] = every(
+                *(exceeds(after, before) for before, after in itertools.pairwise(order))
+            )
+            parts[f"{name}, {cut}: more error under LS+ than one-hot"] = exceeds(
+                error["LS+"].values, error["one-hot"].values
+            )
+            for what, said in over.items():
+                ratio = found[what]["LS+"].mean / found[what]["one-hot"].mean
+                said.append(f"{number(ratio)} ({name}, {cut})")
+        parts[f"{name}: LS+ costs less than one point of accuracy"] = exceeds(
             accuracy["LS+"].values, accuracy["one-hot"].values, -0.01
         )
-        others = "".join(f", {number(one.mean)} {targets}" for targets, one in radius.items() if targets != "LS+")
-        others += "" if "LS-" in of else " (LS- not measured)"
-        said.append(
-            f"{name}: R_c² on test images {number(radius['LS+'].mean)} under LS+{others}; its share of the scatter, "
-            f"rho, {number(rho['LS+'].mean)} against {number(rho['one-hot'].mean)} one-hot; accuracy "
-            f"{number(accuracy['LS+'].mean)} against {number(accuracy['one-hot'].mean)}"
-        )
+        kept.append(f"{name} {number(accuracy['LS+'].mean)} ({number(accuracy['one-hot'].mean)})")
         seeds += map(len, of.values())
-    return judged(parts, min(seeds), "; ".join(said) + ".", findings)
+    ratios = "; ".join(f"{what} {', '.join(said)}" for what, said in over.items())
+    sentence = f"Under LS+, as a multiple of what it is one-hot: {ratios}. Accuracy (one-hot): {', '.join(kept)}."
+    return judged(parts, min(seeds), sentence, findings)
 
 
 def _by_targets(records: Records, network: str) -> dict[str, list[Record]]:
     """Label distribution -> the network's records under it, of those that there are."""
-    found = {targets: seeds_of(records, network, targets=targets) for targets in ALPHAS}
+    found = {targets: seeds_of(records, network, targets=targets) for targets in ("LS+", "one-hot", "LS-")}
     return {targets: some for targets, some in found.items() if some}
 
 
-_ACCURACY, _RADIUS, _RHO = "accuracy", "R_c² at the logits, test", "rho at the logits, test"
+def _of_cut(of_what: str, what: str, cut: str, of: dict[str, list[Record]]) -> dict[str, Finding]:
+    """A number of a cut under every label distribution."""
+    value, kind = _OF_CUT[what]
+    return {
+        targets: finding(f"{of_what}, {targets}: {what}", None, some, lambda record: value(row_of(record, cut)), kind)
+        for targets, some in of.items()
+    }
 
-_SMOOTHED: dict[str, Callable[[Record], float]] = {
-    _ACCURACY: lambda record: record["accuracy"],
-    _RADIUS: lambda record: row_of(record, "logits")["test"]["within"],
-    "R_c² at the logits, train": lambda record: row_of(record, "logits")["train"]["within"],
-    _RHO: lambda record: row_of(record, "logits")["test"]["rho"],
-    "rho at the logits, train": lambda record: row_of(record, "logits")["train"]["rho"],
-    "error over the class mean's at the logits": lambda record: best(row_of(record, "logits")),
-    "share of images identified from the logits": lambda record: best(row_of(record, "logits"), "identified"),
+
+#: What is looked at of a cut.
+_OF_CUT: dict[str, tuple[Callable[[Record], float | None], Any]] = {
+    "R_c², test": (lambda row: row["test"]["within"], "positive"),
+    "R_c², train": (lambda row: row["train"]["within"], "positive"),
+    "rho, test": (lambda row: row["test"]["rho"], "share"),
+    "rho, train": (lambda row: row["train"]["rho"], "share"),
+    "error over the class mean's": (best, ""),
+    "share of images identified": (lambda row: best(row, "identified"), "share"),
 }
+
+#: What of it is said in words.
+_SAID = ("R_c², test", "rho, test", "error over the class mean's")
 
 
 def edge_cost(records: Records) -> Judged:
@@ -85,71 +105,87 @@ def edge_cost(records: Records) -> Judged:
     if record is None:
         return not_tested("the prices of the full networks")
     vgg, ir = ({row["cut"]: row for row in record[name]} for name in ("vgg19", "ir152"))
-    later = tuple(b / a for a, b in zip(vgg["layer_26"]["ms"], vgg["layer_30"]["ms"], strict=True))
-    payload = vgg["layer_30"]["values"] / vgg["layer_26"]["values"]
+
+    def exact(what: str, value: float, paper: float | None = None) -> Finding:
+        return Finding(what, paper, (value,), "exact")
+
+    def over(key: str) -> float:
+        return vgg["layer_30"][key] / vgg["layer_26"][key]
+
+    times = tuple(b / a for a, b in zip(vgg["layer_26"]["ms"], vgg["layer_30"]["ms"], strict=True))
+    late = Finding("VGG19: edge milliseconds at 30 over 26", None, times, each="timing")
     findings = (
-        Finding("IR-152: share of the parameters up to block 49", 0.78, (ir["block_49"]["share"],), exact=True),
-        Finding("VGG19: share up to entry 30", 0.025, (vgg["layer_30"]["share"],), exact=True),
-        Finding("VGG19: share up to entry 18", None, (vgg["layer_18"]["share"],), exact=True),
-        Finding("VGG19: numbers sent at 30 over 26", 0.5, (payload,), exact=True),
-        Finding(
-            "VGG19: edge FLOP at 30 over 26", None, (vgg["layer_30"]["flops"] / vgg["layer_26"]["flops"],), exact=True
-        ),
-        Finding("VGG19: edge milliseconds at 30 over 26", 1.0, later, each="timing"),
+        exact("IR-152: share of the parameters up to block 49", ir["block_49"]["share"], 0.78),
+        exact("IR-152: up to block 50, the decision level of main-table", ir["block_50"]["share"]),
+        exact("VGG19: up to entry 30", vgg["layer_30"]["share"], 0.025),
+        exact("VGG19: up to entry 18", vgg["layer_18"]["share"]),
+        exact("VGG19: up to entry 39, the decision level of main-table", vgg["layer_39"]["share"]),
+        exact("VGG19: numbers sent at 30 over 26", over("values"), 0.5),
+        exact("VGG19: edge FLOP at 30 over 26", over("flops")),
+        late,
     )
-    share = findings[0].mean
-    whole = vgg["layer_30"]["parameters"] / 0.025 / 1e6
     parts = {
-        "IR-152 has 78 % up to block 49": abs(share - 0.78) < 0.01,
-        "VGG19 has 2.5 % up to entry 30": abs(findings[1].mean - 0.025) < 0.005,
-        "26 -> 30 halves what is sent": payload == 0.5,
-        "26 -> 30 takes less than 10 % more time": findings[5].mean < 1.1,
+        "IR-152 has 78 % up to block 49": abs(ir["block_49"]["share"] - 0.78) < 0.01,
+        "VGG19 has 2.5 % up to entry 30": abs(vgg["layer_30"]["share"] - 0.025) < 0.005,
+        "26 -> 30 halves what is sent": over("values") == 0.5,
+        "26 -> 30 takes less than 10 % more time": late.mean < 1.1,
     }
     sentence = (
-        f"IR-152 holds {100 * share:.1f} % up to block 49, and 26 -> 30 halves what VGG19 sends, for "
-        f"{100 * (findings[5].mean - 1):.0f} % more time at the edge and {100 * (findings[4].mean - 1):.0f} % more "
-        f"FLOP. VGG19 holds {100 * findings[1].mean:.1f} % up to entry 30: the paper's 2.5 % fits entry 18 of this "
-        f"network ({100 * findings[2].mean:.1f} %), or entry 30 of one whose head is so large that it has {whole:.0f} "
-        "M parameters in all."
+        f"IR-152 holds {100 * ir['block_49']['share']:.1f} % up to block 49, and 26 -> 30 halves what VGG19 sends, for "
+        f"{100 * (late.mean - 1):.1f} % more time at the edge (the line at 10 % is ours: the paper says almost none) "
+        f"and {100 * (over('flops') - 1):.1f} % more FLOP. VGG19 holds {100 * vgg['layer_30']['share']:.1f} % up to "
+        f"entry 30: the paper's 2.5 % fits entry 18 of this network ({100 * vgg['layer_18']['share']:.1f} %), or entry "
+        f"30 of one whose head is so large that it has {vgg['layer_30']['parameters'] / 0.025 / 1e6:.0f} M parameters "
+        f"in all. Up to entry 39, where main-table has its decision level, it is "
+        f"{100 * vgg['layer_39']['share']:.1f} %."
     )
     # Shapes have no seed: nothing is held back for want of one.
     return judged(parts, None, sentence, findings)
 
 
 def vortex(records: Records) -> Judged:
-    """Under LS+ the coefficient changes sign, the output's entropy rises, and R_c² and the bound on z fall."""
+    """Under LS+ the coefficient changes sign; the output's entropy rises, R_c² and z's bound fall, by two terms."""
     both = ("one-hot", "LS+")
     networks = [n for n in ("vgg19", "ir152") if all(seeds_of(records, n, "mnist", targets) for targets in both)]
     if not networks:
         return not_tested("VGG19 or IR-152 with a ledger, one-hot and under LS+")
     of = {(name, targets): seeds_of(records, name, "mnist", targets) for name in networks for targets in both}
-    findings: dict[tuple[str, str, str], Finding] = {}
-    for (name, targets), found in of.items():
-        for what, value in _OF_LEDGER.items():
-            findings[name, targets, what] = finding(f"{name}, {targets}: {what}", None, found, value)
+    findings = {
+        (name, targets, what): finding(f"{CALLED[name]}, {targets}: {what}", None, found, *_OF_LEDGER[what])
+        for (name, targets), found in of.items()
+        for what in _OF_LEDGER
+    }
     parts: dict[str, bool | None] = {}
     said = []
     for name in networks:
         smoothed, plain = (
-            {what: findings[name, targets, what].mean for what in _OF_LEDGER} for targets in ("LS+", "one-hot")
+            {what: findings[name, targets, what] for what in _OF_LEDGER} for targets in ("LS+", "one-hot")
         )
-        seeds = {(what, targets): findings[name, targets, what].values for what in _OF_LEDGER for targets in both}
-        turned = sum(record["turn"] is not None for record in of[name, "LS+"])
+        turns, called = [record["turn"] for record in of[name, "LS+"]], CALLED[name]
         parts |= {
-            f"{name}: the sign changes": turned == len(of[name, "LS+"]),
-            f"{name}: R_c² falls": exceeds([1.0] * len(of[name, "LS+"]), seeds[_GROWTH, "LS+"]),
-            f"{name}: more entropy than one-hot": exceeds(seeds[_ENTROPY, "LS+"], seeds[_ENTROPY, "one-hot"]),
-            f"{name}: a lower bound than one-hot": exceeds(seeds[_BOUND, "one-hot"], seeds[_BOUND, "LS+"]),
-            f"{name}: the two terms predict the change of R_c² to a factor of two": 0.5 < smoothed[_PREDICTED] < 2,
+            f"{called}: the sign changes": None not in turns,
+            f"{called}: R_c² falls by a larger part than one-hot": exceeds(
+                np.log(plain[_GROWTH].values), np.log(smoothed[_GROWTH].values)
+            ),
+            f"{called}: more entropy of the output than one-hot": exceeds(
+                smoothed[_ENTROPY].values, plain[_ENTROPY].values
+            ),
+            f"{called}: a smaller bound on z's entropy than one-hot": exceeds(
+                plain[_BOUND].values, smoothed[_BOUND].values
+            ),
+            f"{called}: the two terms have the sign of what R_c² does, oftener than by lot": exceeds(
+                smoothed[_SIGN].values, [0.5] * len(smoothed[_SIGN].values)
+            ),
         }
         said.append(
-            f"{name}, LS+ (one-hot in brackets): the mean coefficient turns positive in {turned} of "
-            f"{len(of[name, 'LS+'])} runs, in whose second half {100 * smoothed[_PAST]:.0f} % of the images are past "
-            f"the turn; at the end the output's entropy is {number(smoothed[_ENTROPY], 2)} nats "
-            f"({number(plain[_ENTROPY], 2)}) and the bound on z {number(smoothed[_BOUND])} nats "
-            f"({number(plain[_BOUND])}); in the second half R_c² shrinks to {number(smoothed[_GROWTH], 2)} of what it "
-            f"was ({number(plain[_GROWTH], 2)}), and the paper's two terms sum to "
-            f"{number(smoothed[_PREDICTED], 2)} of that change"
+            f"{called} under LS+ (one-hot in brackets): the mean coefficient first turns positive at step "
+            f"{', '.join(map(str, turns))}; of the second half's images {100 * smoothed[_PAST].mean:.0f} % are past "
+            f"the turn; in that half R_c² shrinks to {number(smoothed[_GROWTH].mean, 2)} of what it was "
+            f"({number(plain[_GROWTH].mean, 2)}); at the end the output's entropy is "
+            f"{number(smoothed[_ENTROPY].mean, 2)} nats ({number(plain[_ENTROPY].mean, 2)}; of the smoothed target "
+            f"itself 1.27) and the bound on z {number(smoothed[_BOUND].mean)} nats ({number(plain[_BOUND].mean)}); the "
+            f"paper's two terms have the sign of the change at {100 * smoothed[_SIGN].mean:.0f} % of the recorded "
+            f"steps, and sum to {number(smoothed[_PREDICTED].mean, 2)} of the change there"
         )
     return judged(parts, min(map(len, of.values())), "; ".join(said) + ".", tuple(findings.values()))
 
@@ -163,56 +199,60 @@ _PAST = "share of images with p_c > 1 - alpha, second half"
 _GROWTH = "R_c² before the logits, end over middle"
 _ENTROPY = "entropy of the output, nats"
 _BOUND = "decision bound before the logits, nats"
-_PREDICTED = "what the paper's two terms predict of the change, over what came of it"
+_SIGN = "share of recorded steps at which the paper's two terms have the sign of the change, second half"
+_PREDICTED = "what the two terms sum to over what came of it, at the recorded steps"
 
-_OF_LEDGER: dict[str, Callable[[Record], float]] = {
-    _PAST: lambda record: record["past_flip"],
-    _GROWTH: lambda record: _last(record)["radius_last"] / _last(record)["radius_first"],
-    _ENTROPY: lambda record: record["output_entropy"],
-    _BOUND: lambda record: _last(record)["decision_bound"],
-    _PREDICTED: lambda record: (_last(record)["correct"] + _last(record)["wrong"]) / _last(record)["realised"],
+_OF_LEDGER: dict[str, tuple[Callable[[Record], float], Any]] = {
+    _PAST: (lambda record: record["past_flip"], "share"),
+    _GROWTH: (lambda record: _last(record)["radius_last"] / _last(record)["radius_first"], "positive"),
+    _ENTROPY: (lambda record: record["output_entropy"], ""),
+    _BOUND: (lambda record: _last(record)["decision_bound"], ""),
+    _SIGN: (lambda record: _last(record)["same_sign"], "share"),
+    _PREDICTED: (lambda record: (_last(record)["correct"] + _last(record)["wrong"]) / _last(record)["realised"], ""),
 }
 
 
 def drift(records: Records) -> Judged:
-    """Beyond the zone an attacker with digits draws "0", one with letters "D"."""
+    """Beyond the zone what an attacker with digits draws drifts to "0", with letters to "D"."""
     found = [record for name, record in sorted(records.items()) if name.startswith("drift")]
-    sets = {row["auxiliary"] for record in found for row in record["rows"] if row["level"] == "decision"}
+    levels = [{row["level"] for row in record["rows"]} for record in found]
+    level = LAST if found and all(LAST in of for of in levels) else "decision"
+    sets = {row["auxiliary"] for record in found for row in record["rows"] if row["level"] == level}
     if not {"mnist", "emnist_letters"} <= sets:
         return not_tested("a network of KMNIST, attacked with MNIST and with EMNIST letters")
     findings, said = [], []
-    parts: dict[str, bool] = {}
+    parts: dict[str, bool | None] = {}
     for auxiliary, expected in (("mnist", "0"), ("emnist_letters", "D")):
-        rows = [row for record in found for row in record["rows"] if _is(row, "decision", auxiliary)]
-        shares = {
-            what: Finding(
-                f"{auxiliary}: share of {what} named {expected!r}", None, tuple(row[what]["share"] for row in rows)
+        rows = [row for record in found for row in record["rows"] if _is(row, level, auxiliary)]
+        drawn, true = (
+            finding(
+                f"{auxiliary}: share of {what} named {expected!r}", None, rows, lambda r, w=what: r[w]["share"], "share"
             )
             for what in ("reconstructions", "originals")
+        )
+        collapse = f"{auxiliary}: variance of the reconstructions over the originals'"
+        findings += [drawn, true, finding(collapse, None, rows, lambda row: row["prior_collapse"])]
+        parts |= {
+            f"{auxiliary}: more are named {expected!r} than of the originals": exceeds(drawn.values, true.values),
+            f"{auxiliary}: {expected!r} is the commonest name, in most seeds": bool(
+                np.mean([row["reconstructions"]["commonest"] == expected for row in rows]) > 0.5
+            ),
         }
-        collapse = Finding(
-            f"{auxiliary}: variance of the reconstructions over the originals'",
-            None,
-            tuple(row["prior_collapse"] for row in rows),
-        )
-        findings += [*shares.values(), collapse]
-        commonest = [row["reconstructions"]["commonest"] for row in rows]
-        often = shares["reconstructions"].mean
-        parts[f"{auxiliary}: more than half are {expected!r}, and more than of the originals"] = (
-            often > 0.5 and often > shares["originals"].mean
-        )
+        names = {what: sorted({row[what]["commonest"] for row in rows}) for what in ("reconstructions", "originals")}
         said.append(
-            f"{100 * shares['reconstructions'].mean:.0f} % of what the attacker with {auxiliary} draws is named "
-            f"{expected!r} ({100 * shares['originals'].mean:.0f} % of the originals); the commonest name is "
-            f"{', '.join(sorted(set(commonest)))}"
+            f"{100 * drawn.mean:.1f} % of what the attacker with {auxiliary} draws is named {expected!r}, of the "
+            f"originals {100 * true.mean:.1f} %; the commonest name is {', '.join(names['reconstructions'])}, of the "
+            f"originals {', '.join(names['originals'])}"
         )
-    own = [row["identified"] for record in found for row in record["rows"] if _is(row, "decision", "held-out")]
+    own: dict[str, list[float]] = {}
+    for row in (row for record in found for row in record["rows"]):
+        if row["auxiliary"] == "held-out" and row["level"] != "feature":
+            own.setdefault(row["cut"], []).append(row["identified"])
     if own:
-        said.append(
-            f"of an attacker who has KMNIST itself {100 * sum(own) / len(own):.0f} % of the reconstructions at that "
-            "cut still tell which image it was, so that this is no cut beyond which nothing is left"
-        )
-    return judged(parts, len(found), "; ".join(said) + ".", findings)
+        tells = ", ".join(f"{100 * sum(shares) / len(shares):.0f} % at {cut}" for cut, shares in own.items())
+        said.append(f"an attacker who has KMNIST itself tells by its reconstructions which image it was of {tells}")
+    cut = " and ".join({row["cut"]: None for record in found for row in record["rows"] if row["level"] == level})
+    return judged(parts, len(found), f"At {cut}: {'; '.join(said)}.", findings)
 
 
 def _is(row: Record, level: str, auxiliary: str) -> bool:

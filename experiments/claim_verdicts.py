@@ -1,7 +1,7 @@
 """The paper's claims, each with the rule by which it is judged (not an experiment): no network, no images.
 
 A verdict follows from the numbers by its rule: confirmed, partly, refuted or not tested. Intervals are 95 % by
-Student's t over seeds; of fewer than three a claim is at most partly confirmed. Claims on attacks are judged in
+Student's t over seeds; of fewer than three a claim is partly confirmed at most. Claims on attacks are judged in
 claim_attacks.py, those on training, reconstructions and prices in claim_training.py.
 """
 
@@ -37,7 +37,7 @@ CLAIMS = (
     Claim(
         "residual-delay",
         "Residual connections delay the zone, and a ViT has none.",
-        tuple(f"{name}-cifar10-one-hot" for name in ("vgg19", "resnet50", "ir152", "vit")),
+        tuple(f"{name}-cifar10-one-hot" for name in ("vgg19", "cnn", "resnet18", "resnet50", "ir152", "vit")),
         delay,
     ),
     Claim(
@@ -48,7 +48,8 @@ CLAIMS = (
     ),
     Claim(
         "label-smoothing",
-        "LS+ contracts R_c² at the decision level and costs no accuracy; LS- does the opposite.",
+        "LS+ contracts R_c² at the decision level, which resists more for it, and costs no accuracy; LS- does the "
+        "opposite.",
         tuple(f"{name}-cifar10-{targets}" for name in ("cnn", "vgg19", "ir152") for targets in ALPHAS),
         smoothing,
     ),
@@ -61,7 +62,7 @@ CLAIMS = (
     ),
     Claim(
         "drift",
-        'Beyond the zone an attacker with MNIST draws every character of KMNIST as "0", one with EMNIST as "D".',
+        'Beyond the zone what an attacker with MNIST makes of KMNIST\'s characters drifts to "0", with EMNIST to "D".',
         ("drift",),
         drift,
     ),
