@@ -11,7 +11,7 @@ class Predictor(NamedTuple):
 
     Attributes:
       label: for people.
-      sign: 1 where more should mean less leak, -1 where less should, 0 where no theory says.
+      sign: 1 where more should mean less leak, -1 where less should.
       of: a cut of a network's JSON and the network -> the number; None where there is none.
     """
 
@@ -32,7 +32,9 @@ def _class_mean(cut: Mapping[str, Any], network: Mapping[str, Any]) -> float:
     return cut["attacks"]["linear"]["floor_class_mean"]
 
 
-#: Numbers that cost no decoder, and one attack. Bits of the payload as uint8 are 8 D, and rank as D does.
+#: Fifteen numbers that cost no attack, and the error of one. Bits of the payload as uint8 are 8 D, and rank as D does.
+#: Of the linear probe theory speaks by analogy: what tells classes apart better is thought to hold less else, as where
+#: R_c² is small. The first cut has no drop.
 PREDICTORS = {
     "depth": Predictor("depth", 1, lambda cut, network: cut["place"] / (len(network["cuts"]) - 1)),
     "dimension": Predictor("D, payload bits", -1, _key("dimension")),
@@ -40,11 +42,11 @@ PREDICTORS = {
     "within_per_dimension": Predictor("R_c²/D", -1, _key("within_per_dimension")),
     "rho": Predictor("rho", -1, _key("rho")),
     "evidence": Predictor("evidence", 1, _key("evidence")),
-    "drop": Predictor("drop", 1, lambda cut, network: cut["drop"] or 0.0),
+    "drop": Predictor("drop", 1, _key("drop")),
     "cdnv": Predictor("CDNV", -1, _key("cdnv")),
     "nc1": Predictor("NC1", -1, _key("nc1")),
-    "effective_dimension": Predictor("effective dimension", -1, _key("effective_dimension")),
-    "probe_accuracy": Predictor("linear probe", 0, _key("probe_accuracy")),
+    "effective_dimension": Predictor("participation ratio", -1, _key("effective_dimension")),
+    "probe_accuracy": Predictor("linear probe", 1, _key("probe_accuracy")),
     "information_ceiling": Predictor("information ceiling", -1, _key("information_ceiling")),
     "decision_bound": Predictor("decision bound", -1, _key("decision_bound")),
     "mse_floor": Predictor("1/dFIL", 1, _over("mse_floor", _class_mean)),
@@ -52,8 +54,15 @@ PREDICTORS = {
     "ridge": Predictor("ridge error", 1, _key("ridge")),
 }  # fmt: skip
 
-#: What a minute buys: an attack itself, on other images.
+#: Rules of the package, which choose a cut.
+RULES = ("paper", "null")
+
+#: What seconds buy: an attack itself, on other images.
 YARDSTICK = "ridge"
+
+#: Those that cost no attack, and those of them that have to be measured.
+CHEAP = tuple(name for name in PREDICTORS if name != YARDSTICK)
+MEASURED = tuple(name for name in CHEAP if name != "depth")
 
 
 class Record(NamedTuple):
@@ -66,6 +75,7 @@ class Record(NamedTuple):
       values: predictor -> ``(L,)``, as measured.
       resistance: outcome -> ``(L,)``: "ratio", and "identified", one less the share named.
       onset: rule -> place of the cut where its zone begins; None for no zone.
+      edge_share: ``(L,)``, the share of the parameters that lie before a cut; NaN where it was not measured.
     """
 
     name: str
@@ -74,6 +84,12 @@ class Record(NamedTuple):
     values: Mapping[str, np.ndarray]
     resistance: Mapping[str, np.ndarray]
     onset: Mapping[str, int | None]
+    edge_share: np.ndarray
+
+    @property
+    def cuts(self) -> int:
+        """How many candidates, L."""
+        return len(self.resistance["ratio"])
 
     @property
     def leak(self) -> dict[str, np.ndarray]:
@@ -97,5 +113,5 @@ def record_of(network: Mapping[str, Any]) -> Record:
     onset = {
         rule: None if zone["onset"] is None else names.index(zone["onset"]) for rule, zone in network["zones"].items()
     }
-    config = network["config"]
-    return Record(network["name"], config["data"], config["model"], values, resistance, onset)
+    config, shares = network["config"], np.array([cut["edge_share"] for cut in cuts], float)
+    return Record(network["name"], config["data"], config["model"], values, resistance, onset, shares)

@@ -1,22 +1,25 @@
 """How well a number at a cut says what attackers get there: functions of the networks' JSON files (not an experiment).
 
-Every predictor is turned so that more of it should mean less leak. A cut *resists* by the least mse of any attack over
-the class-mean floor's ("ratio"), or by one less the largest share of images that any attack names ("identified").
+Every predictor is turned, as theory has it, so that more of it should mean less leak. A cut *resists* by the least mse
+of any attack over the class-mean floor's ("ratio"), or by one less the largest share of images that any attack names
+("identified"). It *leaks* 1 - ratio (not below 0), or the share identified.
 
   within    Spearman's correlation of predictor and resistance over the cuts of a network, mean over networks
   across    the same over networks, at the cut nearest to a relative depth, mean over the depths 1/4, 1/2, 3/4, 1
-  regret    leak at the cut chosen over leak at the best cut allowed, both means over networks, mean over edge budgets;
-            leak is 1 - ratio (not below 0), or the share identified. A budget allows the first 1/4, 1/2, 3/4 or all of
-            the candidates, never the logits, which leave the cloud nothing to do; chosen is where the predictor is
-            largest
+  regret    leak at the cut chosen over leak at the best cut allowed, both means over networks, mean over edge budgets.
+            A budget allows the first 1/4, 1/2, 3/4 or all of the candidates, or those before which so large a share of
+            the parameters lies; never the logits, which leave the cloud nothing to do. A predictor chooses where it is
+            largest; a rule where its zone begins, or the deepest cut allowed where that is not allowed
+  at onset  the same of the networks whose zone begins before the logits: leak there over leak at the best cut but them
   error     mean absolute error of the ratio that an isotonic regression, fitted on the other data sets, says of a cut
-  grade     share of cuts of which that ratio has the right grade: readable, partly or traces, as in a verdict
+  grade     share of cuts of which that ratio has the right grade: readable, partly or traces. A verdict has the same
+            bounds, and asks for more; here the ratio decides alone
 
-Directions that theory gives are fixed; others are those of the mean correlation on the other data sets. Intervals are
-bootstraps over networks.
+Intervals are bootstraps over networks.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 from predictor_records import PREDICTORS, Record
@@ -28,37 +31,35 @@ from gpz_jax.inversion.verdict import PARTLY_RATIO, READABLE_RATIO
 #: Shares of the candidates that an edge budget allows, and relative depths at which networks are compared.
 BUDGETS = (0.25, 0.5, 0.75, 1.0)
 
+#: Shares of the parameters that an edge budget allows.
+PARAMETERS = (0.1, 0.25, 0.5, 0.75, 1.0)
+
 #: Resamples of the networks behind an interval.
 REPLICATES = 1000
+
+
+# Correlations ---------------------------------------------------------------------------------------------------------
+
+
+def oriented(records: Sequence[Record], predictor: str) -> list[np.ndarray]:
+    """The predictor on every network, turned so that more should mean less leak; -inf where it is not known."""
+    turned = [PREDICTORS[predictor].sign * one.values[predictor] for one in records]
+    return [np.where(np.isfinite(values), values, -np.inf) for values in turned]
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's, NaN where fewer than three pairs are known or one of the two never varies."""
     known = np.isfinite(a) & np.isfinite(b)
     a, b = a[known], b[known]
-    if len(a) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    a, b = (ranks - ranks.mean() for ranks in (rankdata(a), rankdata(b)))  # spearmanr takes ten times as long
-    return float(a @ b / np.sqrt((a @ a) * (b @ b)))
+    return float(_ranked(a, b)) if len(a) >= 3 else float("nan")
 
 
-def direction(records: Sequence[Record], predictor: str) -> int:
-    """1 or -1: the theory's, or that of the mean correlation with the ratio on these networks."""
-    sign = PREDICTORS[predictor].sign
-    if sign:
-        return sign
-    found = [correlation(one.values[predictor], one.resistance["ratio"]) for one in records]
-    return 1 if np.nanmean(found) >= 0 else -1
-
-
-def oriented(records: Sequence[Record], predictor: str) -> list[np.ndarray]:
-    """The predictor on every network, turned as the networks of other data sets say; -inf where it is not known."""
-    signs = {
-        data: direction([one for one in records if one.data != data] or records, predictor)
-        for data in {one.data for one in records}
-    }
-    turned = [signs[one.data] * one.values[predictor] for one in records]
-    return [np.where(np.isfinite(values), values, -np.inf) for values in turned]
+def _ranked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's correlation along the last axis, NaN where one of the two never varies."""
+    # spearmanr takes ten times as long, and one pair of rows at a time
+    a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (rankdata(a, axis=-1), rankdata(b, axis=-1)))
+    products = np.sqrt(np.sum(a * a, axis=-1) * np.sum(b * b, axis=-1))
+    return np.where(products > 0, np.sum(a * b, axis=-1) / np.where(products > 0, products, 1), np.nan)
 
 
 def within(records: Sequence[Record], scores: Sequence[np.ndarray], outcome: str) -> np.ndarray:
@@ -66,71 +67,102 @@ def within(records: Sequence[Record], scores: Sequence[np.ndarray], outcome: str
     return np.array([correlation(s, one.resistance[outcome]) for one, s in zip(records, scores, strict=True)])
 
 
-def across(
+def across_at(
     records: Sequence[Record], scores: Sequence[np.ndarray], outcome: str, seed: int = 0
-) -> tuple[float, float, float]:
-    """Correlation over networks at the cuts nearest to each relative depth, mean over the depths; 95 % interval.
-
-    Depths at which the score is the same for all networks do not count.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation over networks at the cuts nearest to each relative depth, ``(depths,)``, and of their resamples,
+    ``(replicates, depths)``; NaN at depths where the score is the same for all.
     """
-    at = np.array([[round(depth * (len(s) - 1) - 1e-9) for depth in BUDGETS] for s in scores])  # (networks, depths)
-    a = np.array([s[i] for s, i in zip(scores, at, strict=True)]).T
+    at = [[round(depth * (one.cuts - 1) - 1e-9) for depth in BUDGETS] for one in records]
+    a = np.array([s[i] for s, i in zip(scores, at, strict=True)]).T  # (depths, networks)
     b = np.array([one.resistance[outcome][i] for one, i in zip(records, at, strict=True)]).T
     drawn = np.random.default_rng(seed).integers(len(scores), size=(REPLICATES, 1, len(scores)))
     picked = (np.take_along_axis(np.broadcast_to(v, (REPLICATES, *v.shape)), drawn, axis=2) for v in (a, b))
-    return (float(_mean_of_ranked(a, b)), *_ends(_mean_of_ranked(*picked)))
+    return _ranked(a, b), _ranked(*picked)
 
 
-def _mean_of_ranked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Spearman's correlation along the last axis, mean over the axis before it of those that are defined."""
-    a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (rankdata(a, axis=-1), rankdata(b, axis=-1)))
-    products = np.sqrt(np.sum(a * a, axis=-1) * np.sum(b * b, axis=-1))
-    known = products > 0
-    sums = np.sum(np.where(known, np.sum(a * b, axis=-1) / np.where(known, products, 1), 0), axis=-1)
+def across(
+    records: Sequence[Record], scores: Sequence[np.ndarray], outcome: str, seed: int = 0
+) -> tuple[float, float, float]:
+    """Its mean over the depths at which it is defined; 95 % interval."""
+    found, drawn = across_at(records, scores, outcome, seed)
+    return (float(mean_of_known(found)), *ends(mean_of_known(drawn)))
+
+
+def mean_of_known(found: np.ndarray) -> np.ndarray:
+    """Over the last axis; NaN where nothing is known."""
+    known = np.isfinite(found)
     with np.errstate(invalid="ignore"):
-        return sums / np.sum(known, axis=-1)
+        return np.sum(np.where(known, found, 0), axis=-1) / np.sum(known, axis=-1)
 
 
-def allowed(cuts: int, budget: float) -> int:
-    """How many of the candidates a budget allows, the first ones; the logits never.
+# Choosing a cut -------------------------------------------------------------------------------------------------------
 
-    >>> [allowed(7, budget) for budget in BUDGETS]
-    [2, 4, 5, 6]
+
+def by_cuts(record: Record) -> list[int]:
+    """How many candidates, the first ones, budgets allow that are shares of the cuts."""
+    return [min(int(budget * (record.cuts - 1) + 1e-9) + 1, record.cuts - 1) for budget in BUDGETS]
+
+
+def by_parameters(record: Record) -> list[int]:
+    """How many candidates budgets allow that are shares of the parameters; the first cut always."""
+    inside = [int(np.sum(record.edge_share <= share)) for share in PARAMETERS]
+    return [min(max(count, 1), record.cuts - 1) for count in inside]
+
+
+def whole(record: Record) -> list[int]:
+    """What the one budget allows that leaves only the logits out."""
+    return [record.cuts - 1]
+
+
+def chosen_by(score: np.ndarray, allowed: int) -> int:
+    """The cut of the largest score among the first ones, the deeper one of a tie, since depth costs nothing there.
+
+    >>> chosen_by(np.array([0.0, 1.0, 1.0, 2.0]), 3)
+    2
     """
-    return min(int(budget * (cuts - 1) + 1e-9) + 1, cuts - 1)
+    return allowed - 1 - int(np.argmax(score[:allowed][::-1]))
 
 
-def chosen_by(score: np.ndarray, budget: float) -> int:
-    """The allowed cut of the largest score, the earlier one of a tie."""
-    return int(np.argmax(score[: allowed(len(score), budget)]))
-
-
-def chosen_by_rule(onset: int | None, cuts: int, budget: float) -> int:
+def chosen_by_rule(onset: int | None, allowed: int) -> int:
     """Where the zone begins if that is allowed; else, and where there is none, the deepest cut allowed."""
-    deepest = allowed(cuts, budget) - 1
-    return deepest if onset is None or onset > deepest else onset
+    return allowed - 1 if onset is None else min(onset, allowed - 1)
 
 
-def leaks(record: Record, outcome: str, choose: Callable[[float], int]) -> np.ndarray:
-    """Leak at the chosen cut and at the best one allowed, ``(budgets, 2)``."""
-    leak = record.leak[outcome]
-    return np.array([(leak[choose(b)], leak[: allowed(len(leak), b)].min()) for b in BUDGETS])
-
-
-def leaks_of(records: Sequence[Record], scores: Sequence[np.ndarray], outcome: str) -> np.ndarray:
-    """The same for every network, ``(networks, budgets, 2)``, by a predictor."""
+def leaks_of(
+    records: Sequence[Record],
+    scores: Sequence[np.ndarray],
+    outcome: str,
+    budgets: Callable[[Record], list[int]] = by_cuts,
+) -> np.ndarray:
+    """Leak at the cut that a predictor chooses and at the best one allowed, ``(networks, budgets, 2)``."""
     pairs = zip(records, scores, strict=True)
-    return np.array([leaks(one, outcome, lambda b, s=s: chosen_by(s, b)) for one, s in pairs])
+    return np.array([_leaks(one, outcome, budgets(one), partial(chosen_by, score)) for one, score in pairs])
 
 
-def leaks_of_rule(records: Sequence[Record], rule: str, outcome: str) -> np.ndarray:
+def leaks_of_rule(
+    records: Sequence[Record], rule: str, outcome: str, budgets: Callable[[Record], list[int]] = by_cuts
+) -> np.ndarray:
     """The same by a rule."""
-    return np.array(
-        [
-            leaks(one, outcome, lambda b, one=one: chosen_by_rule(one.onset[rule], len(one.leak[outcome]), b))
-            for one in records
-        ]
-    )
+    return np.array([_leaks(one, outcome, budgets(one), partial(chosen_by_rule, one.onset[rule])) for one in records])
+
+
+def _leaks(record: Record, outcome: str, counts: list[int], choose: Callable[[int], int]) -> np.ndarray:
+    leak = record.leak[outcome]
+    return np.array([(leak[choose(allowed)], leak[:allowed].min()) for allowed in counts])
+
+
+def leaks_at_onset(records: Sequence[Record], rule: str, outcome: str) -> np.ndarray:
+    """Leak where a rule's zone begins and at the best cut but the logits, ``(networks, 1, 2)``, of the networks whose
+    zone begins before the logits.
+    """
+    return leaks_of_rule([one for one in records if begins_before_logits(one, rule)], rule, outcome, whole)
+
+
+def begins_before_logits(record: Record, rule: str) -> bool:
+    """Whether a rule's zone begins at a cut that leaves the cloud something to do."""
+    onset = record.onset[rule]
+    return onset is not None and onset < record.cuts - 1
 
 
 def ratios_at_onset(records: Sequence[Record], rule: str) -> np.ndarray:
@@ -138,38 +170,54 @@ def ratios_at_onset(records: Sequence[Record], rule: str) -> np.ndarray:
     return np.array([one.resistance["ratio"][one.onset[rule]] for one in records if one.onset[rule] is not None])
 
 
-def regret(found: np.ndarray) -> float:
-    """How many times the leak of the best allowed cuts, from ``(networks, budgets, 2)``; mean over the budgets.
-
-    >>> regret(np.array([[[0.6, 0.2], [0.2, 0.2]]]))
-    2.0
-    """
+def regrets(found: np.ndarray) -> np.ndarray:
+    """How many times the leak of the best allowed cuts, ``(budgets,)``, from ``(networks, budgets, 2)``."""
     chosen, best = found.mean(axis=0).T
-    return float(np.mean(chosen / np.maximum(best, 1e-9)))
+    return chosen / np.maximum(best, 1e-9)
 
 
-def isotonic(records: Sequence[Record], scores: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """The ratio of every cut of every network as the networks of other data sets say it, by isotonic regression.
+def regret(found: np.ndarray) -> float:
+    """The same, mean over the budgets.
 
-    A score between two that they have takes what is said of the lower one; of a single data set it is its own fit.
+    >>> regret(np.array([[[0.5, 0.25], [0.25, 0.25]]]))
+    1.5
     """
-    said: list[np.ndarray] = [np.zeros(0)] * len(records)
-    ratios = [one.resistance["ratio"] for one in records]
-    for data in {one.data for one in records}:
-        others = _others(records, data)
-        x, y = (np.concatenate([values[i] for i in others]) for values in (scores, ratios))
-        xs, place = np.unique(x, return_inverse=True)
-        weights = np.bincount(place).astype(float)
-        fitted = isotonic_regression(np.bincount(place, y) / weights, weights=weights).x
-        for i, one in enumerate(records):
-            if one.data == data:
-                said[i] = fitted[np.clip(np.searchsorted(xs, scores[i], side="right") - 1, 0, None)]
+    return float(np.mean(regrets(found)))
+
+
+# Saying the ratio -----------------------------------------------------------------------------------------------------
+
+
+def isotonic_map(scores: np.ndarray, ratios: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """What an isotonic regression of ratios on scores says of further scores, linear between those that it had."""
+    xs, place = np.unique(scores, return_inverse=True)
+    weights = np.bincount(place).astype(float)
+    fitted = isotonic_regression(np.bincount(place, ratios) / weights, weights=weights).x
+    return lambda x: np.interp(x, xs, fitted)
+
+
+def isotonic(
+    records: Sequence[Record], scores: Sequence[np.ndarray], apart: Sequence[str] = ("data",)
+) -> list[np.ndarray]:
+    """The ratio of every cut of every network as other networks say it, by isotonic regression.
+
+    Args:
+      records: the networks.
+      scores: of their cuts.
+      apart: what the others may not share with a network: its data set, its "family".
+    """
+    ratios, said = [one.resistance["ratio"] for one in records], []
+    for one, own in zip(records, scores, strict=True):
+        others = _others(records, one, apart)
+        say = isotonic_map(*(np.concatenate([values[i] for i in others]) for values in (scores, ratios)))
+        said.append(say(own))
     return said
 
 
-def _others(records: Sequence[Record], data: str) -> list[int]:
-    """Places of the networks of other data sets; of all where there is one data set only."""
-    return [i for i, one in enumerate(records) if one.data != data] or list(range(len(records)))
+def _others(records: Sequence[Record], one: Record, apart: Sequence[str] = ("data",)) -> list[int]:
+    """Places of the networks that share none of these with one; of all where there is no such network."""
+    found = [i for i, other in enumerate(records) if all(getattr(other, k) != getattr(one, k) for k in apart)]
+    return found or list(range(len(records)))
 
 
 def errors(records: Sequence[Record], said: Sequence[np.ndarray]) -> np.ndarray:
@@ -180,19 +228,19 @@ def errors(records: Sequence[Record], said: Sequence[np.ndarray]) -> np.ndarray:
 
 def grades(records: Sequence[Record], said: Sequence[np.ndarray]) -> np.ndarray:
     """Share of a network's cuts whose grade what is said has right, ``(networks,)``."""
-    ends = (READABLE_RATIO, PARTLY_RATIO)
+    bounds = (READABLE_RATIO, PARTLY_RATIO)
     pairs = zip(records, said, strict=True)
     return np.array(
         [
-            np.mean(np.digitize(v, ends, right=True) == np.digitize(one.resistance["ratio"], ends, right=True))
+            np.mean(np.digitize(v, bounds, right=True) == np.digitize(one.resistance["ratio"], bounds, right=True))
             for one, v in pairs
         ]
     )
 
 
-def constant(records: Sequence[Record]) -> list[np.ndarray]:
-    """The mean ratio of the other data sets, said of every cut."""
-    return isotonic(records, [np.zeros(len(one.resistance["ratio"])) for one in records])
+def constant(records: Sequence[Record], apart: Sequence[str] = ("data",)) -> list[np.ndarray]:
+    """The mean ratio of the others, as :func:`isotonic`, said of every cut."""
+    return isotonic(records, [np.zeros(one.cuts) for one in records], apart)
 
 
 def combined(records: Sequence[Record], names: Sequence[str], penalty: float = 1.0) -> list[np.ndarray]:
@@ -200,38 +248,64 @@ def combined(records: Sequence[Record], names: Sequence[str], penalty: float = 1
 
     Ranks are those among all cuts of the others, 0 to 1; unknown values have rank 0.
     """
-    said: list[np.ndarray] = [np.zeros(0)] * len(records)
-    columns = {name: oriented(records, name) for name in names}
-    for data in {one.data for one in records}:
-        others = _others(records, data)
-        pools = [np.sort(np.concatenate([columns[name][i] for i in others])) for name in names]
-
-        def ranks(i: int, pools: list[np.ndarray] = pools) -> np.ndarray:
-            found = [
-                np.searchsorted(pool, columns[name][i], "right") / len(pool)
-                for name, pool in zip(names, pools, strict=True)
-            ]
-            return np.stack(found, axis=1)
-
-        x = np.concatenate([ranks(i) for i in others])
-        y = np.concatenate([records[i].resistance["ratio"] for i in others])
+    columns = [oriented(records, name) for name in names]
+    said = []
+    for i, one in enumerate(records):
+        others = _others(records, one)
+        pools = [np.sort(np.concatenate([column[j] for j in others])) for column in columns]
+        x = np.concatenate([_ranks([column[j] for column in columns], pools) for j in others])
+        y = np.concatenate([records[j].resistance["ratio"] for j in others])
         centre, level = x.mean(axis=0), y.mean()
         slope = np.linalg.solve(
             (x - centre).T @ (x - centre) + penalty * np.eye(len(names)), (x - centre).T @ (y - level)
         )
-        for i, one in enumerate(records):
-            if one.data == data:
-                said[i] = level + (ranks(i) - centre) @ slope
+        said.append(level + (_ranks([column[i] for column in columns], pools) - centre) @ slope)
     return said
+
+
+def _ranks(values: Sequence[np.ndarray], pools: Sequence[np.ndarray]) -> np.ndarray:
+    """Share of each sorted pool that is no larger, ``(cuts, pools)``."""
+    found = [np.searchsorted(pool, v, "right") / len(pool) for v, pool in zip(values, pools, strict=True)]
+    return np.stack(found, axis=1)
+
+
+def said(value: float, low: float, high: float) -> str:
+    """``value [low, high]``, two digits."""
+    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+
+
+# Intervals ------------------------------------------------------------------------------------------------------------
 
 
 def interval(count: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> tuple[float, float]:
     """95 % of a statistic of resampled networks, which it is told by their places."""
     rng = np.random.default_rng(seed)
-    return _ends(np.array([statistic(rng.integers(count, size=count)) for _ in range(REPLICATES)]))
+    return ends(np.array([statistic(rng.integers(count, size=count)) for _ in range(REPLICATES)]))
 
 
-def _ends(found: np.ndarray) -> tuple[float, float]:
+def mean_of(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean of a number a network; 95 %."""
+    return float(np.mean(values)), *interval(len(values), lambda at: float(np.mean(values[at])))
+
+
+def regret_of(leaks: np.ndarray) -> tuple[float, float, float]:
+    """Regret from ``(networks, budgets, 2)``; 95 %."""
+    return regret(leaks), *interval(len(leaks), lambda at: regret(leaks[at]))
+
+
+def interval_by_data(
+    records: Sequence[Record], statistic: Callable[[np.ndarray], float], seed: int = 0
+) -> tuple[float, float]:
+    """The same of resampled data sets, each with all of its networks."""
+    data = np.array([one.data for one in records])
+    groups = [np.flatnonzero(data == name) for name in dict.fromkeys(data)]
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(groups), size=(REPLICATES, len(groups)))
+    return ends(np.array([statistic(np.concatenate([groups[i] for i in row])) for row in drawn]))
+
+
+def ends(found: np.ndarray) -> tuple[float, float]:
+    """95 % of resamples along the first axis; NaN where none is known."""
     if not np.isfinite(found).any():
         return float("nan"), float("nan")
     low, high = np.nanquantile(found, [0.025, 0.975])

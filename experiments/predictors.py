@@ -4,29 +4,32 @@
     python experiments/predictors.py --data-dir DIR            # trains and attacks those that are missing
     python experiments/predictors.py --data-dir DIR --rerun NAME
 
-Small networks of six families on six data sets, under three label distributions, each cut at six or seven places.
-Every cut is measured by sixteen numbers and attacked by a linear map and two decoders. Which number orders the cuts of
-a network, and networks at equal depth, as the attacks do? How much more leaks at the cut that it chooses within an edge
-budget than at the best one? One small JSON a network, written whole: a killed experiment continues with the next.
+Small networks of six families on six data sets, under three label distributions, each cut at six places; every cut is
+measured by sixteen numbers (one is the linear attack's error on other images), and attacked by a linear map and two
+decoders. Which number orders the cuts of a network, and networks at equal depth, as the attacks do? How much more leaks
+at the cut that it chooses within a budget than at the best? The networks of claims.py are held out. One small JSON a
+network, written whole: a killed experiment continues with the next.
 """
 
 import dataclasses
 import functools
 from pathlib import Path
-from typing import Any
 
 import common
-import predictor_report as report
+import predictor_holdout
+import predictor_page
+import predictor_report
 from common import Flags, Outcome
 from predictor_measures import measured
 from predictor_networks import size_of
 from predictor_records import record_of
+from predictor_verdict import verdict_of
 
 from gpz_jax.atomic import write_json
 from gpz_jax.errors import UserError, did_you_mean
 from gpz_jax.json_files import read_json
 
-RESULTS = Path(__file__).parent / "results" / "predictors"
+RESULTS, HELD_OUT = (Path(__file__).parent / "results" / name for name in ("predictors", "claims"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,8 @@ class PredictorFlags(Flags):
     """Folder for the table and the figure."""
     results: str | None = None
     """Folder of the networks' JSON files. Default: results/predictors beside this file (tiny: OUT/results)."""
+    held_out: str | None = None
+    """Folder of results of claims.py that are held out. Default: its own beside the default results (tiny: none)."""
     rerun: tuple[str, ...] = ()
     """Network whose JSON is made again; repeat the flag for several."""
     page: str | None = None
@@ -64,15 +69,19 @@ def experiment(flags: PredictorFlags, out: Path) -> Outcome:
         found = measured(network, size)
         write_json(files[network.name], found)
         print(f"{network.name}: accuracy {found['accuracy']:.3f}, {sum(found['seconds'].values()):.0f} s", flush=True)
-    networks: list[dict[str, Any]] = [read_json(file) for file in files.values() if file.is_file()]
+    networks = [read_json(file) for file in files.values() if file.is_file()]
     if len(networks) < 2:
         raise UserError(f"{results} holds {len(networks)} networks of the list; measure two or more (--most)")
+    own = flags.size == "laptop" and flags.results is None
+    held = predictor_holdout.read(flags.held_out or (HELD_OUT if own else None))
     records = [record_of(network) for network in networks]
-    rows = report.rows_of(records)
-    report.draw(rows, records, out / "predictors.png")
+    rows = predictor_report.rows_of(records)
+    predictor_report.draw(rows, records, out / "predictors.png")
     if flags.page:
-        report.refresh(Path(flags.page), report.block_of(networks, rows, records))
-    return Outcome(rows, [report.sheet_of(rows, records)], report.verdict_of(rows, records))
+        predictor_page.refresh(Path(flags.page), predictor_page.block_of(networks, rows, records, held, len(names)))
+    further = predictor_holdout.outcome(held, records)
+    verdict = [*verdict_of(rows, records, networks), *further.verdict]
+    return Outcome(rows, [predictor_report.sheet_of(rows, records), *further.sheets], verdict)
 
 
 main = functools.partial(common.run, PredictorFlags, experiment)

@@ -24,7 +24,7 @@ from gpz_jax.inversion.results import Answers, AttackResult, joined
 from gpz_jax.reporting import cuts_table, figures
 from gpz_jax.training import classifier
 from gpz_jax.workflow import BareModel, CutsConfig, cuts_command
-from gpz_jax.workflow.advice import recommend
+from gpz_jax.workflow.advice import TRUST, recommend
 
 GOOD = Answers(0.9, 0.1, 359)
 SMALL = ("cnn", "--size", "16", "--width", "4")
@@ -428,6 +428,27 @@ def test_a_budget_keeps_the_rows_that_meet_it(capsys, tmp_path):
     assert list(table(printed(capsys, *SMALL, *QUICK, "--budget-params", rows["block_1"]["edge_parameters"]))) == [
         "block_1"
     ]
+
+
+def test_of_a_bare_model_the_deepest_cut_that_leaves_the_cloud_something_is_named(capsys):
+    said = " ".join(printed(capsys, *SMALL, *QUICK, "--budget-params", "100%").split())
+    assert "deepest cut within --budget-params 100%: fc. What it gives away nobody knows" in said
+    assert TRUST in said
+    said = printed(capsys, *SMALL, *QUICK, "--budget-payload", "10")
+    assert "what is within --budget-payload 10 as uint8 leaves the cloud nothing to do: logits\n" in said
+    assert TRUST not in " ".join(said.split())
+    assert "fc" in table(said[said.index("near misses") :], 1)
+
+
+def test_where_attacks_are_missing_the_deepest_cut_is_named_with_why():
+    row = {"valid": True, "within_budget": True, "verdict": "not tested enough", "sentence": ""}
+    rows = [row | {"cut": "a"}, row | {"cut": "b"}, row | {"cut": "c", "within_budget": False}]
+    choice, words, first = recommend(rows, [], run="r")
+    assert (choice, first) == (None, "b")
+    assert words[1].startswith("Begin with b, the deepest of them: python -m gpz_jax.attack r --cut b ")
+    assert words[2] == TRUST
+    rows[1]["cloud_flops"] = 0.0
+    assert recommend(rows, [], run="r").test_first == "a"
 
 
 @pytest.mark.usefixtures("not_drawn")

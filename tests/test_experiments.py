@@ -24,7 +24,7 @@ FOUND = {
     "tour": ("targets seed cut accuracy radius_test rho_test rho_null zone_null mse ratio", "LS+ over one-hot"),
     "neural_vortex": ("setting targets cut radius_first realised optimiser feature_correlation", "first positive"),
     "claims": ("claim what paper ours low high seeds verdict seconds", ": "),
-    "predictors": ("predictor label within_ratio across_ratio regret_ratio error grade", "predictor"),
+    "predictors": ("predictor label within_ratio across_ratio regret_ratio error grade", ": "),
     "text": ("targets view cut within rho evidence zone_null zone_paper linear decoder label_only unigram", "words"),
 }
 
@@ -55,6 +55,9 @@ SHARED = {
     "predictor_records",
     "predictor_statistics",
     "predictor_report",
+    "predictor_verdict",
+    "predictor_holdout",
+    "predictor_page",
 }
 
 

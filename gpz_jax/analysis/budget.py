@@ -78,6 +78,33 @@ def hold(rows: Sequence[dict[str, Any]], limits: Sequence[Limit]) -> bool:
     return any(row["valid"] and row["within_budget"] for row in rows)
 
 
+def deepest_within(rows: Sequence[dict[str, Any]]) -> str | None:
+    """The cut to begin with where nothing was attacked: the deepest one within the budget.
+
+    Whoever sees z at a cut can compute z at every later one, so that no ideal attacker gets more from a deeper cut. On
+    36 small networks attackers got no more either: of the cuts that a budget allows the deepest leaked least in 144 of
+    144 choices (regret 1.00: its leak over that of the best one allowed). The cut where a zone begins leaked 1.21 times
+    what the best cut but the logits does by rule paper, 1.35 times by rule null. Over larger networks, which were held
+    out, the regret of the deepest stays under 1.02 (on FaceScrub alone it is 1.22), and that of either rule is larger
+    than on the small ones. How much leaks this does not say: that takes an attack.
+
+    Args:
+      rows: of the cuts in order, held against what they may cost (:func:`hold`).
+
+    Returns:
+      Its name: the last of those that are valid, within the budget and leave the cloud something to do; None where
+      there is none. Source: ``experiments/predictors.py``, docs/findings/predictors.md.
+
+    Example:
+      >>> row = {"valid": True, "within_budget": True, "cloud_flops": 1e6}
+      >>> deepest_within([row | {"cut": "a"}, row | {"cut": "b"}, row | {"cut": "logits", "cloud_flops": 0.0}])
+      'b'
+      >>> deepest_within([row | {"cut": "a", "within_budget": False}])
+    """
+    inside = [row for row in rows if row["valid"] and row["within_budget"] and row.get("cloud_flops", 1)]
+    return inside[-1]["cut"] if inside else None
+
+
 class NearMiss(NamedTuple):
     """A valid cut that misses a limit, and what it misses, in words."""
 

@@ -70,6 +70,10 @@ def paper_rule(stats: CutStatistics, *, threshold: float = 0.2) -> Zone:
     It has no notion of "no zone": it always names a cut, on untrained networks too, and where every change is
     a rise it names the smallest. Raw R_c² also falls with the dimension and with any layer that rescales.
 
+    As a choice of cut it costs something: its onset leaked 1.21 times what the best cut but the logits does (31 of 36
+    small networks have one before the logits; ``experiments/predictors.py``). For that there is
+    :func:`~gpz_jax.analysis.budget.deepest_within`.
+
     Args:
       stats: needs ``cuts`` and ``within`` only, two cuts or more.
       threshold: fraction of R_c².
@@ -129,6 +133,10 @@ def null_rule(stats: CutStatistics, *, confidence: float = 0.999) -> Zone:
     CNNs on the digits' test images, drawn six at a time, one passed the limit of five others in 0.4 % of 4,000
     draws (1.7 % at confidence 0.99), before the bootstrap's lower end is asked for as well
     (``experiments/benchmarks/false_alarms.py``).
+
+    As a choice of cut it costs something: its onset leaked 1.35 times what the best cut but the logits does (26 of 36
+    small networks have one before the logits; ``experiments/predictors.py``). For that there is
+    :func:`~gpz_jax.analysis.budget.deepest_within`.
 
     Args:
       stats: needs ``rho``, ``rho_null`` with S ≥ 2 and, for the intervals, both sets of replicates. Without

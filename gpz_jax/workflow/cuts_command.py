@@ -12,7 +12,16 @@ import tyro
 from rich.console import Console
 
 from gpz_jax import presentation, runs
-from gpz_jax.analysis.budget import Limit, NearMiss, hold, least_ratio, most_identified, near_misses, parse_parameters
+from gpz_jax.analysis.budget import (
+    Limit,
+    NearMiss,
+    deepest_within,
+    hold,
+    least_ratio,
+    most_identified,
+    near_misses,
+    parse_parameters,
+)
 from gpz_jax.analysis.link import parse_link
 from gpz_jax.analysis.price import BYTES, Price, price_traced
 from gpz_jax.analysis.program import trace
@@ -22,7 +31,7 @@ from gpz_jax.models import MODELS, build
 from gpz_jax.reporting import cuts_table, figures, tables
 from gpz_jax.taps import TappedNetwork, tap
 from gpz_jax.workflow import cut_timing
-from gpz_jax.workflow.advice import recommend, words_on_payload
+from gpz_jax.workflow.advice import TRUST, recommend, words_on_payload
 from gpz_jax.workflow.common import short
 from gpz_jax.workflow.cut_evidence import evidence
 from gpz_jax.workflow.loaded_run import LoadedRun, load_run
@@ -349,9 +358,13 @@ def _advice(
     if not found:
         if not limits:  # the deepest cut is always the logits
             return None, []
-        return inside[-1], [
-            f"deepest cut within {costs}: {inside[-1]}. What it gives away nobody knows before a network is trained "
-            "and attacked: python -m gpz_jax.train, then python -m gpz_jax.attack RUN"
+        first = deepest_within(rows)
+        if first is None:
+            return None, [f"what is within {costs} leaves the cloud nothing to do: {', '.join(inside)}"]
+        return first, [
+            f"deepest cut within {costs}: {first}. What it gives away nobody knows before a network is trained "
+            "and attacked: python -m gpz_jax.train, then python -m gpz_jax.attack RUN",
+            TRUST,
         ]
     advice = recommend(rows, limits, run=run)
     words = list(advice.words)
