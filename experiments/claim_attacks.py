@@ -21,6 +21,7 @@ from claim_numbers import (
     every,
     exceeds,
     finding,
+    has_zone,
     is_listed,
     judged,
     not_tested,
@@ -70,7 +71,8 @@ def main_table(records: Records) -> Judged:
             f"{name}: the steepest step between blocks lies between the two, in most seeds": bool(there > 0.5),
         }
         over += [
-            f"{one.mean / one.paper:.1f} at {cut}" for one, cut in zip(errors, PAIRS[network], strict=True) if one.paper
+            f"{one.mean / paper:.1f} at {cut}"
+            for one, paper, cut in zip(errors, PAPER[network], PAIRS[network], strict=True)
         ]
         told.append(_said_of_steps(network, found))
     sentence = (
@@ -154,10 +156,10 @@ def delay(records: Records) -> Judged:
     }
     vit = of["vit"]
     jump = finding("ViT: share of the curve's rise in its steepest step", None, vit, steepest_share, "share")
-    named = {view: sum(bool(one["views"][view]["null"]["onset"]) for one in vit) for view in VIEWS}
+    named = {view: sum(has_zone(one["views"][view]) for one in vit) for view in VIEWS}
     parts |= {
         "ViT: readable at its last block": ends["vit"].mean <= READABLE_RATIO,
-        "ViT: rule null names no zone, by any view": not any(named.values()),
+        "ViT: rule null names no zone before the logits, by any view": not any(named.values()),
         "ViT: no step of its curve takes more than half of the rise": jump.mean <= 0.5,
     }
     said = "; ".join(
@@ -165,10 +167,10 @@ def delay(records: Records) -> Judged:
     )
     steps = " and ".join(dict.fromkeys(_steepest_between(one) for one in vit))
     sentence = (
-        f"Relative depth of {said}. The ViT is readable behind its last block, {number(ends['vit'].mean, 2)} of the "
-        f"class mean's error; {100 * jump.mean:.0f} % of its rise is the step from {steps}. Rule null names a zone in "
-        f"{', '.join(f'{named[view]} of {len(vit)} runs by {words}' for view, words in VIEWS.items())}. No network "
-        "here differs from another by its skip connections alone."
+        f"Relative depth of {said}. Behind its last block the ViT leaves {number(ends['vit'].mean, 2)} of the class "
+        f"mean's error; {100 * jump.mean:.0f} % of its rise is the step from {steps}. Rule null names a zone before "
+        f"the logits in {', '.join(f'{named[v]} of {len(vit)} runs by {words}' for v, words in VIEWS.items())}. No "
+        "network here differs from another by its skip connections alone."
     )
     return judged(parts, min(map(len, of.values())), sentence, (*depths.values(), *ends.values(), jump))
 
@@ -224,8 +226,8 @@ def data_moves(records: Records) -> Judged:
             * bool(last)
         )
         + "Of FaceScrub's "
-        f"twenty people the attacker has {few} images, and the network names "
-        f"{_accuracy(of['facescrub20'])} % of the test images rightly; {_by_linear(of['facescrub20'])}. Attacked cuts "
+        f"twenty people the attacker has {few} images, and the network's accuracy is "
+        f"{_accuracy(of['facescrub20'])} %; {_by_linear(of['facescrub20'])}. Attacked cuts "
         f"lie {number(np.mean(np.diff(curve_of(of['cifar10'][0])[0])), 2)} apart on average."
     )
     return judged(parts, min(map(len, of.values())), sentence, findings)
@@ -284,7 +286,7 @@ def advantage(records: Records) -> Judged:
         "IR-152's error is four times as large": times["ir152"].mean >= 4,
         "66 % of it is gained on average, the best attacker at each cut": means["best"].mean >= 0.66,
     } | {
-        f"it stays {how}: three quarters or more of what the plain decoder leaves": means[attacker].mean
+        f"it stays {how}: three quarters or more of the plain decoder's gain": means[attacker].mean
         >= 0.75 * means["plain"].mean
         for attacker, how in zip(STRONGER, ("with attention", "on enriched z"), strict=True)
     }
@@ -306,11 +308,10 @@ def advantage(records: Records) -> Judged:
 
 def drop_locates(records: Records) -> Judged:
     """The cut at which R_c² drops most lies where the attack's curve rises most."""
-    named = {(r["network"], r["data"]): [] for r in records.values() if len(r.get("cuts", ())) > 2}
+    of: dict[tuple[str, str], list[Record]] = {}
     for record in records.values():
-        if (record.get("network"), record.get("data")) in named and len(attacked(record)) > 3:
-            named[record["network"], record["data"]].append(record)
-    of = {key: found for key, found in named.items() if found}
+        if len(attacked(record)) > 3:
+            of.setdefault((record["network"], record["data"]), []).append(record)
     if not of:
         return not_tested("a network whose curve of attacks is known")
     far = [
@@ -329,13 +330,13 @@ def drop_locates(records: Records) -> Judged:
     sentence = (
         f"The largest drop of R_c² lies in the steepest step of the attack's curve in {100 * inside:.0f} % of "
         f"{len(of)} networks ({sum(name == 'vgg19' for name, _ in of)} of them VGG19; mean over their seeds; of a cut "
-        f"drawn by lot {100 * chance:.0f} %), in that between "
-        f"blocks alone in {100 * among:.0f} %; between the two lie {number(distance, 2)} of the depth on average (by "
-        f"lot: {number(guess, 2)}). What a cut chosen by it costs: [which number predicts](predictors.md)."
+        f"drawn at random {100 * chance:.0f} %), in that between "
+        f"blocks alone in {100 * among:.0f} %; between the two lie {number(distance, 2)} of the depth on average (at "
+        f"random: {number(guess, 2)}). What a cut chosen by it costs: docs/findings/predictors.md."
     )
     parts = {
         "in the steepest step in more than half of the networks": inside > 0.5,
-        "half as far from it as a cut drawn by lot, or less": distance < 0.5 * guess,
+        "half as far from it as a cut drawn at random, or less": distance < 0.5 * guess,
     }
     return judged(parts, min(map(len, of.values())), sentence, far)
 

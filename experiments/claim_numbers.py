@@ -42,6 +42,7 @@ class Finding:
         mean is geometric and its interval that of the logarithms; "exact" is no measurement, so that it has no seed;
         "" is anything else.
       each: what each value is of.
+      under: the label distribution, where tables have a column for each; else "".
     """
 
     what: str
@@ -49,6 +50,12 @@ class Finding:
     values: tuple[float, ...]
     kind: Literal["", "share", "positive", "exact"] = ""
     each: str = "seed"
+    under: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is, and under which labels."""
+        return f"{self.what}, {self.under}" if self.under else self.what
 
     @property
     def mean(self) -> float:
@@ -211,16 +218,23 @@ def onset_depth(record: Record, rule: str) -> float:
     return row_of(record, onset)["depth"] if onset else 1.0
 
 
+def has_zone(zones: Record) -> bool:
+    """Whether rule null finds a zone that begins before the logits."""
+    return zones["null"]["onset"] not in (None, "logits")
+
+
 def finding(
     what: str,
     paper: float | None,
     records: Iterable[Record],
     value: Callable[[Record], float | None],
     kind: Literal["", "share", "positive"] = "",
+    under: str = "",
 ) -> Finding:
     """A number of every record that has it."""
     values = (value(record) for record in records)
-    return Finding(what, paper, tuple(one for one in values if one is not None and math.isfinite(one)), kind)
+    known = tuple(one for one in values if one is not None and math.isfinite(one))
+    return Finding(what, paper, known, kind, under=under)
 
 
 def not_tested(needs: str) -> Judged:

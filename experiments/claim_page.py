@@ -2,13 +2,21 @@
 
 import math
 
+from claim_dynamics import EPOCHS, EVERY, LIMIT
 from claim_numbers import NAMED, Claim, Finding, Judged, Record, attacked_at, best, row_of, seeds_of
-from claim_units import units_of
-from common import Row
+from claim_units import DATA, SIZES, units_of
+from common import ALPHAS, Row
 
 from gpz_jax.presentation import number
 
-COLUMNS = {"claim": "claim", "number": "what", "paper": "paper_said", "ours": "ours_said"}
+COLUMNS = {"number": "name", "paper": "paper_said", "ours": "ours_said"}
+
+#: What each claim's units are made of, of the .npz files in --data-dir.
+NEEDS = {
+    "data-moves": "cifar10, kmnist, facescrub20, lfw, lfw_aux, chest_xray", "neural-vortex": "mnist",
+    "drift": "kmnist, mnist, emnist_letters", "edge-cost": "none",
+    "drop-locates": "cifar10, kmnist, facescrub20, lfw, lfw_aux, chest_xray",
+}  # fmt: skip
 
 
 def rows_of(claim: Claim, found: Judged, records: dict[str, Record]) -> list[Row]:
@@ -22,48 +30,71 @@ def _row(one: Finding) -> Row:
     low, high = one.interval
     paper = "" if one.paper is None else number(one.paper, 2)
     numbers = {"paper": "" if one.paper is None else one.paper, "ours": one.mean, "low": low, "high": high}
-    return {"what": one.what, "paper_said": paper, "ours_said": one.said, **numbers, "seeds": len(one.values)}
+    return {"name": one.name, "paper_said": paper, "ours_said": one.said, **numbers, "seeds": len(one.values)}
 
 
 def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:
     """docs/findings/claims.md: every claim with its verdict, numbers, command and seconds."""
     late, decoders = _not_flat(records)
+    attack = SIZES["laptop"].attack
     lines = [
         "# The paper, claim by claim", "",
-        "Written by `python experiments/claims.py` from `experiments/results/claims/`; a test holds the two in step. "
-        "Networks have the paper's full lists of blocks at widths that train on two cores, images of 32x32; CIFAR-10 "
-        f"is JPEG-compressed, and 12,000 of its images are taken. The attacker's own images: {_auxiliary(records)}; "
-        f"decoders have width 8 and train on four fifths of them for 14 epochs: the loss of {late} of {decoders} had "
-        "not flattened by then. Elsewhere: drift is of `aux_shift.py`'s smaller sibling of IR-152 on KMNIST, "
-        "neural-vortex of MNIST (6,000 images, 240 steps of which every fifth is recorded; units named dynamics), "
-        "edge-cost of the full-size networks at 64x64. So a verdict is on these networks and attackers, as far as they "
-        f"were trained (the last tables), and not on the paper's.{_missing(records)}",
+        "Which of the paper's claims hold, on networks with its full lists of blocks at widths that train on two "
+        f"cores?{_missing(records)}",
+        "", "| claim | the paper | verdict | minutes | data |", "| --- | --- | --- | --- | --- |",
+        *(
+            f"| [{claim.name}](#{claim.name}) | {claim.says} | {found.said} | "
+            f"{number(_seconds(claim, records) / 60, 2)} | {NEEDS.get(claim.name, 'cifar10')} |"
+            for claim, found in judged.items()
+        ),
         "",
-        "**confirmed**: all parts of the claim hold, on three seeds or more; **partly**: some do, or all on fewer; "
-        "**refuted**: none, and one at least does not; **not tested**: numbers are missing. Where a part compares two "
-        "numbers of three seeds or more, Welch's t-test decides (one-sided, 5 %): it holds, it does not (the other way "
-        "round), or the seeds are too near to tell; R_c² is compared by its logarithm. What is held against a fixed "
-        "number, or of fewer seeds, goes by the mean. A verdict of fewer than three seeds says so. Numbers are of the "
-        "better of two attacks (linear, deconvolution) a cut, of four where a claim says so (with [attention, and on "
-        "enriched z](attackers.md)); brackets are 95 % intervals by Student's t over seeds, of R_c² those of its "
-        "logarithm beside a geometric mean; where an interval would leave what is possible all values are given.",
+        "**confirmed**: all parts of the claim hold, on three seeds or more; **partly**: some do, or all on fewer "
+        "seeds; **refuted**: no part holds, and at least one fails; **not tested**: numbers are missing, or too near "
+        "to tell in every part. A verdict "
+        "holds for these networks and attackers, as far as they were trained (the last tables), and not for the "
+        "paper's.",
+        "",
+        "```",
+        "python experiments/claims.py --most 0                        # this page, from the kept numbers; seconds",
+        "python experiments/claims.py --data-dir DIR --rerun CLAIM    # one claim, of seed 0, beside what is kept",
+        "```",
+        "",
+        "*minutes*: of one seed, all networks of the claim together, trained, probed and attacked on about one "
+        "of two cores. *data*: the .npz files that it needs in DIR ([use your own data](../howto/own_data.md) "
+        "says what is in one); CIFAR-10 is compressed as JPEG here. A rerun prints every number beside the kept "
+        "one, and whether it lies within its interval; it changes no kept file.",
+        "",
+        "## How it was done",
+        "",
+        f"Images have 32x32 pixels; of CIFAR-10 {DATA['cifar10'].limit:,} are taken. The attacker's own images: "
+        f"{_auxiliary(records)}; decoders have width {attack.decoder_width} and train on four fifths of them for "
+        f"{attack.epochs} epochs: the loss of {late} of {decoders} had not flattened by then. Elsewhere: drift is "
+        f"of `aux_shift.py`'s smaller sibling of IR-152 on KMNIST, neural-vortex of MNIST ({LIMIT:,} images, "
+        f"{EPOCHS} epochs; one step in {EVERY} is recorded; units named dynamics), edge-cost of the full-size "
+        "networks at 64x64. Numbers are of the better of two attacks (linear, deconvolution) a cut, of four "
+        "where a claim says so (with [attention, and on enriched z](attackers.md)).",
+        "",
+        "Where a part of a claim compares two numbers of three seeds or more, Welch's t-test decides (one-sided, 5 %): "
+        "it holds, it does not (the other way round), or the seeds are too near to tell; R_c² is compared by its "
+        "logarithm, and a share of steps with one half. Other comparisons with a fixed number, on fewer seeds, or "
+        "where no seed differs, go by the mean, without a test. A verdict some "
+        "part of which has fewer than three seeds says so. Brackets are 95 % intervals by Student's t over seeds, of "
+        "R_c² those of its logarithm beside a geometric mean; where an interval would leave what is possible, all "
+        "values are given instead.",
         "",
         "Words: *error*, the attack's MSE; *the class mean's*, that of an attacker who knows the label alone and "
         "answers with the mean image of the class; *MSE, the paper's convention*, summed over the channels; "
         "*identified*, the share of images whose reconstruction is nearer to its own original than to any other; "
-        "*R_c²*, the mean square distance from the class's mean at a cut, *rho* its share of the whole scatter; *LS+* "
-        "and *LS-*, label smoothing by 0.3 and -0.05; *p_c*, what the network gives the right class; *coefficient*, "
-        "p_c - 1 + alpha. A cut's *relative depth* is its place in the list, 0 the first, 1 the logits. An attack's "
-        "curve *bends* where its error first passes the middle between its first and its highest value. `layer_N` is "
-        "the paper's entry N of VGG19, `block_N` its block N of IR-152, `embedding` the last layer before the logits. "
-        "Rule *paper* takes the largest drop of R_c², rule *null* the largest rise of the evidence against untrained "
-        "copies (`gpz_jax.analysis.zone`); more in the "
-        "[vocabulary](../concepts/vocabulary.md).",
-        "", "| claim | verdict | rerun with (one seed) | seconds of a seed |", "| --- | --- | --- | --- |",
+        "*R_c²*, the mean square distance from the class's mean at a cut, *rho* its share of the whole scatter; "
+        f"*LS+* and *LS-*, label smoothing by {ALPHAS['LS+']} and {ALPHAS['LS-']}; *p_c*, what the network gives "
+        "the right class; *coefficient*, p_c - 1 + alpha. A cut's *relative depth* is its place in the list, 0 "
+        "the first, 1 the logits. An attack's curve *bends* where its error first passes the middle between its "
+        "first and its highest value. `layer_N` is the paper's entry N of VGG19, `block_N` its block N of "
+        "IR-152, whose `embedding` is the last layer before the logits. Rule *paper* takes the largest drop of "
+        "R_c², rule *null* the largest rise of the evidence against untrained copies (`gpz_jax.analysis.zone`). "
+        "*Plain* is the deconvolution decoder, *closed form* an attack that is solved and not trained, so that "
+        "nothing has to flatten. More in the [vocabulary](../concepts/vocabulary.md).",
     ]  # fmt: skip
-    for claim, found in judged.items():
-        command = f"`python experiments/claims.py --data-dir DIR --rerun {claim.name}`"
-        lines.append(f"| [{claim.name}](#{claim.name}) | {found.said} | {command} | {_seconds(claim, records):.0f} |")
     for claim, found in judged.items():
         lines += [
             "",
@@ -78,9 +109,7 @@ def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:
             if parts := [part for part, holds in found.parts.items() if holds is does]:
                 lines += ["", f"{word}: {'; '.join(parts)}."]
         if found.findings:
-            lines += ["", "| | paper | ours [95 %] |", "| --- | --- | --- |"]
-        for one in map(_row, found.findings):
-            lines.append(f"| {one['what']} | {one['paper_said']} | {one['ours_said']} |")
+            lines += ["", *_table(found.findings)]
     lines += ["", *_paper_cuts(records)]
     lines += ["", "## What was trained", "", "| unit | accuracy on test images | seconds |", "| --- | --- | --- |"]
     for name, record in records.items():
@@ -91,6 +120,22 @@ def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:
     dates = sorted({record["date"] for record in records.values()})
     lines += ["", f"Measured on {'; '.join(sorted(machines))}; {' and '.join(dates)}.", ""]
     return "\n".join(lines)
+
+
+def _table(findings: tuple[Finding, ...]) -> list[str]:
+    """A row a number, beside the paper's where it has any; a column for each label distribution."""
+    under = list(dict.fromkeys(one.under for one in findings))
+    paper = any(one.paper is not None for one in findings)
+    heads = ["", *["paper"] * paper, *(name or "ours [95 %]" for name in under)]
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    of: dict[str, dict[str, Finding]] = {}
+    for one in findings:
+        of.setdefault(one.what, {})[one.under] = one
+    for what, found in of.items():
+        first = next(iter(found.values()))
+        theirs = ["" if first.paper is None else number(first.paper, 2)] * paper
+        lines.append(f"| {' | '.join([what, *theirs, *(found[key].said if key in found else '' for key in under)])} |")
+    return lines
 
 
 def _auxiliary(records: dict[str, Record]) -> str:

@@ -41,7 +41,7 @@ def smoothing(records: Records) -> Judged:
     for network in networks:
         of, name = _by_targets(records, network), CALLED[network]
         accuracy = {
-            targets: finding(f"{name}, {targets}: accuracy", None, some, lambda record: record["accuracy"], "share")
+            targets: finding(f"{name}: accuracy", None, some, lambda record: record["accuracy"], "share", targets)
             for targets, some in of.items()
         }
         findings += accuracy.values()
@@ -80,7 +80,7 @@ def _of_cut(of_what: str, what: str, cut: str, of: dict[str, list[Record]]) -> d
     """A number of a cut under every label distribution."""
     value, kind = _OF_CUT[what]
     return {
-        targets: finding(f"{of_what}, {targets}: {what}", None, some, lambda record: value(row_of(record, cut)), kind)
+        targets: finding(f"{of_what}: {what}", None, some, lambda record: value(row_of(record, cut)), kind, targets)
         for targets, some in of.items()
     }
 
@@ -151,7 +151,7 @@ def vortex(records: Records) -> Judged:
         return not_tested("VGG19 or IR-152 with a ledger, one-hot and under LS+")
     of = {(name, targets): seeds_of(records, name, "mnist", targets) for name in networks for targets in both}
     findings = {
-        (name, targets, what): finding(f"{CALLED[name]}, {targets}: {what}", None, found, *_OF_LEDGER[what])
+        (name, targets, what): finding(f"{CALLED[name]}: {what}", None, found, *_OF_LEDGER[what], targets)
         for (name, targets), found in of.items()
         for what in _OF_LEDGER
     }
@@ -173,9 +173,10 @@ def vortex(records: Records) -> Judged:
             f"{called}: a smaller bound on z's entropy than one-hot": exceeds(
                 plain[_BOUND].values, smoothed[_BOUND].values
             ),
-            f"{called}: the two terms have the sign of what R_c² does, oftener than by lot": exceeds(
+            f"{called}: the two terms have the sign of what R_c² does, more often than half the time": exceeds(
                 smoothed[_SIGN].values, [0.5] * len(smoothed[_SIGN].values)
             ),
+            f"{called}: the two terms are a tenth of what R_c² does or more": smoothed[_PREDICTED].mean >= 0.1,
         }
         said.append(
             f"{called} under LS+ (one-hot in brackets): the mean coefficient first turns positive at step "
@@ -220,38 +221,44 @@ def drift(records: Records) -> Judged:
     sets = {row["auxiliary"] for record in found for row in record["rows"] if row["level"] == level}
     if not {"mnist", "emnist_letters"} <= sets:
         return not_tested("a network of KMNIST, attacked with MNIST and with EMNIST letters")
+    cut = " and ".join({row["cut"]: None for record in found for row in record["rows"] if row["level"] == level})
     findings, said = [], []
     parts: dict[str, bool | None] = {}
     for auxiliary, expected in (("mnist", "0"), ("emnist_letters", "D")):
         rows = [row for record in found for row in record["rows"] if _is(row, level, auxiliary)]
         drawn, true = (
             finding(
-                f"{auxiliary}: share of {what} named {expected!r}", None, rows, lambda r, w=what: r[w]["share"], "share"
+                f"{cut}, {auxiliary}: share of {what} classified as {expected!r}",
+                None,
+                rows,
+                lambda r, w=what: r[w]["share"],
+                "share",
             )
             for what in ("reconstructions", "originals")
         )
-        collapse = f"{auxiliary}: variance of the reconstructions over the originals'"
+        collapse = f"{cut}, {auxiliary}: variance of the reconstructions over the originals'"
         findings += [drawn, true, finding(collapse, None, rows, lambda row: row["prior_collapse"])]
         parts |= {
-            f"{auxiliary}: more are named {expected!r} than of the originals": exceeds(drawn.values, true.values),
-            f"{auxiliary}: {expected!r} is the commonest name, in most seeds": bool(
+            f"{auxiliary}: more are classified as {expected!r} than of the originals": exceeds(
+                drawn.values, true.values
+            ),
+            f"{auxiliary}: {expected!r} is the commonest class, in most seeds": bool(
                 np.mean([row["reconstructions"]["commonest"] == expected for row in rows]) > 0.5
             ),
         }
         names = {what: sorted({row[what]["commonest"] for row in rows}) for what in ("reconstructions", "originals")}
         said.append(
-            f"{100 * drawn.mean:.1f} % of what the attacker with {auxiliary} draws is named {expected!r}, of the "
-            f"originals {100 * true.mean:.1f} %; the commonest name is {', '.join(names['reconstructions'])}, of the "
-            f"originals {', '.join(names['originals'])}"
+            f"{100 * drawn.mean:.1f} % of what the attacker with {auxiliary} draws is classified as {expected!r}, of "
+            f"the originals {100 * true.mean:.1f} %; the commonest class is {', '.join(names['reconstructions'])}, of "
+            f"the originals {', '.join(names['originals'])}"
         )
     own: dict[str, list[float]] = {}
     for row in (row for record in found for row in record["rows"]):
         if row["auxiliary"] == "held-out" and row["level"] != "feature":
             own.setdefault(row["cut"], []).append(row["identified"])
     if own:
-        tells = ", ".join(f"{100 * sum(shares) / len(shares):.0f} % at {cut}" for cut, shares in own.items())
-        said.append(f"an attacker who has KMNIST itself tells by its reconstructions which image it was of {tells}")
-    cut = " and ".join({row["cut"]: None for record in found for row in record["rows"] if row["level"] == level})
+        shares = ", ".join(f"{100 * sum(found) / len(found):.0f} % at {cut}" for cut, found in own.items())
+        said.append(f"of the images that an attacker with KMNIST itself rebuilds are identified {shares}")
     return judged(parts, len(found), f"At {cut}: {'; '.join(said)}.", findings)
 
 

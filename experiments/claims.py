@@ -70,7 +70,11 @@ def experiment(flags: ClaimFlags, out: Path) -> Outcome:
     verdict = [f"{claim.name}: {found.said}. {found.sentence}" for claim, found in judged.items()]
     for claim in again:
         verdict += rerun(claim, flags, out, records)
-    return Outcome(rows, [common.sheet_of("The paper's claims", rows, page.COLUMNS, section="claim")], verdict)
+    sheets = [
+        common.sheet_of(f"{claim.name}: {found.said}", common.where(rows, claim=claim.name), page.COLUMNS)
+        for claim, found in judged.items()
+    ]
+    return Outcome(rows, sheets, verdict)
 
 
 def rerun(claim: Claim, flags: ClaimFlags, out: Path, kept: dict[str, Record]) -> list[str]:
@@ -79,8 +83,8 @@ def rerun(claim: Claim, flags: ClaimFlags, out: Path, kept: dict[str, Record]) -
     again = [unit for unit in units.units_of([seed]) if unit.name.startswith(claim.units)]
     fresh = {unit.name: units.done(unit, flags, out / "again" / unit.name) for unit in again}
     old, new = (claim.judge(claim.records(records)).findings for records in (kept, fresh))
-    known = {one.what: one for one in old}
-    return [f"again, seed {seed}: {one.what}: {page.held(known.get(one.what), one)}" for one in new]
+    known = {one.name: one for one in old}
+    return [f"again, seed {seed}: {one.name}: {page.held(known.get(one.name), one)}" for one in new]
 
 
 main: Any = functools.partial(common.run, ClaimFlags, experiment)

@@ -72,10 +72,10 @@ def results_of(given: str | None, default: Path, *, none_made: bool) -> Path:
     """
     folder = Path(given) if given else default
     if given and folder.exists() and not folder.is_dir():
-        raise UserError(f"--results {given} is a file; a folder is meant", field="results")
+        raise UserError(f"--results {given} is a file; a folder is meant")
     if given and none_made and not folder.is_dir():
-        raise UserError(f"no folder {given}; --results names one that holds results, or, with --most above 0, one to "
-                        "measure into", field="results")  # fmt: skip
+        raise UserError(f"no folder {given}; --results names one with such files, or, with --most above 0, one to "
+                        "measure into")  # fmt: skip
     return make_folder(folder)
 
 

@@ -1,7 +1,8 @@
 """Networks that the predictors' study did not use, those of claims.py, held against what it found (not an experiment).
 
-They are larger, have up to 55 cuts, and were attacked at every third of these (under smoothed labels at the last ones
-alone) by a linear map and one decoder. What was measured of them is less: depth, D, R_c², rho, evidence and drop.
+They are larger, have up to 55 cuts, and were attacked at every third of these by a linear map and one decoder; those
+under LS+ and LS- at the last ones alone, so that they are left out. What was measured of them is less: depth, D, R_c²,
+rho, evidence and drop. Several are seeds of one architecture on one data set: intervals are of resampled groups.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,10 @@ import common
 import numpy as np
 import predictor_statistics as ps
 from claim_numbers import EVERYWHERE
-from common import Outcome, Row
+from common import Row
 from predictor_records import PREDICTORS, RULES, YARDSTICK, Record
-from predictor_report import said, with_ends
-from predictor_verdict import regret_at_onset, worst_of
+from predictor_report import said, sheets_of_means, with_ends
+from predictor_verdict import Answer, of_onsets, worst_of
 
 from gpz_jax.errors import UserError
 from gpz_jax.json_files import read_json
@@ -24,13 +25,16 @@ from gpz_jax.reporting import tables
 #: Attacked cuts, at least, of a network that is taken.
 LEAST = 5
 
+#: Networks that are alike in these are not independent.
+GROUPS = ("family", "data")
+
 #: By what a cut is chosen there, and what says its ratio.
 CHOICES, SAYS = ("depth", "evidence", "rho", "within", "dimension", "drop"), ("depth", "evidence", "rho")
 
 
 def read(given: str | Path | None) -> list[Record]:
-    """The networks of a folder of claims.py that were attacked at enough cuts, in the order of their names; of no
-    folder, none.
+    """The networks of a folder of claims.py, on one-hot targets, that were attacked at enough cuts, in the order of
+    their names; of no folder, none.
     """
     if given is None:
         return []
@@ -38,7 +42,11 @@ def read(given: str | Path | None) -> list[Record]:
     if not folder.is_dir():
         raise UserError(f"no folder {folder}; --held-out names one that holds results of claims.py", field="held_out")
     networks = [read_json(file) for file in sorted(folder.glob("*.json"))]
-    return [record_of(one) for one in networks if "zones" in one and len(_candidates(one)) >= LEAST]
+    return [record_of(one) for one in networks if _is_taken(one)]
+
+
+def _is_taken(network: Mapping[str, Any]) -> bool:
+    return "zones" in network and network["targets"] == "one-hot" and len(_candidates(network)) >= LEAST
 
 
 def _candidates(network: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -55,14 +63,14 @@ def _attacks(cut: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def record_of(network: Mapping[str, Any]) -> Record:
     """A network's JSON as arrays; what was not measured is NaN.
 
-    Candidates are the attacked cuts, depth the place among them. A zone that begins at a cut between two of them begins
-    at the next one here, which leaks no more: that favours the rule. Drops are from the cut before, attacked or not.
-    The ridge error is the linear attack's on the very images that are attacked.
+    Candidates are the attacked cuts, depth the place of a cut among all of its network's, 0 to 1. A zone that begins at
+    a cut between two candidates begins at the next one here, which leaks no more: that favours the rule. Drops are from
+    the cut before, attacked or not. The ridge error is the linear attack's on the very images that are attacked.
     """
     cuts, names = _candidates(network), [cut["cut"] for cut in network["cuts"]]
     values = {name: np.full(len(cuts), np.nan) for name in PREDICTORS}
-    values["depth"] = np.linspace(0, 1, len(cuts))
-    values["dimension"] = np.array([cut["dimension"] for cut in cuts], float)
+    for name in ("depth", "dimension"):
+        values[name] = np.array([cut[name] for cut in cuts], float)
     for name in ("within", "rho", "evidence", "drop"):
         values[name] = np.array([cut["test"][name] for cut in cuts], float)  # null is NaN
     values["within_per_dimension"] = values["within"] / values["dimension"]
@@ -81,12 +89,14 @@ def record_of(network: Mapping[str, Any]) -> Record:
 
 
 def rows_of(held: Sequence[Record], records: Sequence[Record]) -> list[Row]:
-    """A row for each predictor that was measured there, the linear attack and each rule.
+    """A row for each predictor that was measured there, the linear attack and each rule; none where there are none.
 
     Args:
       held: the networks that were held out.
       records: the study's own, which say what a predictor means.
     """
+    if not held:
+        return []
     rows = []
     for name in (*CHOICES, YARDSTICK):
         scores = ps.oriented(held, name)
@@ -108,11 +118,10 @@ def rows_of(held: Sequence[Record], records: Sequence[Record]) -> list[Row]:
 def _regrets(held: Sequence[Record], leaks: np.ndarray, whole: np.ndarray) -> Row:
     row: Row = {}
     for key, found in (("regret", leaks), ("whole", whole)):
-        row |= with_ends(key, *ps.regret_of(found))
-    data = np.array([one.data for one in held])
-    names = list(dict.fromkeys(data))
-    means = np.array([whole[data == name].mean(axis=0) for name in names])
-    return row | {"worst": worst_of(names, means)}
+        row |= with_ends(key, *ps.regret_of(found, ps.groups_of(held, *GROUPS)))
+    of_data = ps.groups_of(held, "data")
+    means = np.array([whole[places].mean(axis=0) for places in of_data])
+    return row | {"worst": worst_of([held[places[0]].data for places in of_data], means)}
 
 
 def _told(held: Sequence[Record], records: Sequence[Record], name: str) -> list[np.ndarray]:
@@ -124,47 +133,55 @@ def _told(held: Sequence[Record], records: Sequence[Record], name: str) -> list[
 
 def _error(held: Sequence[Record], told: Sequence[np.ndarray]) -> Row:
     each = ps.errors(held, told)
-    kinds = np.array([f"{one.family} on {one.data}" for one in held])
-    means = {kind: float(np.mean(each[kinds == kind])) for kind in kinds}
+    groups = ps.groups_of(held, *GROUPS)
+    means = {f"{held[at[0]].family} on {held[at[0]].data}": float(np.mean(each[at])) for at in groups}
     worst = max(means, key=lambda kind: means[kind])
     most = max(float(np.max(np.abs(v - one.resistance["ratio"]))) for one, v in zip(held, told, strict=True))
-    return with_ends("error", *ps.mean_of(each)) | {"error_worst": f"{worst} {means[worst]:.2f}; a cut {most:.2f}"}
-
-
-def outcome(held: Sequence[Record], records: Sequence[Record]) -> Outcome:
-    """Rows, a table and a verdict; all empty where nothing was held out."""
-    if not held:
-        return Outcome([], [], [])
-    rows = rows_of(held, records)
-    return Outcome(rows, [_sheet_of(rows, held)], _verdict_of(rows, held))
-
-
-def _sheet_of(rows: Sequence[Row], held: Sequence[Record]) -> tables.Sheet:
-    columns: dict[str, Any] = {
-        "predictor": "label",
-        "regret": lambda row: said(row, "regret"),
-        "regret, all\nbut the logits": lambda row: said(row, "whole"),
-        "worst data sets": "worst",
-        "error": lambda row: said(row, "error"),
-        "error at worst": "error_worst",
+    return with_ends("error", *ps.mean_of(each, groups)) | {
+        "error_worst": f"{worst} {means[worst]:.2f}; a cut {most:.2f}"
     }
-    return common.sheet_of(f"Held out: {what(held)}", rows, columns, wide=("worst data sets", "error at worst"))
 
 
-def _verdict_of(rows: Sequence[Row], held: Sequence[Record]) -> list[str]:
-    """What the networks that were held out say, in words."""
+def sheets_of(rows: Sequence[Row], held: Sequence[Record], wide: bool) -> list[tables.Sheet]:
+    """Tables for people, as those of the study's own networks; none where nothing was held out."""
+    if not held:
+        return []
+    keys = {"regret": "regret", "regret, all\nbut the logits": "whole", "error": "error"}
+    caption = "regret: as above, over the attacked cuts; error: of the ratio, predicted from the networks above"
+    behind = {"held out, with intervals, 95 % over groups (one architecture on one data set)": keys}
+    found = sheets_of_means(f"Held out: {what(held)}", rows, keys, caption, behind if wide else {})
+    if wide:
+        columns: dict[str, Any] = {
+            "predictor": "label",
+            "data sets of most regret": lambda row: row["worst"].replace(", ", ",\n"),
+            "most error": lambda row: row.get("error_worst", "").replace("; ", ";\n"),
+        }
+        caption = "regret: all cuts but the logits; 0.5 for 0: so much leaks where the best cut leaks nothing"
+        found.append(common.sheet_of("held out, at worst", rows, columns, caption=caption))
+    return found
+
+
+def answers_of(rows: Sequence[Row], held: Sequence[Record]) -> list[Answer]:
+    """What the networks that were held out say, in words; nothing where there are none."""
+    if not held:
+        return []
     by_name = {row["predictor"]: row for row in rows}
     whole = ", ".join(f"{by_name[name]['label']} {said(by_name[name], 'whole')}" for name in (*SAYS, *RULES))
+    worst = "; ".join(f"{by_name[name]['label']} {by_name[name]['worst']}" for name in (*SAYS, *RULES))
     return [
-        f"held out, {len(held)} networks, all cuts but the logits allowed: regret of {whole}",
-        "held out, where a zone begins before the logits: regret of "
-        + "; ".join(regret_at_onset(held, rule) for rule in RULES),
-        "held out, the ratio as the study's own networks say it: off by "
-        + ", ".join(f"{said(by_name[name], 'error')} by {by_name[name]['label']}" for name in (*SAYS, YARDSTICK)),
-    ]
+        Answer(f"held out, regret, all cuts but the logits allowed, {len(held)} networks", whole,
+               f"Worst data sets: {worst}"),
+        of_onsets("held out, regret where a zone begins, logits excluded", held, GROUPS),
+        Answer(
+            "held out, ratio predicted from the study's own networks",
+            "off by "
+            + ", ".join(f"{said(by_name[name], 'error')} by {by_name[name]['label']}" for name in (*SAYS, YARDSTICK)),
+        ),
+    ]  # fmt: skip
 
 
 def what(held: Sequence[Record]) -> str:
-    """How many networks, of which families, on which data sets."""
+    """How many networks, in how many groups, of which families, on which data sets."""
+    groups = len(ps.groups_of(held, *GROUPS))
     families, data = (dict.fromkeys(getattr(one, key) for one in held) for key in ("family", "data"))
-    return f"{len(held)} networks ({', '.join(families)}; {len(data)} data sets: {', '.join(data)})"
+    return f"{len(held)} networks in {groups} groups ({', '.join(families)}; {len(data)} data sets: {', '.join(data)})"

@@ -5,6 +5,8 @@ balanced too, and a data set can be left out with all that is particular to it.
 """
 
 import dataclasses
+import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ from common import ALPHAS
 
 from gpz_jax.atomic import replacing
 from gpz_jax.config import AttackSettings, Config, DataConfig, ModelConfig, TrainingConfig
+from gpz_jax.errors import did_you_mean
 
 
 class Family(NamedTuple):
@@ -137,6 +140,17 @@ def write_letters(data_dir: str, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(file) as partial, partial.open("wb") as opened:
         np.savez(opened, **{name: value[kept[name.partition("_")[0]]] for name, value in parts.items()})
+
+
+def hint(name: str, names: Sequence[str]) -> str:
+    """The nearest of the names, to be appended to an error; where none is near some of them, for the list is long.
+
+    >>> hint("zzz", ["a", "b", "c", "d"])
+    '; there are 4, such as a, b, c'
+    """
+    if difflib.get_close_matches(name, names, n=1):
+        return did_you_mean(name, names)
+    return f"; there are {len(names)}, such as {', '.join(names[:3])}"
 
 
 def size_of(size: str, data_dir: str, out: Path) -> Size:

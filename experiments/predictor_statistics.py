@@ -15,7 +15,7 @@ of any attack over the class-mean floor's ("ratio"), or by one less the largest 
   grade     share of cuts of which that ratio has the right grade: readable, partly or traces. A verdict has the same
             bounds, and asks for more; here the ratio decides alone
 
-Intervals are bootstraps over networks.
+Intervals are bootstraps over networks, or over groups of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ BUDGETS = (0.25, 0.5, 0.75, 1.0)
 #: Shares of the parameters that an edge budget allows.
 PARAMETERS = (0.1, 0.25, 0.5, 0.75, 1.0)
 
-#: Resamples of the networks behind an interval.
+#: Resamples behind an interval.
 REPLICATES = 1000
 
 
@@ -277,31 +277,39 @@ def said(value: float, low: float, high: float) -> str:
 # Intervals ------------------------------------------------------------------------------------------------------------
 
 
-def interval(count: int, statistic: Callable[[np.ndarray], float], seed: int = 0) -> tuple[float, float]:
-    """95 % of a statistic of resampled networks, which it is told by their places."""
-    rng = np.random.default_rng(seed)
-    return ends(np.array([statistic(rng.integers(count, size=count)) for _ in range(REPLICATES)]))
+Groups = Sequence[np.ndarray]
 
 
-def mean_of(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean of a number a network; 95 %."""
-    return float(np.mean(values)), *interval(len(values), lambda at: float(np.mean(values[at])))
+def groups_of(records: Sequence[Record], *keys: str) -> list[np.ndarray]:
+    """Places of the networks that are alike in all of these, such as "family" and "data": one array a group."""
+    found: dict[tuple[str, ...], list[int]] = {}
+    for place, one in enumerate(records):
+        found.setdefault(tuple(getattr(one, key) for key in keys), []).append(place)
+    return [np.array(places) for places in found.values()]
 
 
-def regret_of(leaks: np.ndarray) -> tuple[float, float, float]:
-    """Regret from ``(networks, budgets, 2)``; 95 %."""
-    return regret(leaks), *interval(len(leaks), lambda at: regret(leaks[at]))
+def interval(groups: int | Groups, statistic: Callable[[np.ndarray], float], seed: int = 0) -> tuple[float, float]:
+    """95 % of a statistic of resampled networks, which it is told by their places.
+
+    Args:
+      groups: of how many networks, each drawn by itself; or groups of their places, each drawn with all of its
+        networks: for networks that are not independent, such as seeds of one architecture on one data set.
+      statistic: of the places.
+      seed: of the draws.
+    """
+    members = list(np.arange(groups)[:, None]) if isinstance(groups, int) else groups
+    drawn = np.random.default_rng(seed).integers(len(members), size=(REPLICATES, len(members)))
+    return ends(np.array([statistic(np.concatenate([members[i] for i in row])) for row in drawn]))
 
 
-def interval_by_data(
-    records: Sequence[Record], statistic: Callable[[np.ndarray], float], seed: int = 0
-) -> tuple[float, float]:
-    """The same of resampled data sets, each with all of its networks."""
-    data = np.array([one.data for one in records])
-    groups = [np.flatnonzero(data == name) for name in dict.fromkeys(data)]
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(groups), size=(REPLICATES, len(groups)))
-    return ends(np.array([statistic(np.concatenate([groups[i] for i in row])) for row in drawn]))
+def mean_of(values: np.ndarray, groups: Groups | None = None) -> tuple[float, float, float]:
+    """Mean of a number a network; 95 %, of resampled groups where these are given."""
+    return float(np.mean(values)), *interval(groups or len(values), lambda at: float(np.mean(values[at])))
+
+
+def regret_of(leaks: np.ndarray, groups: Groups | None = None) -> tuple[float, float, float]:
+    """Regret from ``(networks, budgets, 2)``; 95 %, of resampled groups where these are given."""
+    return regret(leaks), *interval(groups or len(leaks), lambda at: regret(leaks[at]))
 
 
 def ends(found: np.ndarray) -> tuple[float, float]:

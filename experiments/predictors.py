@@ -21,12 +21,10 @@ import predictor_page
 import predictor_report
 from common import Flags, Outcome
 from predictor_measures import measured
-from predictor_networks import size_of
-from predictor_records import record_of
-from predictor_verdict import verdict_of
+from predictor_networks import hint, size_of
 
 from gpz_jax.atomic import write_json
-from gpz_jax.errors import UserError, did_you_mean
+from gpz_jax.errors import UserError
 from gpz_jax.json_files import read_json
 
 RESULTS, HELD_OUT = (Path(__file__).parent / "results" / name for name in ("predictors", "claims"))
@@ -43,7 +41,7 @@ class PredictorFlags(Flags):
     results: str | None = None
     """Folder of the networks' JSON files. Default: results/predictors beside this file (tiny: OUT/results)."""
     held_out: str | None = None
-    """Folder of results of claims.py that are held out. Default: its own beside the default results (tiny: none)."""
+    """Folder of claims.py's results, held out. Default: results/claims; none at tiny or paper, or with --results."""
     rerun: tuple[str, ...] = ()
     """Network whose JSON is made again; repeat the flag for several."""
     page: str | None = None
@@ -59,7 +57,7 @@ def experiment(flags: PredictorFlags, out: Path) -> Outcome:
     names = [network.name for network in size.networks]
     for name in flags.rerun:
         if name not in names:
-            raise UserError(f"unknown network {name!r}{did_you_mean(name, names)}", field="rerun")
+            raise UserError(f"unknown network {name!r}{hint(name, names)}", field="rerun")
     default = out / "results" if flags.size == "tiny" else RESULTS
     results = common.results_of(flags.results, default, none_made=most == 0 and not flags.rerun)
     files = {network.name: results / f"{network.name}.json" for network in size.networks}
@@ -74,14 +72,11 @@ def experiment(flags: PredictorFlags, out: Path) -> Outcome:
         raise UserError(f"{results} holds {len(networks)} networks of the list; measure two or more (--most)")
     own = flags.size == "laptop" and flags.results is None
     held = predictor_holdout.read(flags.held_out or (HELD_OUT if own else None))
-    records = [record_of(network) for network in networks]
-    rows = predictor_report.rows_of(records)
-    predictor_report.draw(rows, records, out / "predictors.png")
+    study = predictor_page.study_of(networks, held)
+    predictor_report.draw(study.rows, study.records, out / "predictors.png")
     if flags.page:
-        predictor_page.refresh(Path(flags.page), predictor_page.block_of(networks, rows, records, held, len(names)))
-    further = predictor_holdout.outcome(held, records)
-    verdict = [*verdict_of(rows, records, networks), *further.verdict]
-    return Outcome(rows, [predictor_report.sheet_of(rows, records), *further.sheets], verdict)
+        predictor_page.refresh(Path(flags.page), predictor_page.block_of(study, len(names)))
+    return study.outcome(flags.wide)
 
 
 main = functools.partial(common.run, PredictorFlags, experiment)

@@ -144,8 +144,8 @@ def test_a_radius_that_is_no_number_is_left_out():
     records = smoothed((10, 1, 20), (0.5, 0.6, 0.4), (0.7, 0.71, 0.6))
     lost = next(one for one in records if one["targets"] == "LS-")
     lost["cuts"][0]["test"] = {"within": None, "rho": None}
-    found = {one.what: one for one in judged("label-smoothing", records).findings}
-    assert found["CNN, logits, LS-: R_c², test"].said == "20 and 20, 2 seeds"
+    found = {one.name: one for one in judged("label-smoothing", records).findings}
+    assert found["CNN, logits: R_c², test, LS-"].said == "20 and 20, 2 seeds"
 
 
 def moved(face, cifar, kmnist):
@@ -171,7 +171,7 @@ def test_a_further_data_set_is_said_and_changes_no_verdict():
     assert len(beside.findings) == len(alone.findings) + 3
     assert "lfw 0.2" in beside.sentence
     assert "lfw" not in alone.sentence
-    assert "the attacker has 100 images, and the network names 70 % of the test images rightly" in alone.sentence
+    assert "the attacker has 100 images, and the network's accuracy is 70 %" in alone.sentence
 
 
 def test_small_data_sets_are_trained_on_for_longer():
@@ -355,7 +355,12 @@ def dynamics(turn, growth, entropy, bound, same_sign):
 
     def of(network, targets, turn, growth, entropy, bound, same_sign):
         last = {"cut": "b", "radius_first": 2.0, "radius_last": 2 * growth, "decision_bound": bound}
-        last |= {"correct": -0.01, "wrong": -0.01, "realised": growth - 1, "same_sign": same_sign}
+        last |= {
+            "correct": (same_sign - 0.5) * (growth - 1),
+            "wrong": 0.0,
+            "realised": growth - 1,
+            "same_sign": same_sign,
+        }
         about = {"network": network, "data": "mnist", "targets": targets, "turn": turn, "past_flip": 0.3}
         return [
             about | {"seed": seed, "output_entropy": entropy, "cuts": [last, last], "seconds": 1} for seed in (0, 1, 2)
@@ -451,10 +456,7 @@ def test_drift_to_the_attackers_prior(shares, verdict):
     claim = next(claim for claim in CLAIMS if claim.name == "drift")
     found = claim.judge(drifted(*shares))
     assert found.verdict == verdict
-    assert (
-        "an attacker who has KMNIST itself tells by its reconstructions which image it was of 10 % at c"
-        in found.sentence
-    )
+    assert "of the images that an attacker with KMNIST itself rebuilds are identified 10 % at c" in found.sentence
 
 
 def test_drift_is_judged_at_the_logits_where_they_were_attacked():

@@ -424,7 +424,8 @@ def test_a_budget_keeps_the_rows_that_meet_it(capsys, tmp_path):
     assert list(table(said)) == ["block_2"]
     assert [cut for cut, row in rows.items() if row["within_budget"] == "True"] == inside
     assert "1 of 6 cuts are within budget" in " ".join(said.split())
-    assert "deepest cut within --budget-params 6% and --budget-payload 1000 as float32: block_2. What it" in said
+    assert "deepest cut within --budget-params 6% and --budget-payload 1000 as float32 that leaves the cloud" in said
+    assert "something to do: block_2. What it" in " ".join(said.split())
     assert list(table(printed(capsys, *SMALL, *QUICK, "--budget-params", rows["block_1"]["edge_parameters"]))) == [
         "block_1"
     ]
@@ -432,7 +433,7 @@ def test_a_budget_keeps_the_rows_that_meet_it(capsys, tmp_path):
 
 def test_of_a_bare_model_the_deepest_cut_that_leaves_the_cloud_something_is_named(capsys):
     said = " ".join(printed(capsys, *SMALL, *QUICK, "--budget-params", "100%").split())
-    assert "deepest cut within --budget-params 100%: fc. What it gives away nobody knows" in said
+    assert "deepest cut within --budget-params 100% that leaves the cloud something to do: fc. What it gives" in said
     assert TRUST in said
     said = printed(capsys, *SMALL, *QUICK, "--budget-payload", "10")
     assert "what is within --budget-payload 10 as uint8 leaves the cloud nothing to do: logits\n" in said
@@ -499,9 +500,11 @@ def test_what_was_found_of_another_epoch_is_left_out(copy, capsys):
         ([*SMALL, "--budget-payload", "0"], "--budget-payload must be at least 1, got 0"),
         ([*SMALL, "--budget-ms", "0"], "--budget-ms must be a positive number, got 0"),
         ([*SMALL, "--budget-ms", "nan"], "--budget-ms must be a positive number, got nan"),
-        ([*SMALL, "--budget-params", "lots"], "--budget-params must be a number of parameters or a share such as 10%"),
-        ([*SMALL, "--budget-params", "0%"], "--budget-params must be a number of parameters or a share such as 10%"),
-        ([*SMALL, "--budget-params", "nan%"], "--budget-params must be a number of parameters or a share such as 10%"),
+        ([*SMALL, "--budget-params", "lots"], "--budget-params must be 1 parameter or more, or such a share as 10%"),
+        ([*SMALL, "--budget-params", "0%"], "--budget-params must be 1 parameter or more, or such a share as 10%"),
+        ([*SMALL, "--budget-params", "0.1"], "such a share as 10%, got '0.1' (for a share: 10%)"),
+        ([*SMALL, "--budget-params", "500%"], "--budget-params is 500%; a share of the parameters is 100% at most"),
+        ([*SMALL, "--budget-params", "nan%"], "--budget-params must be 1 parameter or more, or such a share as 10%"),
         ([*SMALL, "--budget-ms", "1", *QUICK], "--budget-ms needs what --no-latency leaves out"),
         ([*SMALL, "--bandwidth", "5Mbps", *QUICK], "--bandwidth needs what --no-latency leaves out"),
         ([*SMALL, "--bandwidth", "5"], "--bandwidth must be a positive number with a unit of bps, kbps, Mbps, Gbps"),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gpz_jax.analysis.budget import Limit, deepest_within
+from gpz_jax.analysis.budget import Limit, allowed
 from gpz_jax.inversion.verdict import LEAKS, READABLE, leak_rank, ruled_out
 
 #: Attacks that a verdict asks for, beside the linear one, which every call makes.
@@ -13,11 +13,11 @@ ENOUGH = "--attack deconvolution --attack residual"
 
 #: What to do before there are attacks, and why. A test holds it against experiments/results/predictors.
 TRUST = (
-    "why the deepest: whoever sees z at a cut can compute every later one, and attackers got least from it. Where a "
-    "zone begins 1.21 (rule paper) and 1.35 times (rule null) as much leaks as at the best cut but the logits. How "
-    "much leaks no probe says. The linear attack, which takes seconds, is off the best attacker's ratio by 0.02 on "
-    "average, by 0.05 at the logits, and where it errs it makes a cut look safer than it is (36 small networks, "
-    "experiments/predictors.py)"
+    "the deepest is the least bad cut, not a safe one: whoever sees z at a cut can compute every later one, and "
+    "attackers got least from it; a cut where a zone begins leaks 1.21 (rule paper) or 1.35 times (rule null) what the "
+    "best one does. How much leaks no probe says: attack it. The linear attack, which takes seconds, is off the best "
+    "attacker's ratio (1: as safe as the class alone) by 0.02 on average, by 0.05 at the logits, and where it errs it "
+    "makes a cut look safer than it is (36 small networks, docs/findings/predictors.md)"
 )
 
 
@@ -65,7 +65,7 @@ def recommend(rows: Sequence[dict[str, Any]], limits: Sequence[Limit], *, run: s
         return Advice(None, (f"no cut is recommended. {without['sentence']}",))
     leaks = [limit for limit in limits if limit.leak]
     out = _ruled_out(valid, leaks)
-    inside = [row for row in valid if row["within_budget"] and row.get("cloud_flops", 1)]
+    inside = allowed(rows)
     left = [row for row in inside if row["cut"] not in out]
     good = [row for row in left if _leak(row) is not None and not any(limit.missed(row) for limit in leaks)]
     untested = [row for row in left if row not in good]
@@ -76,8 +76,8 @@ def recommend(rows: Sequence[dict[str, Any]], limits: Sequence[Limit], *, run: s
         others = ", ".join(row["cut"] for row in untested)
         told += (f"not tested enough to be compared with it: {others}",) if others else ()
         return Advice(best["cut"], (f"recommended cut{within}: {best['cut']}. {best['sentence']}", *told))
-    if first := deepest_within(untested):
-        return _untested(first, within, told, run)
+    if untested:
+        return _untested(untested[-1]["cut"], within, told, run)
     if not inside:
         told = ("what is within leaves the cloud nothing to do",) if any(row["within_budget"] for row in valid) else ()
         return Advice(None, (f"no cut is recommended: none is{within or ' valid'}.", *told))
@@ -101,7 +101,9 @@ def _leak(row: dict[str, Any]) -> tuple[int, float, float] | None:
 
 
 def _untested(first: str, within: str, told: tuple[str, ...], run: str) -> Advice:
-    """Where attacks are missing: which cut to begin with, and the command."""
+    """Where attacks are missing: the command for the cut to begin with, the deepest one
+    (:func:`~gpz_jax.analysis.budget.deepest_within`).
+    """
     command = f"python -m gpz_jax.attack {run} --cut {first} {ENOUGH}"
     return Advice(
         None,
@@ -124,9 +126,16 @@ def words_on_payload(rows: Sequence[dict[str, Any]], payload: str, image: int, f
       image: bytes of the batch of images.
       first: the cut that is named first if it is one of them.
     """
-    larger = [row["cut"] for row in rows if row["valid"] and row[f"payload_{payload}"] > image]
-    larger.sort(key=lambda cut: cut != first)
+    valid = {row["cut"]: row[f"payload_{payload}"] for row in rows if row["valid"]}
+    larger = [cut for cut, size in valid.items() if size > image]
     if not larger:
         return ""
-    named = ", ".join(larger[:6]) + (f" and {len(larger) - 6} more" if len(larger) > 6 else "")
-    return f"more to send than the image itself ({image:,} bytes), as {payload}: {named}"
+    listed = ", ".join(larger[:6]) + (f" and {len(larger) - 6} more" if len(larger) > 6 else "")
+    said = f"more to send than the image itself ({image:,} bytes), as {payload}: {listed}"
+    if first not in larger:
+        return said
+    smaller = [cut for cut in valid if cut not in larger]
+    return (
+        f"{first} sends {valid[first]:,} bytes as {payload}, {valid[first] / image:.2g} times the image itself "
+        f"({image:,}); the first that sends no more than it is {smaller[0] if smaller else 'none'}. {said}"
+    )

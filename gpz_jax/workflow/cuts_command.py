@@ -362,8 +362,9 @@ def _advice(
         if first is None:
             return None, [f"what is within {costs} leaves the cloud nothing to do: {', '.join(inside)}"]
         return first, [
-            f"deepest cut within {costs}: {first}. What it gives away nobody knows before a network is trained "
-            "and attacked: python -m gpz_jax.train, then python -m gpz_jax.attack RUN",
+            f"deepest cut within {costs} that leaves the cloud something to do: {first}. What it "
+            "gives away nobody knows before a network is trained and attacked: python -m gpz_jax.train, then python -m "
+            "gpz_jax.attack RUN",
             TRUST,
         ]
     advice = recommend(rows, limits, run=run)
