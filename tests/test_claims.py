@@ -174,6 +174,36 @@ def test_a_further_data_set_is_said_and_changes_no_verdict():
     assert "the attacker has 100 images, and the network's accuracy is 70 %" in alone.sentence
 
 
+def test_what_other_pages_say_of_the_claims_is_what_came_out():
+    records = {file.stem: json.loads(file.read_text()) for file in claims.RESULTS.glob("*.json")}
+    found = {claim.name: claim.judge(claim.records(records)) for claim in CLAIMS}
+    mean = {one.name: one.mean for of in found.values() for one in of.findings}
+    said = {page: " ".join((ROOT / page).read_text().split()) for page in ("README.md", "docs/findings/index.md")}
+
+    assert "none holds in all its parts" in said["docs/findings/index.md"]
+    assert "confirmed" not in {of.verdict for of in found.values()}
+
+    gaps = [mean[what] for what in ("IR-152: MSE at block_50 over block_40", "VGG19: MSE at layer_39 over layer_30")]
+    assert [f"{gap:.1f}" for gap in gaps] == ["1.4", "1.3"]
+    assert "but 1.4 (IR-152) and 1.3 times (VGG19) where it has 3.2 and 2.1" in said["docs/findings/index.md"]
+    assert "errors grow 1.3 and 1.4 times between its cuts, not 2.1 and 3.2" in said["README.md"]
+
+    def grows(of, number):
+        return mean[f"{of}: {number}, test, LS+"] > mean[f"{of}: {number}, test, one-hot"]
+
+    assert "LS+ shrinks R_c² at the logits, not its share of the scatter, and stops no attack" in said["README.md"]
+    assert "but not VGG19's at the decision level before them" in said["docs/findings/index.md"]
+    assert [grows(f"{name}, logits", "R_c²") for name in ("CNN", "VGG19", "IR-152")] == 3 * [False]
+    assert [grows(f"{name}, logits", "rho") for name in ("CNN", "VGG19", "IR-152")] == 3 * [True]
+    assert grows("VGG19, layer_39", "R_c²")
+    smoothing, delay = found["label-smoothing"].parts, found["residual-delay"].parts
+    assert True not in {holds for part, holds in smoothing.items() if "more error under LS+" in part}
+
+    later = {part: holds for part, holds in delay.items() if part.startswith("IR-152")}
+    assert {part.rpartition("(")[2]: holds for part, holds in later.items()}["no longer readable)"] is False
+    assert {part.rpartition("(")[2]: holds for part, holds in later.items()}["traces)"] is True
+
+
 def test_small_data_sets_are_trained_on_for_longer():
     flags = claims.ClaimFlags(data_dir="data")
     face, cifar = (claim_units.config_of("vgg19", data, "one-hot", 1, flags) for data in ("facescrub20", "cifar10"))
