@@ -44,7 +44,7 @@ def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:
         "", "| claim | the paper | verdict | minutes | data |", "| --- | --- | --- | --- | --- |",
         *(
             f"| [{claim.name}](#{claim.name}) | {claim.says} | {found.said} | "
-            f"{number(_seconds(claim, records) / 60, 2)} | {NEEDS.get(claim.name, 'cifar10')} |"
+            f"{number(_seconds(claim, records) / 60)} | {NEEDS.get(claim.name, 'cifar10')} |"
             for claim, found in judged.items()
         ),
         "",
