@@ -2,12 +2,14 @@
 
 import math
 
+import common
 from claim_dynamics import EPOCHS, EVERY, LIMIT
 from claim_numbers import NAMED, Claim, Finding, Judged, Record, attacked_at, best, row_of, seeds_of
 from claim_units import DATA, SIZES, units_of
 from common import ALPHAS, Row
 
 from gpz_jax.presentation import number
+from gpz_jax.reporting import tables
 
 COLUMNS = {"number": "name", "paper": "paper_said", "ours": "ours_said"}
 
@@ -31,6 +33,14 @@ def _row(one: Finding) -> Row:
     paper = "" if one.paper is None else number(one.paper, 2)
     numbers = {"paper": "" if one.paper is None else one.paper, "ours": one.mean, "low": low, "high": high}
     return {"name": one.name, "paper_said": paper, "ours_said": one.said, **numbers, "seeds": len(one.values)}
+
+
+def sheets_of(judged: dict[Claim, Judged], rows: list[Row]) -> list[tables.Sheet]:
+    """A table a claim, of all claims' rows."""
+    return [
+        common.sheet_of(f"{claim.name}: {found.said}", common.where(rows, claim=claim.name), COLUMNS)
+        for claim, found in judged.items()
+    ]
 
 
 def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:

@@ -70,11 +70,7 @@ def experiment(flags: ClaimFlags, out: Path) -> Outcome:
     verdict = [f"{claim.name}: {found.said}. {found.sentence}" for claim, found in judged.items()]
     for claim in again:
         verdict += rerun(claim, flags, out, records)
-    sheets = [
-        common.sheet_of(f"{claim.name}: {found.said}", common.where(rows, claim=claim.name), page.COLUMNS)
-        for claim, found in judged.items()
-    ]
-    return Outcome(rows, sheets, verdict)
+    return Outcome(rows, page.sheets_of(judged, rows), verdict)
 
 
 def rerun(claim: Claim, flags: ClaimFlags, out: Path, kept: dict[str, Record]) -> list[str]:
