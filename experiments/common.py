@@ -101,13 +101,14 @@ def run(kind: type[F], experiment: Callable[[F, Path], Outcome], argv: Sequence[
     """Parse the flags, run the experiment, write table.csv, print tables, verdict and seconds.
 
     Args:
-      kind: the flags; the docstring of the file that defines them is the help text.
-      experiment: of flags and the folder ``out``, which is there; it draws its own figures into it.
+      kind: the flags.
+      experiment: of flags and the folder ``out``, which is there; it draws its own figures into it. The docstring of
+        its file is the help text.
       argv: the command line without the program's name.
     """
-    file = sys.modules[kind.__module__]
-    prog = f"python experiments/{Path(str(file.__file__)).name}"
-    flags = parse(kind, sys.argv[1:] if argv is None else argv, prog=prog, description=file.__doc__ or "")
+    file = experiment.__globals__
+    prog = f"python experiments/{Path(file['__file__']).name}"
+    flags = parse(kind, sys.argv[1:] if argv is None else argv, prog=prog, description=file["__doc__"] or "")
     begun, out = time.monotonic(), Path(flags.out)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; a folder is meant", field="out")
