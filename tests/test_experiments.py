@@ -23,7 +23,7 @@ FOUND = {
     "he2019": ("cut attack psnr psnr_published ssim ssim_published", "published PSNR"),
     "tour": ("targets seed cut accuracy radius_test rho_test rho_null zone_null mse ratio", "LS+ over one-hot"),
     "neural_vortex": ("setting targets cut radius_first realised optimiser feature_correlation", "first positive"),
-    "claims": ("claim what paper ours low high seeds verdict seconds", ": "),
+    "claims": ("claim name paper ours low high seeds verdict seconds", ": "),
     "predictors": ("predictor label within_ratio across_ratio regret_ratio error grade", ": "),
     "text": ("targets view cut within rho evidence zone_null zone_paper linear decoder label_only unigram", "words"),
 }
