@@ -220,5 +220,7 @@ def held(kept: Finding | None, again: Finding) -> str:
     if kept is None or not kept.values:
         return f"{number(again.mean)}, of which nothing is kept"
     low, high = kept.interval
+    if kept.each == "timing":  # its interval is of one processor, and the ratio differs from one to the next
+        return f"{number(again.mean)} on this processor, kept {kept.said}"
     inside = "" if math.isnan(low) else ": within" if low <= again.mean <= high else ": OUTSIDE"
     return f"{number(again.mean)}, kept {kept.said}{inside}"

@@ -333,6 +333,15 @@ def test_a_rerun_leaves_what_is_missing(tmp_path, monkeypatch, capsys):
     assert "again, seed 0: VGG19: numbers sent at 30 over 26: 0.5, kept 0.5" in capsys.readouterr().out
 
 
+def test_a_number_that_is_measured_again_lies_within_or_outside():
+    kept = Finding("x", None, (1.0, 1.1, 1.2))
+    assert claim_page.held(kept, Finding("x", None, (1.15,))).endswith("kept 1.1 [0.852, 1.35], 3 seeds: within")
+    assert claim_page.held(kept, Finding("x", None, (1.5,))).endswith(": OUTSIDE")
+    assert claim_page.held(None, Finding("x", None, (1.5,))) == "1.5, of which nothing is kept"
+    clock = dataclasses.replace(kept, each="timing")
+    assert claim_page.held(clock, Finding("x", None, (1.5,))).startswith("1.5 on this processor, kept 1.1 [")
+
+
 def test_a_verdict_of_few_seeds_says_so():
     def of(seeds):
         return numbers.judged({"a": True, "b": True}, seeds, "", ()).said
