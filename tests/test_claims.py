@@ -199,6 +199,7 @@ def test_what_other_pages_say_of_the_claims_is_what_came_out():
     smoothing, delay = found["label-smoothing"].parts, found["residual-delay"].parts
     assert True not in {holds for part, holds in smoothing.items() if "more error under LS+" in part}
 
+    assert {holds for part, holds in delay.items() if part.startswith("ResNet")} == {True}
     later = {part: holds for part, holds in delay.items() if part.startswith("IR-152")}
     assert {part.rpartition("(")[2]: holds for part, holds in later.items()}["no longer readable)"] is False
     assert {part.rpartition("(")[2]: holds for part, holds in later.items()}["traces)"] is True
