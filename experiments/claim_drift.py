@@ -11,12 +11,10 @@ from typing import Any
 
 import aux_shift
 import common
+from claim_numbers import LAST
 from common import Flags, json_number
 from naming import auxiliary_of
 from targets import chosen
-
-#: The deepest cut there is, and what its level is called.
-LAST = "logits"
 
 
 def measured(seed: int, flags: Flags, folder: Path) -> dict[str, Any]:

@@ -26,6 +26,9 @@ CALLED = {
     "ir152": "IR-152", "vgg19": "VGG19", "resnet50": "ResNet-50", "resnet18": "ResNet-18", "vit": "ViT", "cnn": "CNN",
 }  # fmt: skip
 
+#: The deepest cut there is.
+LAST = "logits"
+
 Record = dict[str, Any]
 Records = Mapping[str, Record]
 
@@ -132,12 +135,14 @@ class Claim:
       says: the paper, in a sentence.
       units: prefixes of the names of the units that it is judged by.
       judge: the verdict, from the units that there are.
+      needs: the data sets of these units, .npz files of --data-dir.
     """
 
     name: str
     says: str
     units: tuple[str, ...]
     judge: Callable[[Records], Judged]
+    needs: tuple[str, ...] = ("cifar10",)
 
     def records(self, every: Records) -> Records:
         """The units of this claim among all."""
@@ -220,7 +225,7 @@ def onset_depth(record: Record, rule: str) -> float:
 
 def has_zone(zones: Record) -> bool:
     """Whether rule null finds a zone that begins before the logits."""
-    return zones["null"]["onset"] not in (None, "logits")
+    return zones["null"]["onset"] not in (None, LAST)
 
 
 def finding(

@@ -13,13 +13,6 @@ from gpz_jax.reporting import tables
 
 COLUMNS = {"number": "name", "paper": "paper_said", "ours": "ours_said"}
 
-#: What each claim's units are made of, of the .npz files in --data-dir.
-NEEDS = {
-    "data-moves": "cifar10, kmnist, facescrub20, lfw, lfw_aux, chest_xray", "neural-vortex": "mnist",
-    "drift": "kmnist, mnist, emnist_letters", "edge-cost": "none",
-    "drop-locates": "cifar10, kmnist, facescrub20, lfw, lfw_aux, chest_xray",
-}  # fmt: skip
-
 
 def rows_of(claim: Claim, found: Judged, records: dict[str, Record]) -> list[Row]:
     """A row a number; one of a claim that was not tested."""
@@ -54,7 +47,7 @@ def page_of(judged: dict[Claim, Judged], records: dict[str, Record]) -> str:
         "", "| claim | the paper | verdict | minutes | data |", "| --- | --- | --- | --- | --- |",
         *(
             f"| [{claim.name}](#{claim.name}) | {claim.says} | {found.said} | "
-            f"{number(_seconds(claim, records) / 60)} | {NEEDS.get(claim.name, 'cifar10')} |"
+            f"{number(_seconds(claim, records) / 60)} | {', '.join(claim.needs) or 'none'} |"
             for claim, found in judged.items()
         ),
         "",

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from claim_drift import LAST
 from claim_numbers import (
     CALLED,
+    LAST,
     PAIRS,
     Finding,
     Judged,
@@ -24,6 +24,7 @@ from claim_numbers import (
     row_of,
     seeds_of,
 )
+from common import ALPHAS
 
 from gpz_jax.presentation import number
 
@@ -35,7 +36,6 @@ def smoothing(records: Records) -> Judged:
         return not_tested("a network under one-hot labels and LS+")
     findings: list[Finding] = []
     parts: dict[str, bool | None] = {}
-    seeds: list[int] = []
     over: dict[str, list[str]] = {what: [] for what in _SAID}  # LS+ over one-hot, cut by cut
     kept = []
     for network in networks:
@@ -64,10 +64,9 @@ def smoothing(records: Records) -> Judged:
             accuracy["LS+"].values, accuracy["one-hot"].values, -0.01
         )
         kept.append(f"{name} {number(accuracy['LS+'].mean)} ({number(accuracy['one-hot'].mean)})")
-        seeds += map(len, of.values())
     ratios = "; ".join(f"{what} {', '.join(said)}" for what, said in over.items())
     sentence = f"Under LS+, as a multiple of what it is one-hot: {ratios}. Accuracy (one-hot): {', '.join(kept)}."
-    return judged(parts, min(seeds), sentence, findings)
+    return judged(parts, min(len(one.values) for one in findings), sentence, findings)
 
 
 def _by_targets(records: Records, network: str) -> dict[str, list[Record]]:
@@ -184,11 +183,17 @@ def vortex(records: Records) -> Judged:
             f"the turn; in that half R_c² shrinks to {number(smoothed[_GROWTH].mean, 2)} of what it was "
             f"({number(plain[_GROWTH].mean, 2)}); at the end the output's entropy is "
             f"{number(smoothed[_ENTROPY].mean, 2)} nats ({number(plain[_ENTROPY].mean, 2)}; of the smoothed target "
-            f"itself 1.27) and the bound on z {number(smoothed[_BOUND].mean)} nats ({number(plain[_BOUND].mean)}); the "
-            f"paper's two terms have the sign of the change at {100 * smoothed[_SIGN].mean:.0f} % of the recorded "
+            f"itself {number(_entropy_of_targets(), 3)}) and the bound on z {number(smoothed[_BOUND].mean)} nats "
+            f"({number(plain[_BOUND].mean)}); the paper's two terms have the sign of the change at {100 * smoothed[_SIGN].mean:.0f} % of the recorded "
             f"steps, and sum to {number(smoothed[_PREDICTED].mean, 2)} of the change there"
         )
     return judged(parts, min(map(len, of.values())), "; ".join(said) + ".", tuple(findings.values()))
+
+
+def _entropy_of_targets(classes: int = 10) -> float:
+    """Nats of the soft targets of LS+: 1 - alpha for the right class, alpha/(K - 1) for each other one."""
+    alpha = ALPHAS["LS+"]
+    return float(-(1 - alpha) * np.log(1 - alpha) - alpha * np.log(alpha / (classes - 1)))
 
 
 def _last(record: Record) -> Record:
@@ -257,7 +262,7 @@ def drift(records: Records) -> Judged:
         if row["auxiliary"] == "held-out" and row["level"] != "feature":
             own.setdefault(row["cut"], []).append(row["identified"])
     if own:
-        shares = ", ".join(f"{100 * sum(found) / len(found):.0f} % at {cut}" for cut, found in own.items())
+        shares = ", ".join(f"{100 * sum(each) / len(each):.0f} % at {name}" for name, each in own.items())
         said.append(f"of the images that an attacker with KMNIST itself rebuilds are identified {shares}")
     return judged(parts, len(found), f"At {cut}: {'; '.join(said)}.", findings)
 

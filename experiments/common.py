@@ -76,7 +76,7 @@ def results_of(given: str | None, default: Path, *, none_made: bool) -> Path:
     if given and none_made and not folder.is_dir():
         raise UserError(f"no folder {given}; --results names one with such files, or, with --most above 0, one to "
                         "measure into")  # fmt: skip
-    return make_folder(folder)
+    return make_folder(folder, "results")
 
 
 class Outcome(NamedTuple):

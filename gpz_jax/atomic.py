@@ -11,15 +11,19 @@ from typing import Any
 from gpz_jax.errors import UserError
 
 
-def make_folder(folder: Path) -> Path:
-    """Make a folder and its parents. Raises :class:`UserError` if that is not possible."""
+def make_folder(folder: Path, field: str = "run") -> Path:
+    """Make a folder and its parents; ``field`` is the setting that names it.
+
+    Raises:
+      UserError: that is not possible.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
             raise PermissionError("not writable")
     except (OSError, ValueError) as error:  # ValueError: a NUL in its name
         why = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot write to folder {folder}: {why}; choose another with `run`", field="run") from None
+        raise UserError(f"cannot write to folder {folder}: {why}; choose another with `{field}`", field=field) from None
     return folder
 
 

@@ -146,6 +146,7 @@ def test_a_radius_that_is_no_number_is_left_out():
     lost["cuts"][0]["test"] = {"within": None, "rho": None}
     found = {one.name: one for one in judged("label-smoothing", records).findings}
     assert found["CNN, logits: R_c², test, LS-"].said == "20 and 20, 2 seeds"
+    assert judged("label-smoothing", records).said == "partly, two seeds"
 
 
 def moved(face, cifar, kmnist):
@@ -197,7 +198,9 @@ def test_what_other_pages_say_of_the_claims_is_what_came_out():
     assert [grows(f"{name}, logits", "rho") for name in ("CNN", "VGG19", "IR-152")] == 3 * [True]
     assert grows("VGG19, layer_39", "R_c²")
     smoothing, delay = found["label-smoothing"].parts, found["residual-delay"].parts
-    assert True not in {holds for part, holds in smoothing.items() if "more error under LS+" in part}
+    harder = [holds for part, holds in smoothing.items() if "more error under LS+" in part]
+    assert len(harder) == 5
+    assert True not in harder
 
     assert {holds for part, holds in delay.items() if part.startswith("ResNet")} == {True}
     later = {part: holds for part, holds in delay.items() if part.startswith("IR-152")}
@@ -273,6 +276,14 @@ def test_a_jump_of_the_vit_is_said():
 def test_what_has_no_numbers_is_not_tested(claim):
     found = claim.judge({})
     assert (found.verdict, found.findings) == ("not tested", ())
+
+
+@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.name)
+def test_a_claim_needs_the_data_of_its_units(claim):
+    units = [unit.name.split("-") for unit in claim_units.units_of([0]) if unit.name.startswith(claim.units)]
+    assert units
+    assert {part for name in units for part in name} & set(claim_units.DATA) <= set(claim.needs)
+    assert ("lfw" in claim.needs) == ("lfw_aux" in claim.needs)
 
 
 def test_the_page_says_what_the_files_hold():

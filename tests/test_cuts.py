@@ -24,7 +24,7 @@ from gpz_jax.inversion.results import Answers, AttackResult, joined
 from gpz_jax.reporting import cuts_table, figures
 from gpz_jax.training import classifier
 from gpz_jax.workflow import BareModel, CutsConfig, cuts_command
-from gpz_jax.workflow.advice import TRUST, recommend
+from gpz_jax.workflow.advice import TRUST, recommend, words_on_payload
 
 GOOD = Answers(0.9, 0.1, 359)
 SMALL = ("cnn", "--size", "16", "--width", "4")
@@ -307,6 +307,20 @@ def test_a_run_is_timed_with_its_own_variables(copy, capsys):
     assert "more to send than the image itself (128 bytes), as uint8: block_1, block_2\n" in said
     assert not (copy / "cuts.csv").exists()
     assert math.isfinite(float(read(copy.parent / "elsewhere" / "cuts.csv")["fc"]["edge_ms_whole"]))
+
+
+def test_a_cut_that_sends_more_than_the_image_says_how_many_times():
+    rows = [
+        {"cut": cut, "valid": True, "payload_uint8": sent, "cloud_flops": left}
+        for cut, sent, left in (("a", 400, 9), ("b", 300, 5), ("c", 90, 1), ("logits", 10, 0))
+    ]
+    assert words_on_payload(rows, "uint8", 500) == ""
+    said = "more to send than the image itself (100 bytes), as uint8: a, b"
+    assert words_on_payload(rows, "uint8", 100, "c") == words_on_payload(rows, "uint8", 100) == said
+    named = words_on_payload(rows, "uint8", 100, "b")
+    assert named.startswith("b sends 300 bytes as uint8, 3 times the image itself; ")
+    assert named.endswith(f"the first that sends no more is c. {said}")
+    assert "sends no more is none." in words_on_payload(rows, "uint8", 50, "b")  # not the logits
 
 
 def said_of(folder, capsys, *flags):

@@ -53,21 +53,21 @@ def parse_parameters(text: str, total: int) -> float:
     """A number of parameters from "5000000", "5_000_000", "5e6", or "10%" of ``total``.
 
     Raises:
-      UserError: anything else, or less than 1 parameter.
+      UserError: anything else, less than 1 parameter, or more than 100%.
 
     Example:
       >>> parse_parameters("10%", 50), parse_parameters("1_000", 50), parse_parameters("2e3", 50)
       (5.0, 1000.0, 2000.0)
     """
+    is_share = text.endswith("%")
     try:
-        share = float(text[:-1]) / 100 if text.endswith("%") else math.nan
-        most = total * share if text.endswith("%") else float(text)
+        most = total * float(text[:-1]) / 100 if is_share else float(text)
     except ValueError:
-        share = most = math.nan
-    if share > 1:
+        most = math.nan
+    if is_share and most > total:
         raise UserError(f"budget_params is {text}; a share of the parameters is 100% at most", field="budget_params")
     if not (most >= 1 and math.isfinite(most)):
-        meant = f" (for a share: {100 * most:g}%)" if 0 < most < 1 and math.isnan(share) else ""
+        meant = f" (for a share: {100 * most:g}%)" if 0 < most < 1 and not is_share else ""
         raise UserError(
             f"budget_params must be 1 parameter or more, or such a share as 10%, got {text!r}{meant}",
             field="budget_params",

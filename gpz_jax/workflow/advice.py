@@ -17,7 +17,7 @@ TRUST = (
     "attackers got least from it; a cut where a zone begins leaks 1.21 (rule paper) or 1.35 times (rule null) what the "
     "best one does. How much leaks no probe says: attack it. The linear attack, which takes seconds, is off the best "
     "attacker's ratio (1: as safe as the class alone) by 0.02 on average, by 0.05 at the logits, and where it errs it "
-    "makes a cut look safer than it is (36 small networks, docs/findings/predictors.md)"
+    "nearly always makes a cut look safer than it is (36 small networks, docs/findings/predictors.md)"
 )
 
 
@@ -124,7 +124,7 @@ def words_on_payload(rows: Sequence[dict[str, Any]], payload: str, image: int, f
       rows: of the cuts.
       payload: how z is sent.
       image: bytes of the batch of images.
-      first: the cut that is named first if it is one of them.
+      first: the cut that was named; if it is one of them, how many times the image, and which cut is not.
     """
     valid = {row["cut"]: row[f"payload_{payload}"] for row in rows if row["valid"]}
     larger = [cut for cut, size in valid.items() if size > image]
@@ -134,8 +134,11 @@ def words_on_payload(rows: Sequence[dict[str, Any]], payload: str, image: int, f
     said = f"more to send than the image itself ({image:,} bytes), as {payload}: {listed}"
     if first not in larger:
         return said
-    smaller = [cut for cut in valid if cut not in larger]
+    # The logits leave the cloud nothing to do.
+    smaller = [
+        row["cut"] for row in rows if row["cut"] in valid and row["cut"] not in larger and row.get("cloud_flops", 1)
+    ]
     return (
-        f"{first} sends {valid[first]:,} bytes as {payload}, {valid[first] / image:.2g} times the image itself "
-        f"({image:,}); the first that sends no more than it is {smaller[0] if smaller else 'none'}. {said}"
+        f"{first} sends {valid[first]:,} bytes as {payload}, {valid[first] / image:.2g} times the image itself; of the "
+        f"cuts that leave the cloud something to do the first that sends no more is {(*smaller, 'none')[0]}. {said}"
     )
