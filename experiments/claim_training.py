@@ -185,7 +185,8 @@ def vortex(records: Records) -> Judged:
             f"{number(smoothed[_ENTROPY].mean, 2)} nats ({number(plain[_ENTROPY].mean, 2)}; of the smoothed target "
             f"itself {number(_entropy_of_targets(), 3)}) and the bound on z {number(smoothed[_BOUND].mean)} nats "
             f"({number(plain[_BOUND].mean)}); the paper's two terms have the sign of the change at "
-            f"{100 * smoothed[_SIGN].mean:.0f} % of the recorded steps, and sum to {number(smoothed[_PREDICTED].mean, 2)} of the change there"
+            f"{100 * smoothed[_SIGN].mean:.0f} % of the recorded steps, and sum to "
+            f"{number(smoothed[_PREDICTED].mean, 2)} of the change there"
         )
     return judged(parts, min(map(len, of.values())), "; ".join(said) + ".", tuple(findings.values()))
 
